@@ -1,0 +1,1 @@
+"""Who is let in: the auth switch and its drivers."""

@@ -1,0 +1,141 @@
+"""What a driver is, and what it gets and gives.
+
+A driver is a small class. It has
+
+- `directives`: its part of the configuration, `{"passwd-file": Directive(...)}` for the directive
+  `auth-NAME-passwd-file` (see `tpop3d.directives.Directive`);
+- `checks_apop`: can it check an APOP digest?
+- `__init__(settings)`: the values of its directives. Raises ValueError, with a text for the
+  administrator, where they do not fit together;
+- `authenticate(login)`: the verdict.
+
+Drivers of other packages are found in the entry-point group `tpop3d.auth`; `auth-NAME-enable: yes`
+switches one on. A driver that raises has said *cannot say*.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d.auth import passwords
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, ClassVar, Protocol
+
+    from tpop3d.directives import Directive
+
+    class Driver(Protocol):
+        directives: ClassVar[Mapping[str, Directive]]
+        checks_apop: ClassVar[bool]
+
+        def __init__(self, settings: Mapping[str, Any]) -> None: ...
+
+        def authenticate(self, login: Login) -> Verdict: ...
+
+
+YES = "yes"
+NO = "no"
+CANNOT_SAY = "cannot say"
+
+
+class Login:
+    """One attempt as a driver sees it. Names and passwords are octets; repr shows no secret.
+
+    `name` is the name to look up; `local_part` and `domain` are its parts, `domain` b"" without
+    one. `client` is the client's address, "" if there is none.
+    """
+
+    __slots__ = ("_digest", "_password", "_timestamp", "client", "domain", "local_part", "name")
+
+    def __init__(
+        self,
+        local_part: bytes,
+        domain: bytes = b"",
+        separator: bytes = b"@",
+        *,
+        password: bytes | None = None,
+        timestamp: bytes = b"",
+        digest: bytes = b"",
+        client: str = "",
+    ) -> None:
+        self.local_part = local_part
+        self.domain = domain
+        self.name = local_part + separator + domain if domain else local_part
+        self.client = client
+        self._password = password
+        self._timestamp = timestamp
+        self._digest = digest
+
+    def __repr__(self) -> str:
+        return f"<Login {self.name!r}>"
+
+    @property
+    def password(self) -> bytes | None:
+        """The password, for a driver that hands it to somebody else. None: this is APOP."""
+        return self._password
+
+    def matches(self, stored: bytes, scheme: str) -> bool:
+        """Does the attempt know the secret behind a stored hash (`scheme` where it names none)?
+
+        Raises `passwords.Unusable` for a hash that cannot be checked this way.
+        """
+        if self._password is None:
+            return passwords.check_apop(self._timestamp, self._digest, stored, scheme)
+        return passwords.check(self._password, stored, scheme)
+
+
+class Account:
+    """Who gets in: the name for the log, the user and group to become, and the maildrop.
+
+    `mailboxes` are paths; the first that exists is the maildrop, else the first is, and is empty.
+    """
+
+    __slots__ = ("gid", "mailboxes", "name", "uid")
+
+    def __init__(self, name: bytes, uid: int, gid: int, mailboxes: list[str]) -> None:
+        self.name = name
+        self.uid = uid
+        self.gid = gid
+        self.mailboxes = mailboxes
+
+
+class Verdict:
+    """What a driver, or the whole switch, says of an attempt. `reason` is for the log."""
+
+    __slots__ = ("account", "answer", "driver", "reason")
+
+    def __init__(self, answer: str, account: Account | None = None, reason: str = "") -> None:
+        self.answer = answer
+        self.account = account
+        self.reason = reason
+        self.driver = ""  # filled in by the switch
+
+    @classmethod
+    def yes(cls, account: Account) -> Verdict:
+        """The attempt is good for this account."""
+        return cls(YES, account)
+
+    @classmethod
+    def no(cls, reason: str) -> Verdict:
+        """The attempt is not good."""
+        return cls(NO, reason=reason)
+
+    @classmethod
+    def cannot_say(cls, reason: str) -> Verdict:
+        """It could not be found out whether the attempt is good."""
+        return cls(CANNOT_SAY, reason=reason)
+
+
+def is_plain(name: bytes) -> bool:
+    """May the name be part of a path, and be looked up among the system's users?"""
+    return 0 < len(name) <= 255 and name[0:1] != b"." and not name.strip(_PLAIN)
+
+
+_PLAIN = bytes(c for c in range(1, 256) if c not in b"/\r\n")
+
+
+def text(octets: bytes) -> str:
+    """Octets of a name as the system's interfaces take them."""
+    return os.fsdecode(octets)

@@ -1,0 +1,86 @@
+"""The auth switch: which drivers are asked, in which order, and what their answers come to.
+
+The first yes wins and no other driver is asked. Without a yes, one *cannot say* makes the whole
+*cannot say*: nobody is told that a password is wrong when it could not be checked.
+"""
+
+from __future__ import annotations
+
+from tpop3d import logs
+from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tpop3d.auth.driver import Driver
+    from tpop3d.config import Config
+    from tpop3d.pop3.authorization import Attempt
+
+
+class Switch:
+    """The enabled drivers, by name, in order."""
+
+    def __init__(self, drivers: dict[str, Driver], config: Config) -> None:
+        self._drivers = drivers
+        self._config = config
+        self.checks_apop = any(driver.checks_apop for driver in drivers.values())
+
+    def decide(self, attempt: Attempt, local_domain: bytes, client: str) -> Verdict:
+        """Is the attempt good? `local_domain` is that of the address it was made at, or b""."""
+        if attempt.password == b"" and not self._config.permit_empty_password:
+            return Verdict.no("empty password")
+        undecided: Verdict | None = None
+        refused: Verdict | None = None
+        for login in self._logins(attempt, local_domain, client):
+            for name, driver in self._drivers.items():
+                verdict = _ask(driver, login)
+                verdict.driver = name
+                if verdict.answer == YES:
+                    return verdict
+                if verdict.answer == CANNOT_SAY:
+                    logs.error(f"auth-{name}: {verdict.reason}")
+                    undecided = undecided or verdict
+                elif refused is None or refused.reason == "unknown user":
+                    refused = verdict  # the log wants the most telling reason
+        return undecided or refused or Verdict.no("no driver is enabled")
+
+    def _logins(self, attempt: Attempt, local_domain: bytes, client: str) -> Iterator[Login]:
+        """The names to try: as it was given; then with a domain, or without it."""
+        name = attempt.name.lower() if self._config.lowercase_user else attempt.name
+
+        def login(local_part: bytes, domain: bytes, separator: bytes = b"@") -> Login:
+            return Login(
+                local_part,
+                domain,
+                separator,
+                password=attempt.password,
+                timestamp=attempt.timestamp,
+                digest=attempt.digest,
+                client=client,
+            )
+
+        separators = self._config.domain_separators.encode()
+        local_part = next((name[:n] for n, c in enumerate(name) if c in separators), name)
+        separator, domain = name[len(local_part) :][:1], name[len(local_part) + 1 :]
+        if not domain:
+            yield login(name, b"")
+            if self._config.append_domain and local_domain and not separator:
+                yield login(name, local_domain)
+            return
+        yield login(local_part, domain, separator)
+        if self._config.strip_domain:
+            yield login(local_part, b"")
+
+
+def _ask(driver: Driver, login: Login) -> Verdict:
+    """The verdict of one driver; a driver that fails has said *cannot say*."""
+    try:
+        verdict = driver.authenticate(login)
+    except Exception as error:
+        return Verdict.cannot_say(f"driver failed: {logs.describe(error)}")
+    if verdict.answer not in (YES, NO, CANNOT_SAY) or (verdict.answer == YES) != (
+        verdict.account is not None
+    ):
+        return Verdict.cannot_say("driver failed: its verdict is none")
+    return verdict

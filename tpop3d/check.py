@@ -1,0 +1,31 @@
+"""`tpop3d --check-config`: what the configuration comes to, or all that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tpop3d.config import DEFAULT_FILE, load
+
+
+def check_config(file: str | None) -> int:
+    """Print the configuration in effect, as a configuration file, secrets masked; returns 0.
+
+    With errors: print each on stderr, with file, line and key, and return 2.
+    """
+    file = file or DEFAULT_FILE
+    config = load(file)
+    if isinstance(config, list):
+        for problem in config:
+            _print(problem, sys.stderr.fileno())
+        return 2
+    _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())
+    for key, value, is_default in config.effective:
+        line = f"{key}: {value}".rstrip()
+        _print(f"{line}    # default" if is_default else line, sys.stdout.fileno())
+    return 0
+
+
+def _print(line: str, fd: int) -> None:
+    """A line may hold octets of the file that are no text."""
+    os.write(fd, os.fsencode(line) + b"\n")

@@ -1,0 +1,130 @@
+"""The log: one line an event, to syslog or to stderr, in a form that cannot be forged.
+
+`event` builds lines of `key=value`; values from the network are escaped so that none holds a
+space, a quote, a line end or anything but printable ASCII.
+"""
+
+from __future__ import annotations
+
+import os
+import syslog
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_to_stderr = True  # until `start`: a mistake in the configuration must be seen somewhere
+_threshold = syslog.LOG_INFO
+
+LEVELS = {
+    "emerg": syslog.LOG_EMERG, "alert": syslog.LOG_ALERT, "crit": syslog.LOG_CRIT,
+    "err": syslog.LOG_ERR, "warning": syslog.LOG_WARNING, "notice": syslog.LOG_NOTICE,
+    "info": syslog.LOG_INFO, "debug": syslog.LOG_DEBUG,
+}  # fmt: skip
+FACILITIES = {
+    "auth": syslog.LOG_AUTH, "authpriv": syslog.LOG_AUTHPRIV, "cron": syslog.LOG_CRON,
+    "daemon": syslog.LOG_DAEMON, "kern": syslog.LOG_KERN, "lpr": syslog.LOG_LPR,
+    "mail": syslog.LOG_MAIL, "news": syslog.LOG_NEWS, "syslog": syslog.LOG_SYSLOG,
+    "user": syslog.LOG_USER, "uucp": syslog.LOG_UUCP,
+    **{f"local{n}": syslog.LOG_LOCAL0 + (n << 3) for n in range(8)},
+}  # fmt: skip
+_PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
+
+
+def start(facility: str, level: str, to_stderr: bool) -> None:
+    """Say where the log goes, and from which level on. The names are syslog.conf(5)'s."""
+    global _to_stderr, _threshold
+    _to_stderr = to_stderr
+    _threshold = LEVELS[level]
+    if not to_stderr:
+        syslog.openlog("tpop3d", syslog.LOG_PID, FACILITIES[facility])
+        # Connect now: a session cannot reach /dev/log from a chroot later.
+        syslog.setlogmask(syslog.LOG_UPTO(_threshold))
+
+
+def write(level: int, line: str) -> None:
+    """Write a line of one of syslog's levels. A log that cannot be written stops nobody."""
+    if level > _threshold:
+        return
+    if not _to_stderr:
+        syslog.syslog(level, line.replace("\0", "\\x00"))
+        return
+    try:
+        # One write: lines of several processes do not mix.
+        os.write(2, f"tpop3d[{os.getpid()}]: {line}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def error(line: str) -> None:
+    """Something that the administrator should mend."""
+    write(syslog.LOG_ERR, line)
+
+
+def warning(line: str) -> None:
+    """Something that the administrator may want to mend."""
+    write(syslog.LOG_WARNING, line)
+
+
+def notice(line: str) -> None:
+    """A session's end, or a refused login."""
+    write(syslog.LOG_NOTICE, line)
+
+
+def info(line: str) -> None:
+    """A login."""
+    write(syslog.LOG_INFO, line)
+
+
+def debug(line: str) -> None:
+    """A command or a reply."""
+    write(syslog.LOG_DEBUG, line)
+
+
+def is_verbose() -> bool:
+    """Does `debug` go anywhere?"""
+    return _threshold >= syslog.LOG_DEBUG
+
+
+def escape(value: bytes) -> str:
+    """Octets from the network as one word of printable ASCII; "-" for none."""
+    if not value:
+        return "-"
+    return "".join([chr(c) if c in _PLAIN else f"\\x{c:02x}" for c in value])
+
+
+def printable(line: bytes) -> str:
+    """A line from the network, its spaces and quotes kept, nothing else that is not printable."""
+    return "".join([chr(c) if 0x20 <= c < 0x7F and c != 0x5C else f"\\x{c:02x}" for c in line])
+
+
+def event(what: str, **fields: object) -> str:
+    """A line: what happened, then the fields in their order.
+
+    Octets come from the network, and are made one word. Texts are ours: those with spaces are
+    quoted. No octets from the network ever hold a quote, so a field cannot be forged.
+    """
+    words = [what]
+    for key, value in fields.items():
+        if isinstance(value, bytes):
+            words.append(f"{key}={escape(value)}")
+            continue
+        octets = str(value).encode("utf-8", "surrogateescape")
+        quoted = b" ".join([escape(word).encode() if word else b"" for word in octets.split(b" ")])
+        words.append(f'{key}="{quoted.decode()}"' if b" " in octets else f"{key}={escape(octets)}")
+    return " ".join(words)
+
+
+def describe(error: BaseException) -> str:
+    """An exception for the log: its type and where it was raised.
+
+    Not its text, which may quote a secret (KeyError and ValueError do), except the system's own.
+    """
+    places = []
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    text = f" ({error.strerror})" if isinstance(error, OSError) else ""
+    return f"{type(error).__name__}{text} at {' < '.join(reversed(places))}"

@@ -1,0 +1,1 @@
+"""The maildrop: an mbox file that other programs deliver to meanwhile."""

@@ -1,0 +1,33 @@
+"""Why a maildrop was not opened or not changed: expected refusals, as values."""
+
+from __future__ import annotations
+
+IN_USE = "in use"  # locked by another session or program: RFC 2449's [IN-USE]
+TEMPORARY = "temporary"  # trying again later may help: RFC 3206's [SYS/TEMP]
+PERMANENT = "permanent"  # somebody has to mend something: RFC 3206's [SYS/PERM]
+PARTIAL = "partial"  # an expunge that began and could not be finished
+
+
+class Refusal:
+    """A kind, for the reply, and a reason, for the log."""
+
+    __slots__ = ("kind", "reason")
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"<Refusal {self.kind}: {self.reason}>"
+
+
+def of_error(error: OSError, doing: str) -> Refusal:
+    """The refusal that a failed system call makes. Who may do what is for people to mend."""
+    import errno
+
+    permanent = (
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+        errno.EISDIR, errno.ENXIO,
+    )  # fmt: skip
+    kind = PERMANENT if error.errno in permanent else TEMPORARY
+    return Refusal(kind, f"{doing}: {error.strerror}")

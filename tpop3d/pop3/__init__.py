@@ -1,0 +1,1 @@
+"""The protocol, without any I/O: command lines in, replies out."""

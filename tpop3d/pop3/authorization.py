@@ -1,0 +1,177 @@
+"""The AUTHORIZATION state: who is it? (RFC 1939 sections 4 and 7, RFC 5034, RFC 6856)
+
+The state machine turns command lines into replies and login attempts. It decides nothing: an
+attempt is for the monitor, and this file runs where no password file can be read.
+"""
+
+from __future__ import annotations
+
+from tpop3d.pop3 import replies, sasl
+from tpop3d.pop3.commands import MAX_COMMAND, MAX_RESPONSE, Command, parse
+from tpop3d.pop3.replies import Reply
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Policy:
+    """What this connection may do before login.
+
+    `apop_timestamp` is the banner's, b"" where no driver checks APOP. `plaintext`: are passwords
+    taken as they are (USER/PASS, AUTH PLAIN)?
+    """
+
+    __slots__ = ("apop_timestamp", "plaintext")
+
+    def __init__(self, apop_timestamp: bytes, plaintext: bool) -> None:
+        self.apop_timestamp = apop_timestamp
+        self.plaintext = plaintext
+
+
+class Attempt:
+    """One login attempt: a name, and a password or an APOP digest. Shows neither in its repr."""
+
+    __slots__ = ("digest", "method", "name", "password", "timestamp")
+
+    def __init__(
+        self,
+        method: str,
+        name: bytes,
+        password: bytes | None = None,
+        timestamp: bytes = b"",
+        digest: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.name = name
+        self.password = password
+        self.timestamp = timestamp
+        self.digest = digest
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.method}>"
+
+
+class Authorization:
+    """The state of one connection before login."""
+
+    __slots__ = ("_awaits_plain", "_name", "_user_just_given", "policy", "utf8")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.utf8 = False
+        self._name = b""
+        self._user_just_given = False
+        self._awaits_plain = False
+
+    @property
+    def limit(self) -> int:
+        """How many octets the next line may have."""
+        return MAX_RESPONSE if self._awaits_plain else MAX_COMMAND
+
+    @property
+    def confidential(self) -> bool:
+        """Is the next line a secret whatever it looks like?"""
+        return self._awaits_plain
+
+    def refuse_line(self, reply: Reply) -> Reply:
+        """Forget what a line that could not be read interrupts; returns `reply`."""
+        self._awaits_plain = self._user_just_given = False
+        return reply
+
+    def handle(self, line: bytes) -> Reply | Attempt:
+        """Answer one line."""
+        if self._awaits_plain:
+            self._awaits_plain = False
+            return _plain(line)
+        command = parse(line)
+        # RFC 1939 section 7: PASS comes immediately after its USER, or not at all.
+        user_given, self._user_just_given = self._user_just_given, False
+        if command.keyword == b"PASS" and not user_given and self.policy.plaintext:
+            return replies.USER_FIRST
+        handler = COMMANDS.get(command.keyword)
+        return handler(self, command) if handler else replies.UNKNOWN_COMMAND
+
+    def user(self, command: Command) -> Reply:
+        """USER name: the answer is the same for every name."""
+        if not self.policy.plaintext:
+            return replies.PLAINTEXT_REFUSED
+        if not command.argument:
+            return replies.WRONG_ARGUMENTS
+        self._name = command.argument
+        self._user_just_given = True
+        return replies.SEND_PASS
+
+    def password(self, command: Command) -> Reply | Attempt:
+        """PASS string: the rest of the line, spaces included."""
+        if not self.policy.plaintext:
+            return replies.PLAINTEXT_REFUSED
+        if command.argument is None:
+            return replies.WRONG_ARGUMENTS
+        return Attempt("USER", self._name, password=command.argument)
+
+    def apop(self, command: Command) -> Reply | Attempt:
+        """APOP name digest: the MD5 of timestamp and secret, in 32 lower-case hex digits."""
+        if not self.policy.apop_timestamp:
+            return replies.APOP_UNAVAILABLE
+        name, _, digest = (command.argument or b"").rpartition(b" ")
+        if not name or len(digest) != 32 or digest.strip(b"0123456789abcdef"):
+            return replies.WRONG_ARGUMENTS
+        return Attempt("APOP", name, timestamp=self.policy.apop_timestamp, digest=digest)
+
+    def auth(self, command: Command) -> Reply | Attempt:
+        """AUTH mechanism [initial-response]; bare AUTH lists the mechanisms, as it did once."""
+        words = command.words()
+        if not words:
+            return replies.multi_line(b"+OK", sasl.MECHANISMS if self.policy.plaintext else ())
+        if words[0].upper() not in sasl.MECHANISMS:
+            return replies.MECHANISM_UNKNOWN
+        if not self.policy.plaintext:
+            return replies.PLAINTEXT_REFUSED
+        if len(words) == 1:
+            self._awaits_plain = True
+            return replies.SASL_CONTINUE
+        if len(words) > 2:
+            return replies.WRONG_ARGUMENTS
+        # RFC 5034 section 4: "=" stands for an initial response of no octets.
+        return _plain(b"" if words[1] == b"=" else words[1])
+
+    def utf8_mode(self, command: Command) -> Reply:
+        """UTF8 (RFC 6856 section 2). Messages go out as they are stored, with it or without."""
+        if command.words():
+            return replies.WRONG_ARGUMENTS
+        self.utf8 = True
+        return replies.UTF8_ON
+
+    def capa(self, command: Command) -> Reply:
+        """CAPA (RFC 2449 section 5)."""
+        # Imported when asked: the list draws on the tables of both states.
+        from tpop3d.pop3.capabilities import capa
+
+        return capa(command, self.policy)
+
+    def quit(self, command: Command) -> Reply:
+        """QUIT before login never deletes (RFC 1939 section 4)."""
+        return replies.WRONG_ARGUMENTS if command.words() else replies.GOODBYE
+
+
+def _plain(response: bytes) -> Reply | Attempt:
+    """The attempt that a PLAIN response makes."""
+    if response == b"*":
+        return replies.SASL_CANCELLED
+    message = sasl.decode(response)
+    credentials = sasl.plain(message) if message is not None else None
+    if credentials is None:
+        return replies.SASL_MALFORMED
+    return Attempt("PLAIN", credentials[0], password=credentials[1])
+
+
+COMMANDS: dict[bytes, Callable[[Authorization, Command], Reply | Attempt]] = {
+    b"USER": Authorization.user,
+    b"PASS": Authorization.password,
+    b"APOP": Authorization.apop,
+    b"AUTH": Authorization.auth,
+    b"UTF8": Authorization.utf8_mode,
+    b"CAPA": Authorization.capa,
+    b"QUIT": Authorization.quit,
+}

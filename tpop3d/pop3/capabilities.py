@@ -1,0 +1,46 @@
+"""CAPA (RFC 2449): derived from the command tables, so that it cannot promise what is not there.
+
+The list is the same in both states, as RFC 2449 wants of capabilities of the AUTHORIZATION state.
+"""
+
+from __future__ import annotations
+
+from tpop3d.pop3 import authorization, replies, sasl, transaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.pop3.authorization import Policy
+    from tpop3d.pop3.commands import Command
+    from tpop3d.pop3.replies import Reply
+
+# What a command announces by being in a table. APOP has no tag: the banner is its tag.
+OF_COMMAND = {
+    b"USER": b"USER",
+    b"AUTH": b"SASL " + b" ".join(sasl.MECHANISMS),
+    b"UTF8": b"UTF8 USER",  # names and passwords may be UTF-8 too (RFC 6856 section 2.1)
+    b"TOP": b"TOP",
+    b"UIDL": b"UIDL",
+}
+PLAINTEXT = (b"USER", b"AUTH")  # not announced where they would be refused
+# What holds in every state: codes (RFC 2449 section 8, RFC 3206), gathered replies
+# (RFC 2449 section 6.6), and that no message is ever removed by the server itself.
+ALWAYS = (
+    b"RESP-CODES",
+    b"AUTH-RESP-CODE",
+    b"PIPELINING",
+    b"EXPIRE NEVER",
+    b"IMPLEMENTATION tpop3d",
+)
+
+
+def capa(command: Command, policy: Policy) -> Reply:
+    """Answer CAPA under this connection's policy."""
+    if command.words():
+        return replies.WRONG_ARGUMENTS
+    announced = [
+        tag
+        for keyword, tag in OF_COMMAND.items()
+        if (keyword in authorization.COMMANDS or keyword in transaction.COMMANDS)
+        and (policy.plaintext or keyword not in PLAINTEXT)
+    ]
+    return replies.multi_line(b"+OK capabilities follow", (*announced, *ALWAYS))

@@ -1,0 +1,99 @@
+"""Command lines: from octets to a keyword and its argument.
+
+RFC 1939 section 3 and RFC 2449 section 4. Nothing here knows a state or a command.
+"""
+
+from __future__ import annotations
+
+MAX_COMMAND = 255  # octets, line end included (RFC 2449 section 4)
+MAX_RESPONSE = 12288  # octets of a SASL response line; RFC 4954 section 4 names this figure
+MAX_DIGITS = 10  # of a number: more is no number of a message or a line
+
+# What `LineBuffer.next_line` returns for a line over its limit. No line contains LF, so the
+# value cannot be a line.
+OVERLONG = b"\n"
+
+
+class LineBuffer:
+    """Octets that were received and not yet read as lines."""
+
+    __slots__ = ("_discarding", "_octets", "_searched")
+
+    def __init__(self, octets: bytes = b"") -> None:
+        self._octets = bytearray(octets)
+        self._searched = 0
+        self._discarding = False
+
+    def feed(self, octets: bytes) -> None:
+        """Append what the client sent."""
+        self._octets += octets
+
+    def next_line(self, limit: int) -> bytes | None:
+        """Take the next line off the buffer.
+
+        Returns the line without its end (CRLF, or a bare LF), `OVERLONG` once for a line of more
+        than `limit` octets (line end included), or None when no line is complete.
+        An overlong line is thrown away as it comes in, so it takes no memory.
+        """
+        end = self._octets.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._octets)
+            if self._searched >= limit:
+                self._discarding = True
+            if self._discarding:
+                self._octets.clear()
+                self._searched = 0
+            return None
+        line = bytes(self._octets[: end + 1])
+        del self._octets[: end + 1]
+        self._searched = 0
+        if self._discarding or len(line) > limit:
+            self._discarding = False
+            return OVERLONG
+        return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+
+    def has_line(self) -> bool:
+        """Is another line complete? Then replies may be gathered (RFC 2449 section 6.6)."""
+        return self._octets.find(b"\n", self._searched) >= 0
+
+    def take_rest(self) -> bytes:
+        """Take everything that is left, for the process that reads on."""
+        rest = bytes(self._octets)
+        self._octets.clear()
+        self._searched = 0
+        return rest
+
+
+class Command:
+    """A keyword in upper case and what followed the space after it (None: no space)."""
+
+    __slots__ = ("argument", "keyword")
+
+    def __init__(self, keyword: bytes, argument: bytes | None) -> None:
+        self.keyword = keyword
+        self.argument = argument
+
+    def words(self) -> list[bytes]:
+        """The arguments, separated by single spaces; a trailing lone space is forgiven."""
+        return self.argument.split(b" ") if self.argument else []
+
+
+def is_malformed(line: bytes) -> bool:
+    """Does the line hold a NUL or a CR, which no command or response may?"""
+    return b"\0" in line or b"\r" in line
+
+
+def parse(line: bytes) -> Command:
+    """Split a line, as `LineBuffer.next_line` gave it, at its first space."""
+    keyword, space, argument = line.partition(b" ")
+    return Command(keyword.upper(), argument if space else None)
+
+
+def number(word: bytes) -> int | None:
+    """The decimal number that `word` spells, or None.
+
+    No sign, no leading zero, at most `MAX_DIGITS` digits (RFC 1939 says decimal, and no more).
+    """
+    if not word.isdigit() or len(word) > MAX_DIGITS or (word[0] == 0x30 and len(word) > 1):
+        return None
+    return int(word)

@@ -1,0 +1,73 @@
+"""Message bodies: from what is stored to what RETR and TOP send (RFC 1939 section 3).
+
+Both work on blocks of any size, cut anywhere, and hold one block at a time.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def encode(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the blocks with every bare LF as CRLF, dot-stuffed, and the final "." line.
+
+    A last line without an end gets one. Everything else, a lone CR and NUL too, stays.
+    """
+    held = b""  # a CR at the end of a block: the LF of a CRLF may come with the next
+    at_line_start = True
+    for block in blocks:
+        block = held + block
+        held = b""
+        if block.endswith(b"\r"):
+            held = b"\r"
+            block = block[:-1]
+        if not block:
+            continue
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n")
+        stuffed = block.replace(b"\n.", b"\n..")
+        if at_line_start and block.startswith(b"."):
+            stuffed = b"." + stuffed
+        at_line_start = block.endswith(b"\n")
+        yield stuffed.replace(b"\n", b"\r\n")
+    if held:
+        yield b"\r\r\n"
+    elif not at_line_start:
+        yield b"\r\n"
+    yield b".\r\n"
+
+
+def top(blocks: Iterable[bytes], lines: int) -> Iterator[bytes]:
+    """Yield, of the stored blocks, the headers, the empty line, and `lines` lines of the body."""
+    before = b"\n"  # what decides whether a line is empty: up to two octets before the block
+    in_headers = True
+    for block in blocks:
+        if in_headers:
+            window = before + block
+            end = _end_of_headers(window)
+            if end < 0:
+                before = window[-2:]
+                yield block
+                continue
+            in_headers = False
+            yield block[: end - len(before)]
+            block = block[end - len(before) :]
+        if not lines:
+            return
+        found = block.count(b"\n")
+        if found >= lines:
+            end = 0
+            for _ in range(lines):
+                end = block.index(b"\n", end) + 1
+            yield block[:end]
+            return
+        lines -= found
+        yield block
+
+
+def _end_of_headers(window: bytes) -> int:
+    """The offset after the first empty line, or -1."""
+    ends = [found + len(mark) for mark in (b"\n\n", b"\n\r\n") if (found := window.find(mark)) >= 0]
+    return min(ends, default=-1)

@@ -1,0 +1,217 @@
+"""The TRANSACTION state: the commands on an open maildrop (RFC 1939 section 5)."""
+
+from __future__ import annotations
+
+from tpop3d.pop3 import replies
+from tpop3d.pop3.commands import MAX_COMMAND, Command, number, parse
+from tpop3d.pop3.replies import Reply
+from tpop3d.pop3.stuffing import encode, top
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Protocol
+
+    from tpop3d.pop3.authorization import Policy
+
+    class Maildrop(Protocol):
+        """What a session needs of an open maildrop. Messages are counted from 0 here."""
+
+        @property
+        def octets(self) -> Sequence[int]:
+            """The size of each message as RETR sends it, without dot-stuffing."""
+
+        def changed(self) -> str:
+            """How the maildrop changed other than by growing; "" if it did not."""
+
+        def blocks(self, index: int) -> Iterator[bytes]:
+            """The stored octets of a message."""
+
+        def unique_ids(self) -> Sequence[bytes]:
+            """The unique-id of each message, 1 to 70 octets of 0x21 to 0x7E."""
+
+
+LINES_PER_BLOCK = 1024  # of a listing: one block is built and sent at a time
+
+
+class Tally:
+    """How many messages, and octets of them, were sent to the end."""
+
+    __slots__ = ("messages", "octets")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.octets = 0
+
+    def __str__(self) -> str:
+        return f"{self.messages}/{self.octets}"
+
+
+class Transaction:
+    """The state of one connection after login. Numbers are fixed for as long as it lasts."""
+
+    limit = MAX_COMMAND
+    confidential = False
+
+    def __init__(self, maildrop: Maildrop, policy: Policy) -> None:
+        self._maildrop = maildrop
+        self._policy = policy
+        self._octets = maildrop.octets
+        self.deleted = bytearray(len(self._octets))  # 1 for each message that is marked
+        self.left_octets = sum(self._octets)
+        self.left = len(self._octets)
+        self.retrieved = Tally()
+        self.topped = Tally()
+
+    def refuse_line(self, reply: Reply) -> Reply:
+        """A line that could not be read interrupts nothing here; returns `reply`."""
+        return reply
+
+    def handle(self, line: bytes) -> Reply:
+        """Answer one line."""
+        command = parse(line)
+        handler = COMMANDS.get(command.keyword)
+        return handler(self, command) if handler else replies.UNKNOWN_COMMAND
+
+    def _index(self, word: bytes) -> int | None:
+        """The index of the message that `word` names, unless it is absent or deleted."""
+        n = number(word)
+        if n is None or not 1 <= n <= len(self.deleted) or self.deleted[n - 1]:
+            return None
+        return n - 1
+
+    def stat(self, command: Command) -> Reply:
+        """STAT: messages and octets that are not marked as deleted."""
+        if command.words():
+            return replies.WRONG_ARGUMENTS
+        return Reply(b"+OK %d %d" % (self.left, self.left_octets))
+
+    def list(self, command: Command) -> Reply:
+        """LIST [msg]"""
+        header = b"+OK %d messages (%d octets)" % (self.left, self.left_octets)
+        return self._listing(command, header, lambda: self._octets, b"%d %d")
+
+    def uidl(self, command: Command) -> Reply:
+        """UIDL [msg]"""
+        if self._maildrop.changed():
+            return replies.MAILDROP_CHANGED
+        header = b"+OK unique-ids follow"
+        return self._listing(command, header, self._maildrop.unique_ids, b"%d %b")
+
+    def _listing(
+        self,
+        command: Command,
+        header: bytes,
+        values: Callable[[], Sequence[int] | Sequence[bytes]],
+        form: bytes,
+    ) -> Reply:
+        """One value of a message, or of each message."""
+        words = command.words()
+        if len(words) > 1:
+            return replies.WRONG_ARGUMENTS
+        if words:
+            index = self._index(words[0])
+            if index is None:
+                return replies.NO_SUCH_MESSAGE
+            return Reply(b"+OK " + form % (index + 1, values()[index]))
+        return Reply(header, self._lines(values(), form + b"\r\n"))
+
+    def _lines(self, values: Sequence[int] | Sequence[bytes], form: bytes) -> Iterator[bytes]:
+        """The lines of a listing: they begin with a digit, so none needs a dot."""
+        deleted = self.deleted
+        for first in range(0, len(deleted), LINES_PER_BLOCK):
+            yield b"".join(
+                [
+                    form % (first + n, value)
+                    for n, value in enumerate(values[first : first + LINES_PER_BLOCK], 1)
+                    if not deleted[first + n - 1]
+                ]
+            )
+        yield b".\r\n"
+
+    def retr(self, command: Command) -> Reply:
+        """RETR msg"""
+        words = command.words()
+        if len(words) != 1:
+            return replies.WRONG_ARGUMENTS
+        index = self._index(words[0])
+        if index is None:
+            return replies.NO_SUCH_MESSAGE
+        if self._maildrop.changed():
+            return replies.MAILDROP_CHANGED
+        octets = self._octets[index]
+        body = self._sent(encode(self._maildrop.blocks(index)), self.retrieved, octets)
+        return Reply(b"+OK %d octets" % octets, body)
+
+    def top(self, command: Command) -> Reply:
+        """TOP msg n: the headers, the empty line, and n lines of the body."""
+        words = command.words()
+        lines = number(words[1]) if len(words) == 2 else None
+        if lines is None:
+            return replies.WRONG_ARGUMENTS
+        index = self._index(words[0])
+        if index is None:
+            return replies.NO_SUCH_MESSAGE
+        if self._maildrop.changed():
+            return replies.MAILDROP_CHANGED
+        body = encode(top(self._maildrop.blocks(index), lines))
+        return Reply(b"+OK top of message follows", self._sent(body, self.topped, None))
+
+    def _sent(self, body: Iterator[bytes], tally: Tally, octets: int | None) -> Iterator[bytes]:
+        """Pass a body on and, at its end, count it: as `octets`, or as what went by."""
+        passed = 0
+        for block in body:
+            passed += len(block)
+            yield block
+        tally.messages += 1
+        tally.octets += passed - len(b".\r\n") if octets is None else octets
+
+    def dele(self, command: Command) -> Reply:
+        """DELE msg: only marks; nothing is removed before QUIT."""
+        words = command.words()
+        if len(words) != 1:
+            return replies.WRONG_ARGUMENTS
+        index = self._index(words[0])
+        if index is None:
+            return replies.NO_SUCH_MESSAGE
+        self.deleted[index] = 1
+        self.left -= 1
+        self.left_octets -= self._octets[index]
+        return replies.MESSAGE_DELETED
+
+    def rset(self, command: Command) -> Reply:
+        """RSET: nothing is marked any more."""
+        if command.words():
+            return replies.WRONG_ARGUMENTS
+        self.deleted = bytearray(len(self._octets))
+        self.left = len(self._octets)
+        self.left_octets = sum(self._octets)
+        return Reply(b"+OK %d messages (%d octets)" % (self.left, self.left_octets))
+
+    def noop(self, command: Command) -> Reply:
+        """NOOP"""
+        return replies.WRONG_ARGUMENTS if command.words() else replies.NOTHING_DONE
+
+    def capa(self, command: Command) -> Reply:
+        """CAPA: the same list as before login."""
+        from tpop3d.pop3.capabilities import capa
+
+        return capa(command, self._policy)
+
+    def quit(self, command: Command) -> Reply:
+        """QUIT: the one way into UPDATE (RFC 1939 section 6)."""
+        return replies.WRONG_ARGUMENTS if command.words() else replies.QUIT_RECEIVED
+
+
+COMMANDS: dict[bytes, Callable[[Transaction, Command], Reply]] = {
+    b"STAT": Transaction.stat,
+    b"LIST": Transaction.list,
+    b"UIDL": Transaction.uidl,
+    b"RETR": Transaction.retr,
+    b"TOP": Transaction.top,
+    b"DELE": Transaction.dele,
+    b"RSET": Transaction.rset,
+    b"NOOP": Transaction.noop,
+    b"CAPA": Transaction.capa,
+    b"QUIT": Transaction.quit,
+}

@@ -1,0 +1,1 @@
+"""One connection, whatever door it came through."""

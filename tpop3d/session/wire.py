@@ -1,0 +1,186 @@
+"""The connection: lines in, octets out, and the deadline for both.
+
+Nothing here blocks for longer than its deadline, and nothing but `flush` sends. A connection is
+either a socket (one descriptor for both directions) or a pair of pipes.
+"""
+
+from __future__ import annotations
+
+import _socket  # `socket` costs half an interpreter's start; five calls of it are needed
+import os
+import select
+import stat
+from time import monotonic
+
+from tpop3d.pop3.commands import LineBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TIMEOUT = "timeout"
+EOF = "eof"
+ERROR = "error"
+SIGNAL = "signal"
+
+RECEIVE = 1 << 16  # octets asked for at a time
+GATHER = 1 << 16  # octets of replies that are gathered before they are sent
+PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
+
+
+class Ended(Exception):
+    """The connection is over: TIMEOUT, EOF, ERROR or SIGNAL."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class Wire:
+    """One connection.
+
+    `wakeup` is a descriptor that becomes readable when the session is told to end. `pending` is
+    what another process has received and not used.
+    """
+
+    def __init__(self, fd_in: int, fd_out: int, wakeup: int, pending: bytes = b"") -> None:
+        self._in = fd_in
+        self._out = fd_out
+        self._wakeup = wakeup
+        self._lines = LineBuffer(pending)
+        self._gathered: list[bytes] = []
+        self._gathered_octets = 0
+        self._socket: _socket.socket | None = None
+        if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
+            self._socket = _socket.socket(fileno=os.dup(fd_out))
+            _set_no_delay(self._socket)
+        self.deadline = 0.0  # of monotonic(); whoever reads or flushes sets it first
+        self.extension = 0.0  # seconds by which whatever the client takes puts the deadline off
+        self.octets_in = 0
+        self.octets_out = 0
+
+    def peer(self) -> str:
+        """The client's address, or a word for what it is connected by."""
+        return self._name("getpeername")[0]
+
+    def local(self) -> tuple[str, int]:
+        """The address and port that the client connected to; ("", 0) without."""
+        host, port = self._name("getsockname")
+        return (host, port) if port else ("", 0)
+
+    def _name(self, call: str) -> tuple[str, int]:
+        if self._socket is None:
+            return "pipe", 0
+        if self._socket.family not in (_socket.AF_INET, _socket.AF_INET6):
+            return "unix", 0
+        try:
+            host, port = getattr(self._socket, call)()[:2]
+        except OSError:
+            return "unknown", 0
+        return host.removeprefix("::ffff:"), port
+
+    @staticmethod
+    def now() -> float:
+        """The clock that deadlines are told by, in seconds."""
+        return monotonic()
+
+    def read_line(self, limit: int) -> bytes:
+        """The next line of at most `limit` octets, as `LineBuffer.next_line` returns it.
+
+        Sends what was gathered before it waits. Raises `Ended`.
+        """
+        while (line := self._lines.next_line(limit)) is None:
+            self.flush()
+            self._wait(self._in, select.POLLIN)
+            try:
+                received = os.read(self._in, RECEIVE)
+            except OSError:
+                raise Ended(EOF) from None  # reset by the client
+            if not received:
+                raise Ended(EOF)
+            self.octets_in += len(received)
+            self._lines.feed(received)
+        return line
+
+    def send(self, blocks: Iterable[bytes]) -> None:
+        """Gather octets for the client. Raises `Ended`."""
+        for block in blocks:
+            self._gathered.append(block)
+            self._gathered_octets += len(block)
+            if self._gathered_octets >= GATHER:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what was gathered, in one call where the client takes it. Raises `Ended`."""
+        if not self._gathered:
+            return
+        view = memoryview(b"".join(self._gathered))
+        self._gathered.clear()
+        self._gathered_octets = 0
+        while view:
+            sent = self._send_some(view)
+            if not sent:
+                self._wait(self._out, select.POLLOUT)
+                continue
+            view = view[sent:]
+            self.octets_out += sent
+            if self.extension:
+                self.deadline = monotonic() + self.extension
+
+    def _send_some(self, view: memoryview) -> int:
+        """Send without blocking; returns how many octets went, 0 where none could."""
+        try:
+            if self._socket is not None:
+                return self._socket.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+            if not select.select((), (self._out,), (), 0)[1]:
+                return 0
+            return os.write(self._out, view[:PIPE_BUF])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise Ended(EOF) from None
+
+    def _wait(self, fd: int, mask: int) -> None:
+        """Wait until `fd` can be used. Raises `Ended` at the deadline, and on a signal."""
+        poll = select.poll()
+        poll.register(fd, mask)
+        poll.register(self._wakeup, select.POLLIN)
+        ready = poll.poll(max(0.0, self.deadline - monotonic()) * 1000)
+        if not ready:
+            raise Ended(TIMEOUT)
+        if any(found == self._wakeup for found, _ in ready):
+            raise Ended(SIGNAL)
+
+    def pause(self, seconds: float) -> bool:
+        """Do nothing for a while; True, at once, if the session is told to end."""
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def has_hung_up(self) -> bool:
+        """Has the client closed its side by now, with nothing more to read before that?"""
+        if self._lines.has_line():
+            return False
+        if self._socket is None:
+            poll = select.poll()
+            poll.register(self._in, select.POLLIN)
+            return any(mask & select.POLLHUP for _, mask in poll.poll(0))
+        try:
+            return not self._socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def take_pending(self) -> bytes:
+        """What was received and not used, for the process that reads on."""
+        return self._lines.take_rest()
+
+
+def _set_no_delay(connection: _socket.socket) -> None:
+    """Replies are gathered here; the kernel must not hold them for the client's next ACK."""
+    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # closed already
