@@ -1,4 +1,7 @@
-"""Why a maildrop was not opened or not changed: expected refusals, as values."""
+"""Why a maildrop was not opened or not changed: expected refusals, as values.
+
+And the one thing that can go wrong when it is too late for a value: in the middle of a message.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,10 @@ class Refusal:
 
     def __repr__(self) -> str:
         return f"<Refusal {self.kind}: {self.reason}>"
+
+
+class Truncated(Exception):
+    """The spool became shorter while it was read."""
 
 
 def of_error(error: OSError, doing: str) -> Refusal:

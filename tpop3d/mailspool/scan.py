@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from array import array
 
+from tpop3d.mailspool.refusal import Truncated
+
 BLOCK = 1 << 18  # octets; fits the processor's cache
 OVERLAP = 8  # octets kept before each block: "\n\r\nFrom" may be cut anywhere
 HEAD = 512  # octets that a unique-id and a fingerprint cover
@@ -54,10 +56,6 @@ class Listing:
         """Hide the first message: it is then like anything else that stands before the rest."""
         for column in (self.starts, self.bodies, self.ends, self.octets, self.prints):
             del column[0]
-
-
-class Truncated(Exception):
-    """The spool became shorter while it was read."""
 
 
 class NotAnMbox(Exception):

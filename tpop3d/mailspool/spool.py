@@ -14,8 +14,8 @@ from array import array
 from tpop3d.mailspool import refusal
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
-from tpop3d.mailspool.refusal import Refusal, of_error
-from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, Truncated, is_internal, scan
+from tpop3d.mailspool.refusal import Refusal, Truncated, of_error
+from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import unique_ids
 
 TYPE_CHECKING = False

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from tpop3d import logs
 from tpop3d.mailspool import refusal
-from tpop3d.mailspool.refusal import Refusal
-from tpop3d.mailspool.scan import Truncated
+from tpop3d.mailspool.refusal import Refusal, Truncated
 from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Policy
 from tpop3d.session.conversation import Conversation
