@@ -102,8 +102,7 @@ class Secret:
 
     def read(self) -> str:
         """The value as it stands in the file now. Raises OSError, and KeyError if it is gone."""
-        lines, _ = _lines(_content(self._file), self._file)
-        return lines[self._key][1]
+        return _Reader(_content(self._file), self._file).lines[self._key][1]
 
 
 def load(file: str) -> Config | list[str]:
@@ -122,110 +121,121 @@ def _content(file: str) -> str:
 
 def read(content: str, file: str) -> Config | list[str]:
     """What `load` does, for the content of a file that is named `file` in errors."""
-    lines, errors = _lines(content, file)
+    reader = _Reader(content, file)
     config = Config()
-    config.effective = []
-    values = _values(DIRECTIVES, "", lines, file, errors, config.effective)
-    for key, value in values.items():
+    config.effective = reader.effective
+    for key, value in reader.take(DIRECTIVES).items():
         setattr(config, key.replace("-", "_"), value)
-    config.drivers = _drivers(lines, file, errors, config)
-    errors += [f"{file}:{number}: {key}: unknown directive" for key, (number, _) in lines.items()]
-    if not errors:
-        errors += _contradictions(config, file)
-    return errors or config
+    config.drivers = reader.take_drivers(config)
+    reader.refuse_rest()
+    if not reader.errors:
+        reader.refuse_contradictions(config)
+    return reader.problems() or config
 
 
-def _lines(content: str, file: str) -> tuple[dict[str, tuple[int, str]], list[str]]:
-    """The file's keys, each with its line number and value, and what is wrong with its form."""
-    lines: dict[str, tuple[int, str]] = {}
-    errors: list[str] = []
-    pending = ""
-    first = 0
-    for number, physical in enumerate(content.split("\n"), 1):
-        first = first or number
-        pending += physical.rstrip("\r")
-        if pending.endswith("\\"):
-            pending = pending[:-1]
-            continue
-        line, start = pending.partition("#")[0].strip(), first
-        pending, first = "", 0
-        if not line:
-            continue
+class _Reader:
+    """A file that is being read: its lines, and what was found wrong with them so far."""
+
+    def __init__(self, content: str, file: str) -> None:
+        self._file = file
+        self.lines: dict[str, tuple[int, str]] = {}  # key: line number and value
+        self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
+        self.effective: list[tuple[str, str, bool]] = []
+        pending = ""
+        first = 0
+        for number, physical in enumerate(content.split("\n"), 1):
+            first = first or number
+            pending += physical.rstrip("\r")
+            if pending.endswith("\\"):
+                pending = pending[:-1]
+                continue
+            self._add(first, pending.partition("#")[0].strip())
+            pending, first = "", 0
+        if pending:
+            key = pending.partition(":")[0].strip()
+            self.errors.append((first, key, "is continued, and nothing follows"))
+
+    def _add(self, number: int, line: str) -> None:
         key, colon, value = line.partition(":")
         key = key.strip()
+        if not line:
+            return
         if not colon or not key or " " in key:
-            errors.append(f"{file}:{start}: {key.split(' ')[0]}: must be 'key: value'")
-        elif key in lines:
-            errors.append(f"{file}:{start}: {key}: given before, in line {lines[key][0]}")
+            self.errors.append((number, key.split(" ")[0], "must be 'key: value'"))
+        elif key in self.lines:
+            self.errors.append((number, key, f"given before, in line {self.lines[key][0]}"))
         else:
-            lines[key] = start, value.strip()
-    if pending:
-        errors.append(f"{file}:{first}: the last line is continued, and nothing follows")
-    return lines, errors
+            self.lines[key] = number, value.strip()
 
+    def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
+        """The value of each directive, out of the lines or its default; None without either."""
+        values: dict[str, Any] = {}
+        for name, directive in directives.items():
+            key = prefix + name
+            number, text = self.lines.pop(key, (0, directive.default))
+            values[name] = None
+            if text is None:
+                continue
+            self.effective.append((key, MASK if directive.secret else text, number == 0))
+            try:
+                values[name] = directive.parse(text)
+            except ValueError as error:
+                # A secret is not quoted, not even a wrong one.
+                why = "is not what it must be" if directive.secret else str(error)
+                self.errors.append((number, key, why))
+            if directive.secret:
+                values[name] = Secret(self._file, key)
+        return values
 
-def _values(
-    directives: Mapping[str, Directive],
-    prefix: str,
-    lines: dict[str, tuple[int, str]],
-    file: str,
-    errors: list[str],
-    effective: list[tuple[str, str, bool]],
-) -> dict[str, Any]:
-    """The value of each directive; takes those that are given out of `lines`."""
-    values: dict[str, Any] = {}
-    for name, directive in directives.items():
-        key = prefix + name
-        number, text = lines.pop(key, (0, directive.default))
-        values[name] = None
-        if text is None:
-            continue
-        effective.append((key, MASK if directive.secret else text, number == 0))
-        try:
-            values[name] = directive.parse(text)
-        except ValueError as error:
-            # A secret is not quoted, not even a wrong one.
-            why = "is not what it must be" if directive.secret else error
-            errors.append(f"{file}:{number}: {key}: {why}")
-        if directive.secret:
-            values[name] = Secret(file, key)
-    return values
-
-
-def _drivers(
-    lines: dict[str, tuple[int, str]], file: str, errors: list[str], config: Config
-) -> dict[str, Driver]:
-    """The enabled drivers; takes the directives of all known drivers out of `lines`."""
-    from tpop3d.auth import drivers
-
-    mentioned = [key.split("-")[1] for key in lines if key.startswith("auth-")]
-    enabled: dict[str, Driver] = {}
-    for name in drivers.in_order(mentioned):
-        found = drivers.find(name)
-        if found is None:
-            continue
-        prefix = f"auth-{name}-"
-        directives = {"enable": Directive(boolean, "no"), **found.directives}
-        line = lines.get(f"{prefix}enable", (0, ""))[0]
-        before = len(errors)
-        settings = _values(directives, prefix, lines, file, errors, config.effective)
-        if not settings.pop("enable") or len(errors) > before:
-            continue
-        settings["default-mailbox"] = config.mailbox
-        try:
-            enabled[name] = found(settings)
-        except ValueError as error:
-            errors.append(f"{file}:{line}: {prefix}{error}")
-    return enabled
-
-
-def _contradictions(config: Config, file: str) -> list[str]:
-    """What is wrong with values that are right one by one."""
-    if not config.drivers:
+    def take_drivers(self, config: Config) -> dict[str, Driver]:
+        """The drivers that are enabled, in the order in which they are asked."""
         from tpop3d.auth import drivers
 
-        names = " or ".join(f"auth-{name}-enable: yes" for name in drivers.BUILT_IN)
-        return [f"{file}: no driver is enabled, so nobody could log in; give {names}"]
-    if config.apop_only and not any(driver.checks_apop for driver in config.drivers.values()):
-        return [f"{file}: apop-only: no enabled driver can check APOP, so nobody could log in"]
-    return []
+        mentioned = [key.split("-")[1] for key in self.lines if key.startswith("auth-")]
+        enabled: dict[str, Driver] = {}
+        for name in drivers.in_order(mentioned):
+            found = drivers.find(name)
+            if found is None:
+                continue
+            prefix = f"auth-{name}-"
+            number = self.lines.get(f"{prefix}enable", (0, ""))[0]
+            before = len(self.errors)
+            settings = self.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
+            if not settings.pop("enable") or len(self.errors) > before:
+                continue
+            settings["default-mailbox"] = config.mailbox
+            try:
+                enabled[name] = found(settings)
+            except ValueError as error:
+                self.errors.append((number, f"{prefix}enable", str(error)))
+        return enabled
+
+    def refuse_rest(self) -> None:
+        """Whatever nobody took is unknown."""
+        from tpop3d.auth import drivers
+
+        for key, (number, _) in self.lines.items():
+            why = "unknown directive"
+            parts = key.split("-")
+            if parts[0] == "auth" and len(parts) > 2 and drivers.find(parts[1]) is None:
+                known = ", ".join(drivers.BUILT_IN)
+                why += f": there is no driver {parts[1]!r}; built in are {known}"
+            self.errors.append((number, key, why))
+
+    def refuse_contradictions(self, config: Config) -> None:
+        """What is wrong with values that are right one by one."""
+        if not config.drivers:
+            from tpop3d.auth import drivers
+
+            enable = " or ".join(f"auth-{name}-enable: yes" for name in drivers.BUILT_IN)
+            self.errors.append((0, "auth-...-enable", f"nobody could log in; give {enable}"))
+        elif config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
+            why = "nobody could log in: no enabled driver can check APOP"
+            self.errors.append((0, "apop-only", why))
+
+    def problems(self) -> list[str]:
+        """The errors for people, in the order of the file."""
+        return [
+            f"{self._file}:{number}: {key}: {why}" if number else f"{self._file}: {key}: {why}"
+            for number, key, why in sorted(self.errors)
+        ]

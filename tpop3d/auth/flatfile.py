@@ -35,11 +35,11 @@ class Flatfile:
         self._mailbox: Mailbox = settings["mailbox"] or settings["default-mailbox"]
         self._user = settings["mail-user"]
         if self._file is None:
-            raise ValueError("passwd-file: must be given")
+            raise ValueError("auth-flatfile-passwd-file must be given")
         if self._user is None:
-            raise ValueError("mail-user: must be given")
+            raise ValueError("auth-flatfile-mail-user must be given")
         if self._user.uid == 0:
-            raise ValueError("mail-user: root owns no mailbox here")
+            raise ValueError("auth-flatfile-mail-user: root owns no mailbox here")
         group = settings["mail-group"]
         self._gid: int = self._user.gid if group is None else group.gid
 
