@@ -34,7 +34,7 @@ def of_error(error: OSError, doing: str) -> Refusal:
 
     permanent = (
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
-        errno.EISDIR, errno.ENXIO,
+        errno.EISDIR, errno.ENXIO, errno.ENOENT,
     )  # fmt: skip
     kind = PERMANENT if error.errno in permanent else TEMPORARY
     return Refusal(kind, f"{doing}: {error.strerror}")

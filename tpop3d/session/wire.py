@@ -46,6 +46,8 @@ class Wire:
     def __init__(self, fd_in: int, fd_out: int, wakeup: int, pending: bytes = b"") -> None:
         self._in = fd_in
         self._out = fd_out
+        self._ending = select.poll()
+        self._ending.register(wakeup, select.POLLIN)
         self._wakeup = wakeup
         self._lines = LineBuffer(pending)
         self._gathered: list[bytes] = []
@@ -87,8 +89,11 @@ class Wire:
     def read_line(self, limit: int) -> bytes:
         """The next line of at most `limit` octets, as `LineBuffer.next_line` returns it.
 
-        Sends what was gathered before it waits. Raises `Ended`.
+        Sends what was gathered before it waits. Raises `Ended`; of a signal also where a line is
+        there already, so that a client with many commands under way does not put the end off.
         """
+        if self.pause(0):
+            raise Ended(SIGNAL)
         while (line := self._lines.next_line(limit)) is None:
             self.flush()
             self._wait(self._in, select.POLLIN)
@@ -103,11 +108,13 @@ class Wire:
         return line
 
     def send(self, blocks: Iterable[bytes]) -> None:
-        """Gather octets for the client. Raises `Ended`."""
+        """Gather octets for the client, and send when they are many. Raises `Ended`."""
         for block in blocks:
             self._gathered.append(block)
             self._gathered_octets += len(block)
             if self._gathered_octets >= GATHER:
+                if self.pause(0):
+                    raise Ended(SIGNAL)
                 self.flush()
 
     def flush(self) -> None:
@@ -153,9 +160,7 @@ class Wire:
 
     def pause(self, seconds: float) -> bool:
         """Do nothing for a while; True, at once, if the session is told to end."""
-        poll = select.poll()
-        poll.register(self._wakeup, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return bool(self._ending.poll(seconds * 1000))
 
     def has_hung_up(self) -> bool:
         """Has the client closed its side by now, with nothing more to read before that?"""
