@@ -37,8 +37,8 @@ def start(facility: str, level: str, to_stderr: bool) -> None:
     _to_stderr = to_stderr
     _threshold = LEVELS[level]
     if not to_stderr:
-        syslog.openlog("tpop3d", syslog.LOG_PID, FACILITIES[facility])
-        # Connect now: a session cannot reach /dev/log from a chroot later.
+        # LOG_NDELAY: connect now, while we are sure to be allowed to.
+        syslog.openlog("tpop3d", syslog.LOG_PID | syslog.LOG_NDELAY, FACILITIES[facility])
         syslog.setlogmask(syslog.LOG_UPTO(_threshold))
 
 
