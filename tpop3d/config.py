@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_FILE = "/etc/tpop3d.conf"
 
 
+MAX_FILE = 1 << 18  # octets of a configuration file
 MASK = "********"  # what is shown for a secret
 
 DIRECTIVES: dict[str, Directive] = {
@@ -101,22 +102,68 @@ class Secret:
         self._key = key
 
     def read(self) -> str:
-        """The value as it stands in the file now. Raises OSError, and KeyError if it is gone."""
-        return _Reader(_content(self._file), self._file).lines[self._key][1]
+        """The value as it stands in the file now. Raises OSError, and KeyError if it is gone.
+
+        From here on it is in this process's memory.
+        """
+        with open(self._file, "rb") as file:
+            content = os.fsdecode(file.read())
+        return _Reader(content, self._file).lines[self._key][1]
 
 
 def load(file: str) -> Config | list[str]:
     """Read a configuration file; returns the errors, each with file, line and key, if any."""
     try:
-        content = _content(file)
+        content = _content_without_secrets(file)
     except OSError as error:
         return [f"{file}: {error.strerror}"]
+    if content is None:
+        return [f"{file}: larger than {MAX_FILE} octets"]
     return read(content, file)
 
 
-def _content(file: str) -> str:
-    with open(file, "rb") as opened:
-        return os.fsdecode(opened.read())
+def _content_without_secrets(file: str) -> str | None:
+    """The text of a file, each secret replaced by asterisks; None if it is too large.
+
+    A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it, before
+    anything becomes a text. So no process that serves a session has ever had them.
+    """
+    buffer = bytearray(MAX_FILE + 1)
+    length = 0
+    with open(file, "rb", buffering=0) as opened:
+        while got := opened.readinto(memoryview(buffer)[length:]):
+            length += got
+    if length > MAX_FILE:
+        return None
+    secret = False
+    start = 0
+    while start < length:
+        end = buffer.find(b"\n", start, length)
+        end = length if end < 0 else end
+        value = start
+        if not secret:  # else this line continues the value of the one before
+            value = buffer.find(b":", start, end) + 1
+            secret = value > 0 and _is_secret(buffer[start : value - 1].strip())
+        last = end - 2 if buffer[end - 1] == 0x0D else end - 1
+        continued = last >= start and buffer[last] == 0x5C
+        if secret:
+            for position in range(value, last if continued else last + 1):
+                if buffer[position] not in b" \t":
+                    buffer[position] = 0x2A
+        secret = secret and continued
+        start = end + 1
+    return os.fsdecode(bytes(buffer[:length]))
+
+
+def _is_secret(key: bytearray) -> bool:
+    """Does the directive of some driver say that its value is one?"""
+    parts = key.decode("ascii", "replace").split("-", 2)
+    if len(parts) < 3 or parts[0] != "auth":
+        return False
+    from tpop3d.auth import drivers
+
+    found = drivers.find(parts[1])
+    return found is not None and parts[2] in found.directives and found.directives[parts[2]].secret
 
 
 def read(content: str, file: str) -> Config | list[str]:
@@ -176,15 +223,15 @@ class _Reader:
             values[name] = None
             if text is None:
                 continue
-            self.effective.append((key, MASK if directive.secret else text, number == 0))
+            if directive.secret:
+                self.effective.append((key, MASK, number == 0))
+                values[name] = Secret(self._file, key)
+                continue
+            self.effective.append((key, text, number == 0))
             try:
                 values[name] = directive.parse(text)
             except ValueError as error:
-                # A secret is not quoted, not even a wrong one.
-                why = "is not what it must be" if directive.secret else str(error)
-                self.errors.append((number, key, why))
-            if directive.secret:
-                values[name] = Secret(self._file, key)
+                self.errors.append((number, key, str(error)))
         return values
 
     def take_drivers(self, config: Config) -> dict[str, Driver]:
