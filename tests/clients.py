@@ -1,0 +1,75 @@
+"""Running a mail program as the ordinary user it wants to be, and seeing what it fetched."""
+
+import os
+import pty
+import subprocess
+import threading
+from contextlib import suppress
+
+from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE, need
+from samples import MESSAGES, on_the_wire
+
+# What a program on a Unix machine makes of what is on the wire.
+LOCAL = sorted(on_the_wire(message).replace(b"\r\n", b"\n") for message in MESSAGES)
+
+
+class Client:
+    """A mail program run by an ordinary user; several refuse to run as root."""
+
+    def __init__(self, site, door):
+        self.door = door
+        self.home = site.path / "home"
+        self.mail = self.home / "mail"
+        self.deliver = self.home / "deliver"
+        self.site = site
+        for directory in (self.home, self.mail):
+            directory.mkdir(mode=0o700)
+            site.give_to_mail_user(directory)
+        self.write(self.deliver, f'#!/bin/sh\nexec cat >"$(mktemp {self.mail}/XXXXXX)"\n', 0o700)
+
+    def write(self, path, text, mode=0o600):
+        path.write_text(text)
+        path.chmod(mode)
+        self.site.give_to_mail_user(path)
+
+    def how_to_run(self):
+        how = {"cwd": self.home, "env": ENVIRONMENT | {"HOME": str(self.home), "TERM": "vt100"}}
+        if IS_ROOT:
+            how |= {"user": MAIL_USER.pw_uid, "group": MAIL_USER.pw_gid, "extra_groups": []}
+        return how
+
+    def run(self, program, *arguments):
+        return subprocess.run(
+            [need(program), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=3 * PATIENCE,
+            **self.how_to_run(),
+        )
+
+    def run_on_terminal(self, program, *arguments):
+        """Run a program that wants a terminal; returns what it drew there."""
+        keyboard, terminal = pty.openpty()
+        with open(keyboard, "rb", buffering=0) as screen:
+            process = subprocess.Popen(
+                [need(program), *arguments],
+                stdin=terminal,
+                stdout=terminal,
+                stderr=terminal,
+                start_new_session=True,
+                **self.how_to_run(),
+            )
+            os.close(terminal)
+            # One that waits for a key would wait for ever.
+            watchdog = threading.Timer(3 * PATIENCE, process.kill)
+            watchdog.start()
+            drawn = b""
+            with suppress(OSError):  # EIO: the program has closed its side
+                while part := screen.read(4096):
+                    drawn += part
+            process.wait()
+            watchdog.cancel()
+        return drawn
+
+    def delivered(self):
+        return sorted(file.read_bytes() for file in self.mail.iterdir())

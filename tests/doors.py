@@ -1,0 +1,254 @@
+"""The real server behind real doors: what tests start, speak to and end.
+
+Ports come from the kernel, readiness is waited for, and only what was started here is ended.
+"""
+
+import poplib
+import re
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, PATIENCE, end, need, poll
+
+SERVER = [sys.executable, "-m", "tpop3d"]
+
+
+class Wire:
+    """A POP3 conversation in bytes: nothing hidden, nothing repaired."""
+
+    def __init__(self, reader, writer, connection=None, process=None):
+        self.reader, self.writer = reader, writer
+        self.connection = connection
+        self.process = process  # behind the inetd door
+        self.logs = None
+
+    @classmethod
+    def on(cls, connection):
+        connection.settimeout(PATIENCE)
+        return cls(connection.makefile("rb"), connection.makefile("wb"), connection)
+
+    def send(self, data):
+        self.writer.write(data)
+        self.writer.flush()
+
+    def line(self):
+        """The next line with its line end, or b"" at the end."""
+        return self.reader.readline()
+
+    def ask(self, command):
+        self.send(command.encode() + b"\r\n")
+        return self.line()
+
+    def ask_long(self, command):
+        """The status line, and all lines up to the lone dot, dots unstuffed, as one piece."""
+        status = self.ask(command)
+        lines = []
+        if status.startswith(b"+OK"):
+            while (line := self.line()) != b".\r\n":
+                assert line, f"{command}: the connection ended within the reply"
+                lines.append(line.removeprefix(b"."))
+        return status, b"".join(lines)
+
+    def login(self, user, password="secret"):
+        assert self.line().startswith(b"+OK")
+        assert self.ask(f"USER {user}").startswith(b"+OK")
+        assert self.ask(f"PASS {password}").startswith(b"+OK")
+
+    def close(self):
+        for stream in (self.reader, self.writer, self.connection):
+            if stream:
+                try:
+                    stream.close()
+                except OSError:
+                    pass  # what was still buffered for a peer that is gone
+
+
+class Logs:
+    """What a door and the server behind it wrote to stderr; xinetd's own log for xinetd."""
+
+    def __init__(self, path):
+        self.path = path
+        self.path.touch()
+
+    def text(self):
+        return self.path.read_text(errors="replace")
+
+    def lines(self):
+        return self.text().splitlines()
+
+    def wait_for(self, pattern):
+        """The first line in which the regular expression is found."""
+        found = poll(lambda: [line for line in self.lines() if re.search(pattern, line)], pattern)
+        return found[0]
+
+
+class Door:
+    """A port on which the server answers."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, port, logs):
+        self.port = port
+        self.logs = logs
+        self.opened = []
+
+    def connect(self):
+        wire = Wire.on(socket.create_connection((self.host, self.port), PATIENCE))
+        self.opened.append(wire)
+        return wire
+
+    def poplib(self):
+        client = poplib.POP3(self.host, self.port, PATIENCE)
+        self.opened.append(client)
+        return client
+
+    def close(self):
+        for client in self.opened:
+            client.close()
+
+
+@contextmanager
+def inetd(site, pipes=False):
+    """`tpop3d --inetd` on one end of a socket pair, or on two pipes."""
+    logs = Logs(site.path / "stderr")
+    command = [*SERVER, "--inetd", "-f", str(site.conf)]
+    ours, theirs = socket.socketpair()
+    with logs.path.open("ab") as stderr, theirs:
+        ends = (subprocess.PIPE, subprocess.PIPE) if pipes else (theirs, theirs)
+        process = subprocess.Popen(
+            command, stdin=ends[0], stdout=ends[1], stderr=stderr, env=ENVIRONMENT, cwd="/"
+        )
+    if pipes:
+        ours.close()
+        wire = Wire(process.stdout, process.stdin)
+    else:
+        wire = Wire.on(ours)
+    wire.process, wire.logs = process, logs
+    # A pipe knows no timeout: without its writer a read ends.
+    watchdog = threading.Timer(6 * PATIENCE, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield wire
+    finally:
+        wire.close()
+        try:
+            process.wait(PATIENCE)  # the end of the connection must be enough
+        finally:
+            watchdog.cancel()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def listening(command_for, logs):
+    """Start `command_for(port)` on a free port; another process may take it first, so retry."""
+    for _ in range(5):
+        with socket.create_server((Door.host, 0)) as reserved:
+            port = reserved.getsockname()[1]
+        with logs.path.open("wb") as stderr:
+            process = subprocess.Popen(
+                command_for(port),
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env=ENVIRONMENT,
+                cwd="/",
+            )
+
+        def settled(process=process):
+            return process.poll() is not None or re.search("Started working|Listening", logs.text())
+
+        poll(settled, f"{process.args[0]} to listen")
+        if process.poll() is None and "Started working: 0" not in logs.text():
+            return process, port
+        end(process)
+    raise AssertionError(f"{process.args[0]} does not listen:\n{logs.text()}")
+
+
+@contextmanager
+def door_of(process, port, logs):
+    door = Door(port, logs)
+    try:
+        yield door
+    finally:
+        door.close()
+        end(process)
+
+
+def xinetd(site):
+    """The real xinetd; the server's stderr is the client's connection there."""
+    if not IS_ROOT:
+        pytest.skip("only root can start services as root behind xinetd")
+    program = need("xinetd")
+    conf, logs = site.path / "xinetd.conf", Logs(site.path / "xinetd.log")
+
+    def command(port):
+        conf.write_text(f"""
+            service tpop3d
+            {{
+                type = UNLISTED
+                socket_type = stream
+                protocol = tcp
+                wait = no
+                user = root
+                bind = {Door.host}
+                port = {port}
+                server = {SERVER[0]}
+                server_args = {" ".join(SERVER[1:])} --inetd -f {site.conf}
+                env = PYTHONPATH={CHECKOUT}
+                cps = 1000 1
+                instances = UNLIMITED
+                per_source = UNLIMITED
+            }}
+        """)
+        pidfile = site.path / "xinetd.pid"
+        return [program, "-dontfork", "-f", conf, "-pidfile", pidfile, "-filelog", logs.path]
+
+    return door_of(*listening(command, logs), logs)
+
+
+def systemd_accept(site):
+    """systemd's Accept=yes with StandardInput=socket, without a systemd."""
+    program = need("systemd-socket-activate")
+    logs = Logs(site.path / "stderr")
+
+    def command(port):
+        variables = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items()]
+        listen = ["-l", f"{Door.host}:{port}", "--accept", "--inetd"]
+        return [program, *listen, *variables, *SERVER, "--inetd", "-f", site.conf]
+
+    return door_of(*listening(command, logs), logs)
+
+
+TCP_DOORS = {"xinetd": xinetd, "systemd-socket-activate": systemd_accept}
+
+
+@contextmanager
+def demo(directory):
+    """`tpop3d --demo` as someone tries it from a checkout: with nothing installed (-S)."""
+    logs = Logs(directory / "demo")
+    with logs.path.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-m", "tpop3d", "--demo", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=ENVIRONMENT | {"PYTHONPATH": "", "TMPDIR": str(directory)},
+            cwd=CHECKOUT,
+        )
+    try:
+        poll(lambda: process.poll() is not None or "^C ends" in logs.text(), "the demo's welcome")
+        port = re.search(r"127\.0\.0\.1, port (\d+)", logs.text())
+        assert port, logs.text()
+        door = Door(int(port[1]), logs)
+        door.process = process
+        yield door
+        door.close()
+    finally:
+        end(process)

@@ -1,0 +1,137 @@
+"""A small mail site for one test: users, mailspools, a configuration file."""
+
+import functools
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {"PATH": os.defpath, "PYTHONPATH": str(CHECKOUT), "LC_ALL": "C.UTF-8"}
+IS_ROOT = os.geteuid() == 0
+MAIL_USER = pwd.getpwnam("nobody") if IS_ROOT else pwd.getpwuid(os.geteuid())
+PATIENCE = 10.0  # seconds; only what is broken takes that long
+
+
+def poll(condition, why, seconds=PATIENCE):
+    """Wait until `condition` returns something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds:g} s still waiting for {why}")
+        time.sleep(0.01)
+    return found
+
+
+def end(process):
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def need(program):
+    """The path of a program, or a skipped test."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    return path or pytest.skip(f"{program} is not installed")
+
+
+def open_directory():
+    """A temporary directory that every user can enter, other than pytest's."""
+    path = Path(tempfile.mkdtemp(prefix="tpop3d-test-"))
+    path.chmod(0o755)
+    return path
+
+
+@functools.cache
+def why_mail_user_cannot_run_us():
+    """A session imports modules after it became the mailbox's user. "": it can."""
+    as_mail_user = {"user": MAIL_USER.pw_uid, "group": MAIL_USER.pw_gid} if IS_ROOT else {}
+    command = [sys.executable, "-c", "import socket, tpop3d"]
+    try:
+        subprocess.run(
+            command, cwd="/", env=ENVIRONMENT, check=True, capture_output=True, **as_mail_user
+        )
+    except PermissionError as error:
+        return str(error)
+    except subprocess.CalledProcessError as error:
+        return error.stderr.decode(errors="replace").strip().splitlines()[-1]
+    return ""
+
+
+class Site:
+    """What one server serves, in a directory of its own."""
+
+    def __init__(self):
+        if why := why_mail_user_cannot_run_us():
+            pytest.skip(f"{MAIL_USER.pw_name} cannot run the server here: {why}")
+        self.path = open_directory()
+        self.conf = self.path / "tpop3d.conf"
+        self.passwd = self.path / "passwd"
+        self.spools = self.path / "spool"
+        self.state = self.path / "state"
+        self.spools.mkdir()
+        self.give_to_mail_user(self.spools)
+        self.state.mkdir(mode=0o755)
+        self.passwd.touch(mode=0o600)
+        self.settings = {}
+        self.configure(
+            {
+                "auth-flatfile-enable": "yes",
+                "auth-flatfile-passwd-file": self.passwd,
+                "auth-flatfile-mail-user": MAIL_USER.pw_name,
+                "auth-flatfile-mailbox": f"bsd:{self.spools}/$(local_part)",
+                "state-directory": self.state,
+                "auth-failure-delay-seconds": 1,
+                "log-stderr": "yes",
+            }
+        )
+
+    def configure(self, settings):
+        """Add or replace directives; the value None removes one."""
+        self.settings |= settings
+        lines = [f"{key}: {value}\n" for key, value in self.settings.items() if value is not None]
+        self.conf.write_text("".join(lines))
+
+    def add(self, user, spool=b"", hashed="{plaintext}secret"):
+        with self.passwd.open("a") as passwd:
+            passwd.write(f"{user}:{hashed}\n")
+        self.spool(user).write_bytes(spool)
+        self.spool(user).chmod(0o600)
+        self.give_to_mail_user(self.spool(user))
+
+    def spool(self, user):
+        return self.spools / user
+
+    def give_to_mail_user(self, path):
+        os.chown(path, MAIL_USER.pw_uid, MAIL_USER.pw_gid)
+
+    def processes(self):
+        """Pids of all that run for this site: their arguments name its configuration file."""
+        pids = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue  # gone meanwhile
+                if os.fsencode(self.conf) in arguments:
+                    pids.append(int(entry.name))
+        return pids
+
+    def close(self):
+        """Remove it; a server process that outlives its connection is a failure."""
+        try:
+            poll(lambda: not self.processes(), "the server's processes to end")
+        finally:
+            for pid in self.processes():
+                os.kill(pid, 9)
+            shutil.rmtree(self.path)
