@@ -13,7 +13,7 @@ def check_config(file: str | None) -> int:
 
     With errors: print each on stderr, with file, line and key, and return 2.
     """
-    file = file or DEFAULT_FILE
+    file = DEFAULT_FILE if file is None else file
     config = load(file)
     if isinstance(config, list):
         for problem in config:
@@ -22,7 +22,11 @@ def check_config(file: str | None) -> int:
     _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())
     for key, value, is_default in config.effective:
         line = f"{key}: {value}".rstrip()
-        _print(f"{line}    # default" if is_default else line, sys.stdout.fileno())
+        if is_default:
+            line += "    # default"
+        elif line.endswith("\\"):
+            line += " #"  # or the next line would continue it
+        _print(line, sys.stdout.fileno())
     return 0
 
 

@@ -135,15 +135,19 @@ def _inetd(options: Options) -> int:
     from tpop3d.config import DEFAULT_FILE, load
     from tpop3d.doors import inetd
 
-    stderr_is_free = inetd.protect_client()
-    config = load(options.file or DEFAULT_FILE)
+    try:
+        connection = inetd.Connection()
+    except OSError as error:
+        print(f"tpop3d: {error}", file=sys.stderr)
+        return WRONG_USE
+    config = load(DEFAULT_FILE if options.file is None else options.file)
     if isinstance(config, list):
-        if not stderr_is_free:
+        if not connection.stderr_is_free:
             logs.start("mail", "info", to_stderr=False)
-        inetd.turn_away(config)
+        inetd.turn_away(connection, config)
         return FAILED
-    start_log(config, options.verbose, stderr_is_free)
-    inetd.serve(config)
+    start_log(config, options.verbose, connection.stderr_is_free)
+    inetd.serve(config, connection.fd_in, connection.fd_out)
     return OK
 
 

@@ -1,7 +1,7 @@
-"""The configuration: its file format, its directives, and what they come to.
+"""The configuration: its directives, and what they come to.
 
-Lines `key: value`; `#` starts a comment; a trailing backslash continues the line. Every error is
-found and told with file, line and key, and nothing is served with half a configuration.
+Every error is found and told with file, line and key, and nothing is served with half a
+configuration.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from tpop3d import logs
+from tpop3d.configfile import INCOMPLETE, content_without_secrets, logical_lines, read_key
 from tpop3d.directives import (
     Address,
     Directive,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 DEFAULT_FILE = "/etc/tpop3d.conf"
 
 
-MAX_FILE = 1 << 18  # octets of a configuration file
 MASK = "********"  # what is shown for a secret
 
 DIRECTIVES: dict[str, Directive] = {
@@ -87,7 +87,7 @@ class Config:
     def local_domain(self, host: str, port: int) -> bytes:
         """The domain of logins made at a local address: that of its `listen-address`, or b""."""
         for address in self.listen_address:
-            if address.port == port and address.host in (host, "0.0.0.0", "::"):
+            if address.domain and address.port == port and address.is_at(host):
                 return os.fsencode(address.domain)
         return b""
 
@@ -114,55 +114,25 @@ class Secret:
 def load(file: str) -> Config | list[str]:
     """Read a configuration file; returns the errors, each with file, line and key, if any."""
     try:
-        content = _content_without_secrets(file)
+        content = content_without_secrets(file, _is_secret)
     except OSError as error:
         return [f"{file}: {error.strerror}"]
-    if content is None:
-        return [f"{file}: larger than {MAX_FILE} octets"]
+    except ValueError as error:
+        return [f"{file}: {error}"]
     return read(content, file)
 
 
-def _content_without_secrets(file: str) -> str | None:
-    """The text of a file, each secret replaced by asterisks; None if it is too large.
-
-    A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it, before
-    anything becomes a text. So no process that serves a session has ever had them.
-    """
-    buffer = bytearray(MAX_FILE + 1)
-    length = 0
-    with open(file, "rb", buffering=0) as opened:
-        while got := opened.readinto(memoryview(buffer)[length:]):
-            length += got
-    if length > MAX_FILE:
-        return None
-    secret = False
-    start = 0
-    while start < length:
-        end = buffer.find(b"\n", start, length)
-        end = length if end < 0 else end
-        value = start
-        if not secret:  # else this line continues the value of the one before
-            value = buffer.find(b":", start, end) + 1
-            secret = value > 0 and _is_secret(buffer[start : value - 1].strip())
-        last = end - 2 if buffer[end - 1] == 0x0D else end - 1
-        continued = last >= start and buffer[last] == 0x5C
-        if secret:
-            for position in range(value, last if continued else last + 1):
-                if buffer[position] not in b" \t":
-                    buffer[position] = 0x2A
-        secret = secret and continued
-        start = end + 1
-    return os.fsdecode(bytes(buffer[:length]))
-
-
-def _is_secret(key: bytearray) -> bool:
+def _is_secret(key: str) -> bool:
     """Does the directive of some driver say that its value is one?"""
-    parts = key.decode("ascii", "replace").split("-", 2)
+    parts = key.split("-", 2)
     if len(parts) < 3 or parts[0] != "auth":
         return False
     from tpop3d.auth import drivers
 
-    found = drivers.find(parts[1])
+    try:
+        found = drivers.find(parts[1])
+    except ValueError:
+        return True  # nobody can say, and the error is told later
     return found is not None and parts[2] in found.directives and found.directives[parts[2]].secret
 
 
@@ -188,31 +158,21 @@ class _Reader:
         self.lines: dict[str, tuple[int, str]] = {}  # key: line number and value
         self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
         self.effective: list[tuple[str, str, bool]] = []
-        pending = ""
-        first = 0
-        for number, physical in enumerate(content.split("\n"), 1):
-            first = first or number
-            pending += physical.rstrip("\r")
-            if pending.endswith("\\"):
-                pending = pending[:-1]
-                continue
-            self._add(first, pending.partition("#")[0].strip())
-            pending, first = "", 0
-        if pending:
-            key = pending.partition(":")[0].strip()
-            self.errors.append((first, key, "is continued, and nothing follows"))
+        for number, line in logical_lines(content):
+            self._add(number, line)
 
     def _add(self, number: int, line: str) -> None:
-        key, colon, value = line.partition(":")
-        key = key.strip()
-        if not line:
-            return
-        if not colon or not key or " " in key:
-            self.errors.append((number, key.split(" ")[0], "must be 'key: value'"))
+        octets = os.fsencode(line)
+        key, after = read_key(octets, 0, len(octets))
+        if not key or octets[after : after + 1] != b":":
+            # No more of the line is quoted: it may be a password.
+            self.errors.append((number, key, "must be 'key: value'"))
+        elif line.endswith(INCOMPLETE):
+            self.errors.append((number, key, "is continued, and nothing follows"))
         elif key in self.lines:
             self.errors.append((number, key, f"given before, in line {self.lines[key][0]}"))
         else:
-            self.lines[key] = number, value.strip()
+            self.lines[key] = number, line.partition(":")[2].strip()
 
     def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
         """The value of each directive, out of the lines or its default; None without either."""
@@ -241,11 +201,17 @@ class _Reader:
         mentioned = [key.split("-")[1] for key in self.lines if key.startswith("auth-")]
         enabled: dict[str, Driver] = {}
         for name in drivers.in_order(mentioned):
-            found = drivers.find(name)
-            if found is None:
-                continue
             prefix = f"auth-{name}-"
             number = self.lines.get(f"{prefix}enable", (0, ""))[0]
+            try:
+                found = drivers.find(name)
+            except ValueError as error:
+                self.errors.append((number, f"{prefix}enable", str(error)))
+                for key in [key for key in self.lines if key.startswith(prefix)]:
+                    del self.lines[key]
+                continue
+            if found is None:
+                continue
             before = len(self.errors)
             settings = self.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
             if not settings.pop("enable") or len(self.errors) > before:
@@ -255,6 +221,9 @@ class _Reader:
                 enabled[name] = found(settings)
             except ValueError as error:
                 self.errors.append((number, f"{prefix}enable", str(error)))
+            except (Exception, SystemExit) as error:
+                why = f"the driver does not start: {logs.describe(error)}"
+                self.errors.append((number, f"{prefix}enable", why))
         return enabled
 
     def refuse_rest(self) -> None:

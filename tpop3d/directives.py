@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tpop3d.auth.templates import Mailbox
 
 POP3_PORT = 110
+MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
 
 
 class Directive:
@@ -50,6 +51,18 @@ class Address:
         self.host = host
         self.port = port
         self.domain = domain
+
+    def is_at(self, numeric: str) -> bool:
+        """Is a numeric address one of the host's? "0.0.0.0" and "::" stand for all."""
+        import _socket
+
+        if self.host in (numeric, "0.0.0.0", "::"):
+            return True
+        try:
+            found = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return any(address[0] == numeric for *_, address in found)
 
 
 def boolean(text: str) -> bool:
@@ -124,6 +137,8 @@ def group_id(text: str) -> Principal:
         gid = int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
     except KeyError:
         raise ValueError(f"there is no group {text!r} on this system") from None
+    if not 0 < gid <= MAX_ID:
+        raise ValueError(f"{text!r} is no group for mail")
     return Principal(text, -1, gid, b"")
 
 

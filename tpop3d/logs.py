@@ -29,6 +29,7 @@ FACILITIES = {
     **{f"local{n}": syslog.LOG_LOCAL0 + (n << 3) for n in range(8)},
 }  # fmt: skip
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
+_PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
 
 
 def start(facility: str, level: str, to_stderr: bool) -> None:
@@ -46,12 +47,14 @@ def write(level: int, line: str) -> None:
     """Write a line of one of syslog's levels. A log that cannot be written stops nobody."""
     if level > _threshold:
         return
+    # What was escaped field by field passes unchanged; whatever else came along does no harm.
+    line = printable(_octets(line), b"\\")
     if not _to_stderr:
-        syslog.syslog(level, line.replace("\0", "\\x00"))
+        syslog.syslog(level, line)
         return
     try:
         # One write: lines of several processes do not mix.
-        os.write(2, f"tpop3d[{os.getpid()}]: {line}\n".encode("utf-8", "backslashreplace"))
+        os.write(2, f"tpop3d[{os.getpid()}]: {line}\n".encode())
     except OSError:
         pass
 
@@ -93,9 +96,20 @@ def escape(value: bytes) -> str:
     return "".join([chr(c) if c in _PLAIN else f"\\x{c:02x}" for c in value])
 
 
-def printable(line: bytes) -> str:
-    """A line from the network, its spaces and quotes kept, nothing else that is not printable."""
-    return "".join([chr(c) if 0x20 <= c < 0x7F and c != 0x5C else f"\\x{c:02x}" for c in line])
+def printable(line: bytes, more: bytes = b"") -> str:
+    """A line as printable ASCII, its spaces and quotes kept; of `more`, too, nothing is escaped."""
+    if not line.translate(None, _PRINTABLE + more):
+        return line.decode()
+    kept = _PRINTABLE + more
+    return "".join([chr(c) if c in kept else f"\\x{c:02x}" for c in line])
+
+
+def _octets(text: str) -> bytes:
+    """A text, octets of a file name in it as they were; what can be no octets, as it is written."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
 
 
 def event(what: str, **fields: object) -> str:
@@ -109,7 +123,7 @@ def event(what: str, **fields: object) -> str:
         if isinstance(value, bytes):
             words.append(f"{key}={escape(value)}")
             continue
-        octets = str(value).encode("utf-8", "surrogateescape")
+        octets = _octets(str(value))
         quoted = b" ".join([escape(word).encode() if word else b"" for word in octets.split(b" ")])
         words.append(f'{key}="{quoted.decode()}"' if b" " in octets else f"{key}={escape(octets)}")
     return " ".join(words)

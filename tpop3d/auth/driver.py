@@ -43,8 +43,9 @@ CANNOT_SAY = "cannot say"
 class Login:
     """One attempt as a driver sees it. Names and passwords are octets; repr shows no secret.
 
-    `name` is the name to look up; `local_part` and `domain` are its parts, `domain` b"" without
-    one. `client` is the client's address, "" if there is none.
+    `local_part` and `domain` are the parts of the name, `domain` b"" without one; `name` is the
+    whole, `local_part@domain` whatever separator the client used. `client` is
+    the client's address, "" if there is none.
     """
 
     __slots__ = ("_digest", "_password", "_timestamp", "client", "domain", "local_part", "name")
@@ -53,7 +54,6 @@ class Login:
         self,
         local_part: bytes,
         domain: bytes = b"",
-        separator: bytes = b"@",
         *,
         password: bytes | None = None,
         timestamp: bytes = b"",
@@ -62,7 +62,7 @@ class Login:
     ) -> None:
         self.local_part = local_part
         self.domain = domain
-        self.name = local_part + separator + domain if domain else local_part
+        self.name = local_part + b"@" + domain if domain else local_part
         self.client = client
         self._password = password
         self._timestamp = timestamp

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tpop3d import logs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,6 +14,7 @@ BUILT_IN = {
     "passwd": "tpop3d.auth.passwd",
     "flatfile": "tpop3d.auth.flatfile",
 }
+PARTS = ("directives", "checks_apop", "authenticate")  # what a driver must have
 ENTRY_POINTS = "tpop3d.auth"  # the group in which other packages announce theirs
 
 
@@ -23,18 +26,36 @@ def in_order(mentioned: Iterable[str]) -> list[str]:
     ]
 
 
+_found: dict[str, type[Driver] | None] = {}
+
+
 def find(name: str) -> type[Driver] | None:
-    """The class of a driver, or None where nobody knows the name."""
+    """The class of a driver, or None where nobody knows the name.
+
+    Raises ValueError, with a text for the administrator, where it cannot be loaded.
+    """
+    if name not in _found:
+        _found[name] = _load(name)
+    return _found[name]
+
+
+def _load(name: str) -> type[Driver] | None:
     module = BUILT_IN.get(name)
     if module is not None:
         from importlib import import_module
 
-        found: type[Driver] = import_module(module).driver
-        return found
+        built_in: type[Driver] = import_module(module).driver
+        return built_in
     # 20 ms, so only for names that are not ours.
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=ENTRY_POINTS, name=name):
-        loaded: type[Driver] = entry.load()
+        try:
+            loaded: type[Driver] = entry.load()
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"the driver does not load: {logs.describe(error)}") from None
+        missing = [part for part in PARTS if not hasattr(loaded, part)]
+        if missing:
+            raise ValueError(f"the driver has no {missing[0]}")
         return loaded
     return None

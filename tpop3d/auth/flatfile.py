@@ -5,7 +5,7 @@ from __future__ import annotations
 from tpop3d.auth import passwords
 from tpop3d.auth.driver import Account, Login, Verdict
 from tpop3d.auth.templates import Mailbox, Template
-from tpop3d.directives import Directive, group_id, user_id
+from tpop3d.directives import Directive, absolute_path, group_id, user_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ FILE_VARIABLES = ("domain",)
 
 
 def _file_template(text: str) -> Template:
-    return Template(text, FILE_VARIABLES)
+    return Template(absolute_path(text), FILE_VARIABLES)
 
 
 class Flatfile:
@@ -77,8 +77,9 @@ def _look_up(content: bytes, names: list[bytes]) -> tuple[bytes | None, bytes]:
     """The hash of the first line with one of the names, and some hash of the file, on which to
     spend the same time where there is none."""
     decoy = b""
-    for line in content.splitlines():
-        name, colon, rest = line.strip().partition(b":")
+    for line in content.split(b"\n"):
+        # Blanks at the end may be a password's.
+        name, colon, rest = line.lstrip().rstrip(b"\r").partition(b":")
         if not colon or name.startswith(b"#"):
             continue
         stored = rest.partition(b":")[0]

@@ -56,18 +56,20 @@ class Passwd:
             stored = os.fsencode(account.pw_passwd)
             stored = shadow.stored if stored == b"x" else stored
         # A locked account ("!", "*") is no setting for crypt(3), which would answer at once.
+        # Of root's password nobody learns anything here, the log neither.
         locked = stored[:1] in (b"!", b"*")
-        good = login.matches(shadow.decoy if locked else stored, "crypt")
+        root = account is not None and account.pw_uid == 0
+        good = login.matches(shadow.decoy if locked or root else stored, "crypt")
         if account is None:
             return Verdict.no("unknown user")
+        if root:
+            return Verdict.no("root has no mailbox here")
         if locked:
             return Verdict.no("locked account")
         if not good:
             return Verdict.no("wrong password")
         if shadow.expired:
             return Verdict.no("expired account")
-        if account.pw_uid == 0:
-            return Verdict.no("root has no mailbox here")
         values = {"user": name, "local_part": name, "home": os.fsencode(account.pw_dir)}
         mailboxes = self._mailbox.paths(values)
         if not mailboxes:

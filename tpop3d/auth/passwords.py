@@ -68,9 +68,11 @@ def _crypt_octets(password: bytes, setting: bytes) -> bytes:
     if b"\0" in password + setting:
         return b""
     import ctypes
-    import ctypes.util
 
-    library = ctypes.CDLL(ctypes.util.find_library("crypt") or "libcrypt.so.1")
+    try:
+        library = ctypes.CDLL("libcrypt.so.1")
+    except OSError:
+        library = ctypes.CDLL("libcrypt.so.2")  # without the pre-2018 functions
     library.crypt.restype = ctypes.c_char_p
     hashed: bytes | None = library.crypt(password, setting)
     return hashed or b""

@@ -7,7 +7,7 @@ The first yes wins and no other driver is asked. Without a yes, one *cannot say*
 from __future__ import annotations
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login, Verdict
+from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Switch:
                 if verdict.answer == YES:
                     return verdict
                 if verdict.answer == CANNOT_SAY:
-                    logs.error(f"auth-{name}: {verdict.reason}")
+                    logs.error(logs.event("driver undecided", driver=name, reason=verdict.reason))
                     undecided = undecided or verdict
                 elif refused is None or refused.reason == "unknown user":
                     refused = verdict  # the log wants the most telling reason
@@ -49,11 +49,10 @@ class Switch:
         """The names to try: as it was given; then with a domain, or without it."""
         name = attempt.name.lower() if self._config.lowercase_user else attempt.name
 
-        def login(local_part: bytes, domain: bytes, separator: bytes = b"@") -> Login:
+        def login(local_part: bytes, domain: bytes = b"") -> Login:
             return Login(
                 local_part,
                 domain,
-                separator,
                 password=attempt.password,
                 timestamp=attempt.timestamp,
                 digest=attempt.digest,
@@ -64,23 +63,24 @@ class Switch:
         local_part = next((name[:n] for n, c in enumerate(name) if c in separators), name)
         separator, domain = name[len(local_part) :][:1], name[len(local_part) + 1 :]
         if not domain:
-            yield login(name, b"")
+            yield login(name)
             if self._config.append_domain and local_domain and not separator:
                 yield login(name, local_domain)
             return
-        yield login(local_part, domain, separator)
+        yield login(local_part, domain)
         if self._config.strip_domain:
-            yield login(local_part, b"")
+            yield login(local_part)
 
 
 def _ask(driver: Driver, login: Login) -> Verdict:
     """The verdict of one driver; a driver that fails has said *cannot say*."""
     try:
-        verdict = driver.authenticate(login)
-    except Exception as error:
+        verdict: object = driver.authenticate(login)
+    except (Exception, SystemExit) as error:
         return Verdict.cannot_say(f"driver failed: {logs.describe(error)}")
-    if verdict.answer not in (YES, NO, CANNOT_SAY) or (verdict.answer == YES) != (
-        verdict.account is not None
-    ):
-        return Verdict.cannot_say("driver failed: its verdict is none")
+    # Other people's code: what it returns may be anything.
+    if not isinstance(verdict, Verdict) or verdict.answer not in (YES, NO, CANNOT_SAY):
+        return Verdict.cannot_say("driver failed: what it returned is no verdict")
+    if (verdict.answer == YES) != isinstance(verdict.account, Account):
+        return Verdict.cannot_say("driver failed: a yes has an account, and nothing else has")
     return verdict

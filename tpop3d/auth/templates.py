@@ -62,7 +62,10 @@ class Template:
                     return None
                 value = value[index : index + 1 or None]
             result += value
-        return None if b"\0" in result else os.fsdecode(result)
+        # Pieces of plain names may make what is none: "." and the last character of "a.".
+        if b"\0" in result or any(part in (b".", b"..") for part in result.split(b"/")):
+            return None
+        return os.fsdecode(result)
 
 
 def _split_index(inside: str) -> tuple[str, int | None]:

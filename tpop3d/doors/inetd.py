@@ -4,52 +4,75 @@ StandardInput=socket, or a pipe). One session, then the end."""
 from __future__ import annotations
 
 import os
+import sys
 
 from tpop3d import logs
 from tpop3d.pop3 import replies
+from tpop3d.session import signals
+from tpop3d.session.wire import Ended, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config import Config
 
+FIRST_FREE = 3  # the descriptors below are stdin, stdout and stderr to everybody's code
+REFUSAL_SECONDS = 5.0  # for a client to take the one line that says that there is no session
 
-def protect_client() -> bool:
-    """Make sure that nothing but protocol reaches the client; returns whether stderr is free.
 
-    Under inetd and xinetd stderr, too, is the client's connection. Then it becomes /dev/null.
+class Connection:
+    """The connection, moved to descriptors of its own: `fd_in` and `fd_out`.
+
+    Nothing but protocol must reach the client, so stdin and stdout become /dev/null; a driver, or
+    a library below it, may print. Under inetd and xinetd stderr, too, is the connection; then it
+    becomes the same. `stderr_is_free` says that it is another place, where a log may go.
     """
-    try:
+
+    def __init__(self) -> None:
         theirs = {_identity(0), _identity(1)}
-        if _identity(2) not in theirs:
-            return True
+        self.stderr_is_free = _identity(2) not in {*theirs, None}
+        if None in theirs:
+            raise OSError("stdin or stdout is closed, so there is no connection")
+        import fcntl
+
+        self.fd_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
+        self.fd_out = self.fd_in
+        if len(theirs) > 1:
+            self.fd_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1) if self.stderr_is_free else (0, 1, 2):
+            os.dup2(null, fd)
+        if null >= FIRST_FREE:
+            os.close(null)
+        if sys.stderr is None:
+            # It was closed when we started, and `print` would fall back on stdout.
+            sys.stderr = sys.stdout
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    """What tells files apart; None for a descriptor that is not open."""
+    try:
+        status = os.fstat(fd)
     except OSError:
-        pass  # one of the three is closed, and its number would go to the next file opened
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 2)
-    if null > 2:
-        os.close(null)
-    return False
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
+        return None
     return status.st_dev, status.st_ino
 
 
-def serve(config: Config, fd_in: int = 0, fd_out: int = 1) -> None:
+def serve(config: Config, fd_in: int, fd_out: int) -> None:
     """Serve the one session of a connection."""
-    from tpop3d.session import signals
-    from tpop3d.session.connection import Connection
-    from tpop3d.session.wire import Wire
+    from tpop3d.session.connection import Connection as Session
 
-    Connection(Wire(fd_in, fd_out, signals.catch()), config).serve()
+    Session(Wire(fd_in, fd_out, signals.catch()), config).serve()
 
 
-def turn_away(problems: list[str]) -> None:
+def turn_away(connection: Connection, problems: list[str]) -> None:
     """Log why there can be no session, and tell the client that there is none."""
     for problem in problems:
         logs.error(problem)
+    wire = Wire(connection.fd_in, connection.fd_out, signals.catch())
+    wire.deadline = wire.now() + REFUSAL_SECONDS
     try:
-        os.write(1, replies.SERVER_MISCONFIGURED.line + b"\r\n")
-    except OSError:
+        wire.send((replies.SERVER_MISCONFIGURED.line, b"\r\n"))
+        wire.flush()
+        wire.part()
+    except Ended:
         pass

@@ -9,6 +9,8 @@ MECHANISMS = (b"PLAIN",)
 
 def decode(response: bytes) -> bytes | None:
     """The octets of a base64 response, or None where it is no base64 (RFC 4648 section 4)."""
+    if len(response) % 4:
+        return None  # strict_mode forgives an "=" too many
     try:
         return binascii.a2b_base64(response, strict_mode=True) if response else b""
     except binascii.Error:

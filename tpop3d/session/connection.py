@@ -57,6 +57,9 @@ class Connection:
             self._apologize()
             end = ERROR
         self._log_end(end)
+        if end == ERROR:
+            # We hang up first: after a refusal, or too many of them.
+            self._wire.part()
 
     def _serve(self) -> str:
         config = self._config

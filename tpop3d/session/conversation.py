@@ -66,15 +66,11 @@ class Conversation:
             answer = self._next(state)
             if not isinstance(answer, Reply) or answer.outcome == replies.UPDATE:
                 return answer
+            self._bad_in_a_row = self._bad_in_a_row + 1 if answer.outcome == BAD else 0
+            if self._bad_in_a_row >= MAX_BAD_COMMANDS:
+                answer = replies.TOO_MANY_BAD_COMMANDS
             self.say(answer)
-            if answer.outcome == BAD:
-                self._bad_in_a_row += 1
-                if self._bad_in_a_row >= MAX_BAD_COMMANDS:
-                    self.say(replies.TOO_MANY_BAD_COMMANDS)
-                    return replies.TOO_MANY_BAD_COMMANDS
-                continue
-            self._bad_in_a_row = 0
-            if answer.outcome != CONTINUE:
+            if answer.outcome not in (CONTINUE, BAD):
                 return answer
 
     def _next(self, state: State[T]) -> Reply | T:
@@ -83,10 +79,11 @@ class Conversation:
         line = self._wire.read_line(state.limit)
         if line is OVERLONG:
             return state.refuse_line(replies.LINE_TOO_LONG)
+        if is_malformed(line):
+            logs.debug("C: (malformed)")
+            return state.refuse_line(replies.MALFORMED_LINE)
         if logs.is_verbose():
             logs.debug(f"C: {_loggable(line, state.confidential)}")
-        if is_malformed(line):
-            return state.refuse_line(replies.MALFORMED_LINE)
         return state.handle(line)
 
 

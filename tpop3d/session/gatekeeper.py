@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tpop3d.session.wire import Wire
 
 MAX_FAILED_LOGINS = 3
+HOST_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 
 # What the monitor says of an attempt.
 ADMITTED = "admitted"
@@ -32,7 +33,7 @@ UNDECIDED = "undecided"
 
 def apop_timestamp() -> bytes:
     """A msg-id that no greeting had before (RFC 1939 section 7)."""
-    host = bytes(c for c in os.uname().nodename.encode() if chr(c).isalnum() or c in b".-")
+    host = bytes(c for c in os.fsencode(os.uname().nodename) if c in HOST_NAME)
     unique = b"%d.%d.%b" % (os.getpid(), time_ns(), os.urandom(8).hex().encode())
     return b"<%b@%b>" % (unique, host[:64] or b"localhost")
 

@@ -21,6 +21,8 @@ def become(uid: int, gid: int) -> str:
     if os.geteuid() != 0:
         if uid != os.geteuid():
             return f"not root, so cannot become uid {uid}"
+        if gid != os.getegid() and gid not in os.getgroups():
+            return f"not root, so cannot take gid {gid}"
         return ""
     os.setgroups([gid])
     os.setresgid(gid, gid, gid)

@@ -25,6 +25,7 @@ SIGNAL = "signal"
 
 RECEIVE = 1 << 16  # octets asked for at a time
 GATHER = 1 << 16  # octets of replies that are gathered before they are sent
+PARTING_SECONDS = 1.0  # for the client to close after we did
 PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
 
 
@@ -149,10 +150,13 @@ class Wire:
 
     def _wait(self, fd: int, mask: int) -> None:
         """Wait until `fd` can be used. Raises `Ended` at the deadline, and on a signal."""
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise Ended(TIMEOUT)  # also for a client that never stops sending
         poll = select.poll()
         poll.register(fd, mask)
         poll.register(self._wakeup, select.POLLIN)
-        ready = poll.poll(max(0.0, self.deadline - monotonic()) * 1000)
+        ready = poll.poll(left * 1000)
         if not ready:
             raise Ended(TIMEOUT)
         if any(found == self._wakeup for found, _ in ready):
@@ -176,6 +180,24 @@ class Wire:
             return False
         except OSError:
             return True
+
+    def part(self) -> None:
+        """End the connection from our side so that what was sent last is received.
+
+        A socket that is closed with octets unread makes the kernel throw away what is on its way
+        to the client (RFC 1122 section 4.2.2.13), so what the client still sends is read.
+        """
+        if self._socket is None:
+            return
+        try:
+            self._socket.shutdown(_socket.SHUT_WR)
+            self.deadline = monotonic() + PARTING_SECONDS
+            received = b"unknown"
+            while received:
+                self._wait(self._in, select.POLLIN)
+                received = os.read(self._in, RECEIVE)
+        except (OSError, Ended):
+            pass  # gone, or too slow to matter
 
     def take_pending(self) -> bytes:
         """What was received and not used, for the process that reads on."""

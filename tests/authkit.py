@@ -1,0 +1,177 @@
+"""What the tests of logins, configuration and the command line share."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
+from tpop3d.auth.driver import Account, Login, Verdict
+from tpop3d.config import Config, read
+
+SERVER = [sys.executable, "-m", "tpop3d"]
+CANARY = "hunter2-sesame"  # a password that must turn up nowhere
+PERFECT = Account(b"ann", 1000, 1000, ["/var/mail/ann"])
+
+# Enough for a configuration that somebody could log in with.
+LEAST = {
+    "auth-flatfile-enable": "yes",
+    "auth-flatfile-passwd-file": "/nonexistent/passwd",
+    "auth-flatfile-mail-user": MAIL_USER.pw_name,
+}
+
+
+def text_of(settings):
+    return "".join(f"{key}: {value}\n" for key, value in settings.items())
+
+
+def config_of(settings=None, **more):
+    """The configuration of `settings`; keywords are directives with underscores."""
+    more = {key.replace("_", "-"): value for key, value in more.items()}
+    config = read(text_of(LEAST | (settings or {}) | more), "test.conf")
+    assert isinstance(config, Config), config
+    return config
+
+
+def errors_of(content):
+    errors = read(content, "test.conf")
+    assert isinstance(errors, list), "no error was found"
+    return errors
+
+
+def login(local_part, domain=b"", password=b"secret", **more):
+    return Login(local_part, domain, password=password, **more)
+
+
+class Stub:
+    """A driver that answers what it was told to, and remembers whom it was asked about."""
+
+    checks_apop = False
+
+    def __init__(self, answers, checks_apop=False):
+        self.answers = answers
+        self.checks_apop = checks_apop
+        self.asked = []
+
+    def authenticate(self, login):
+        self.asked.append(login)
+        answer = self.answers
+        if isinstance(answer, dict):
+            answer = answer.get(login.name, Verdict.no("unknown user"))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def tpop3d(*arguments, **options):
+    """Run the command, with neither a connection nor a terminal as its stdin."""
+    return subprocess.run(
+        [*SERVER, *map(str, arguments)],
+        **({"stdin": subprocess.DEVNULL, "env": ENVIRONMENT} | options),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd="/",
+    )
+
+
+class Ended:
+    """A session that is over: what the client saw, what stderr got, the exit code."""
+
+    def __init__(self, client, stderr, status):
+        self.client, self.stderr, self.status = client, stderr, status
+
+    @property
+    def lines(self):
+        return self.client.split(b"\r\n")[:-1]
+
+
+def converse(conf, script, *arguments, env=None, fd2="pipe", command=None):
+    """One session over a socket pair: send `script`, hang up, and read all there is.
+
+    fd2: a "pipe", the "client"'s socket as under xinetd, or "closed".
+    """
+    ours, theirs = socket.socketpair()
+    words = [*(command or [*SERVER, "--inetd"]), "-f", str(conf), *arguments]
+    if fd2 == "closed":
+        words = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *words]
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                words,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs if fd2 == "client" else subprocess.PIPE,
+                env=ENVIRONMENT | (env or {}),
+                cwd="/",
+            )
+        try:
+            ours.sendall(script)
+            ours.shutdown(socket.SHUT_WR)
+            ours.settimeout(PATIENCE)
+            client = b""
+            with suppress(ConnectionResetError):  # it ended without reading all of the script
+                while part := ours.recv(65536):
+                    client += part
+            stderr = process.communicate(timeout=PATIENCE)[1] or b""
+        finally:
+            process.kill()
+            process.communicate()
+    return Ended(client, stderr, process.returncode)
+
+
+def read_line(fd, seconds=PATIENCE):
+    """One line from a descriptor, or what came of it before its end."""
+    line, deadline = b"", time.monotonic() + seconds
+    while not line.endswith(b"\n"):
+        ready = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]
+        assert ready, f"only {line!r} within {seconds} s"
+        octet = os.read(fd, 1)
+        if not octet:
+            break
+        line += octet
+    return line
+
+
+def foreign_driver(directory, name, code, module="a_foreign_driver"):
+    """Install a distribution with a driver `name`; returns the environment that finds it."""
+    (directory / f"{module}.py").write_text(code)
+    info = directory / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[tpop3d.auth]\n{name} = {module}:Driver\n")
+    return also_importing(directory)
+
+
+def also_importing(directory):
+    return {"PYTHONPATH": f"{directory}{os.pathsep}{CHECKOUT}"}
+
+
+def recorded_syslog(directory):
+    """Environment and file: what a server sends to syslog also goes to the file.
+
+    The real call is made first, so what syslog refuses is refused.
+    """
+    record = directory / "syslog"
+    record.touch()
+    record.chmod(0o666)
+    (directory / "sitecustomize.py").write_text(
+        "import fcntl, os, syslog\n"
+        f"low = os.open({str(record)!r}, os.O_WRONLY | os.O_APPEND)\n"
+        "fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 100)\n"  # 2 may be free, and must stay so
+        "os.close(low)\n"
+        "real = syslog.syslog\n"
+        "def record(level, line):\n"
+        "    real(level, line)\n"
+        "    os.write(fd, line.encode() + b'\\n')\n"
+        "syslog.syslog = record\n"
+    )
+    return also_importing(directory), record
+
+
+def give_to_mail_user(path):
+    if IS_ROOT:
+        os.chown(path, MAIL_USER.pw_uid, MAIL_USER.pw_gid)

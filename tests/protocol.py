@@ -1,0 +1,184 @@
+"""The protocol without a network: octets in, octets out, in as many pieces as a test likes."""
+
+import fcntl
+import os
+import re
+import subprocess
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+
+from doors import SERVER
+from mailsite import ENVIRONMENT, PATIENCE
+from tpop3d.pop3 import replies
+from tpop3d.pop3.authorization import Attempt, Policy
+from tpop3d.pop3.transaction import Transaction
+from tpop3d.session import gatekeeper
+from tpop3d.session.conversation import Conversation
+from tpop3d.session.wire import Ended, Wire
+
+OPEN = Policy(b"", plaintext=True)
+TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"  # RFC 1939's own example
+
+
+def pieces(octets, cuts):
+    """The octets, cut at these offsets."""
+    places = sorted({0, len(octets), *(cut for cut in cuts if cut < len(octets))})
+    return [octets[start:end] for start, end in pairwise(places)]
+
+
+def bytewise(octets):
+    return pieces(octets, range(len(octets)))
+
+
+def as_sent(content):
+    """A stored message as RETR sends it, before dot-stuffing."""
+    sent = re.sub(rb"(?<!\r)\n", b"\r\n", content)
+    return sent + b"\r\n" if content and not content.endswith(b"\n") else sent
+
+
+def unstuffed(octets):
+    """What a client makes of the body of a multi-line reply, the final dot included."""
+    assert octets.count(b"\n") == octets.count(b"\r\n"), "a bare LF"
+    lines = octets.split(b"\r\n")
+    assert lines[-2:] == [b".", b""], "no final dot"
+    assert b"." not in lines[:-2], "a final dot in the middle"
+    return b"".join(line.removeprefix(b".") + b"\r\n" for line in lines[:-2])
+
+
+class Memory:
+    """A maildrop in memory, whose blocks are as small as a test likes."""
+
+    def __init__(self, *contents, block=7):
+        self.contents = contents
+        self.octets = [len(as_sent(content)) for content in contents]
+        self.block = block
+        self.why_changed = ""
+
+    def __len__(self):
+        return len(self.contents)
+
+    def changed(self):
+        return self.why_changed
+
+    def blocks(self, index):
+        content = self.contents[index]
+        for start in range(0, len(content), self.block):
+            yield content[start : start + self.block]
+
+    def unique_ids(self):
+        return [b"id-%d" % n for n in range(1, len(self.contents) + 1)]
+
+
+def said(answer):
+    """A reply as the octets that go out; an attempt as (method, name, secret)."""
+    if isinstance(answer, Attempt):
+        return answer.method, answer.name, answer.password or answer.digest
+    return answer.line + b"\r\n" + b"".join(answer.body or ())
+
+
+def status(answer):
+    """The first word of a reply that is one."""
+    return said(answer).split()[0]
+
+
+@contextmanager
+def wired(read_fd, write_fd, pending=b""):
+    """A wire on these descriptors, and a function that tells its session to end."""
+    wakeup, wake = os.pipe()
+    wire = Wire(read_fd, write_fd, wakeup, pending)
+    wire.deadline = wire.now() + PATIENCE
+    try:
+        yield wire, lambda: os.write(wake, b"\0")
+    finally:
+        # A session ends with its process; here its copy of the connection must be closed.
+        if wire._socket is not None:
+            wire._socket.close()
+        os.close(wakeup)
+        os.close(wake)
+
+
+@contextmanager
+def packets(chunks):
+    """A pipe from which each read gets one of the chunks, and then the end."""
+    read_end, write_end = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
+
+    def write():
+        with suppress(BrokenPipeError), open(write_end, "wb", buffering=0) as pipe:
+            for chunk in chunks:
+                pipe.write(chunk)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield read_end
+    finally:
+        os.close(read_end)
+        writer.join()
+
+
+class Outcome:
+    """What came of a conversation: octets, how it ended, which messages were marked."""
+
+    output = b""
+    end = ""
+    deleted = b""
+
+    @property
+    def lines(self):
+        return self.output.splitlines(keepends=True)
+
+
+def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
+    """Both states on one wire, in this process; every name with the right password gets in."""
+    outcome = Outcome()
+
+    def ask(attempt):
+        good = attempt.password == secret
+        return gatekeeper.ADMITTED if good else gatekeeper.REFUSED
+
+    with (
+        packets(chunks) as read_end,
+        tempfile.TemporaryFile() as sink,
+        wired(read_end, sink.fileno()) as (wire, _),
+    ):
+        try:
+            last = gatekeeper.authorize(wire, policy, PATIENCE, 0, ask)
+            if last is None:
+                transaction = Transaction(maildrop, policy)
+                conversation = Conversation(wire, idle=PATIENCE)
+                conversation.say(replies.logged_in(len(maildrop), transaction.left_octets))
+                last = conversation.run(transaction)
+                if last.outcome == replies.UPDATE:
+                    outcome.deleted = bytes(transaction.deleted)
+                    conversation.say(replies.GOODBYE)
+                wire.flush()
+            outcome.end = last.outcome
+        except Ended as ended:
+            outcome.end = ended.how
+        sink.seek(0)
+        outcome.output = sink.read()
+    return outcome
+
+
+def run_server(site, chunks, *arguments):
+    """The real server, fed chunk by chunk through a pipe; returns its output and its log."""
+    with packets(chunks) as read_end, tempfile.TemporaryFile() as sink:
+        done = subprocess.run(
+            [*SERVER, "--inetd", "-f", str(site.conf), *arguments],
+            stdin=read_end,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            cwd="/",
+            timeout=3 * PATIENCE,
+            check=True,
+        )
+        sink.seek(0)
+        return sink.read(), done.stderr
+
+
+def waiting(fd):
+    """How many octets can be read from a pipe or socket by now."""
+    return int.from_bytes(fcntl.ioctl(fd, 0x541B, bytes(4)), "little")  # FIONREAD

@@ -1,0 +1,151 @@
+"""`tpop3d --check-config`: what is in effect, as a configuration file, or all that is wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
+from mailsite import ENVIRONMENT
+from tpop3d import check
+from tpop3d.config import DIRECTIVES, MASK, Config, read
+
+DRIVER = """
+from tpop3d.auth.driver import Verdict
+from tpop3d.directives import Directive
+
+class Driver:
+    directives = {"secret": Directive(str, secret=True), "open": Directive(str)}
+    checks_apop = False
+
+    def __init__(self, settings):
+        pass
+
+    def authenticate(self, login):
+        return Verdict.no("x")
+"""
+
+
+def conf(directory, content):
+    file = directory / "tpop3d.conf"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def directives(output):
+    lines = [line.partition("#")[0].strip() for line in output.decode().splitlines()]
+    pairs = [line.partition(":") for line in lines if line]
+    return {key: value.strip() for key, _, value in pairs}
+
+
+def test_a_right_configuration_is_printed_with_status_0(tmp_path):
+    done = tpop3d("--check-config", "-f", conf(tmp_path, text_of(LEAST) + "max-children: 7\n"))
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = directives(done.stdout)
+    assert shown["max-children"] == "7"
+    assert shown["timeout-seconds"] == "600"
+    assert {key: shown[key] for key in LEAST} == LEAST
+    assert set(DIRECTIVES) <= set(shown)
+
+
+def test_what_is_a_default_is_said(tmp_path):
+    done = tpop3d("--check-config", "-f", conf(tmp_path, text_of(LEAST) + "log-level: info\n"))
+    lines = done.stdout.decode().splitlines()
+    assert [line for line in lines if line.startswith("log-level")] == ["log-level: info"]
+    defaults = [line for line in lines if "# default" in line]
+    assert len(defaults) == len(DIRECTIVES) - 1
+
+
+def test_errors_are_printed_with_status_2_and_nothing_else(tmp_path):
+    file = conf(tmp_path, "colour: red\nmax-children: none\n" + text_of(LEAST))
+    done = tpop3d("--check-config", "-f", file)
+    assert (done.returncode, done.stdout) == (2, b"")
+    lines = done.stderr.decode().splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{file}:1", f"{file}:2"]
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    done = tpop3d("--check-config", "-f", tmp_path / "missing")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"{tmp_path}/missing: No such file or directory\n"
+
+
+AS_IT_IS = [
+    b"mailbox: /m\xe4il/$(user) /b/$(user)\n",
+    b"listen-address: [::1]:110(example.org) 127.0.0.1\n",
+    b"domain-separators: :\nlisten-address:\n",
+    b"state-directory: /a b/\n",
+    b"auth-passwd-enable: no\nauth-passwd-mail-group: 12\nauth-flatfile-mailbox: $(home)/m\n",
+    b"mailbox: /a \\\n /b\n",
+    b"log-stderr: TRUE\n",
+    b"mailbox: /ends-with-a-backslash\\ # and a comment\nlog-level: debug\n",
+]
+
+
+@pytest.mark.parametrize("lines", AS_IT_IS)
+def test_the_output_is_the_same_configuration(tmp_path, lines):
+    first = tpop3d("--check-config", "-f", conf(tmp_path, text_of(LEAST).encode() + lines))
+    assert first.returncode == 0, first.stderr
+    again = tpop3d("--check-config", "-f", conf(tmp_path, first.stdout))
+    assert again.returncode == 0, again.stderr
+    assert directives_of(again.stdout) == directives_of(first.stdout)
+
+
+def directives_of(output):
+    """Octets as they are; nothing is a default when it has been written down."""
+    lines = [line.partition(b"#")[0].strip() for line in output.splitlines()]
+    return [line for line in lines if line]
+
+
+keys = st.sampled_from(["mailbox", "state-directory", "auth-flatfile-mailbox"])
+
+
+@given(keys, st.text(st.sampled_from(' \\#:$()/ab\t\r"'), max_size=12))
+def test_whatever_the_value_the_output_is_the_same_configuration(key, value):
+    config = read(text_of(LEAST) + f"{key}: /{value}\n", "test.conf")
+    if not isinstance(config, Config):
+        return
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "load", lambda file: config)
+        patch.setattr(check, "_print", lambda line, fd: printed.append(line + "\n"))
+        assert check.check_config("test.conf") == 0
+    again = read("".join(printed), "test.conf")
+    assert isinstance(again, Config), again
+    assert [one[:2] for one in again.effective] == [one[:2] for one in config.effective]
+
+
+def test_a_secret_is_masked(tmp_path):
+    env = ENVIRONMENT | foreign_driver(tmp_path, "vault", DRIVER)
+    content = f"auth-vault-enable: yes\nauth-vault-secret: {CANARY}\nauth-vault-open: door\n"
+    done = tpop3d("--check-config", "-f", conf(tmp_path, content), env=env)
+    assert done.returncode == 0, done.stderr
+    shown = directives(done.stdout)
+    assert shown["auth-vault-secret"] == MASK
+    assert shown["auth-vault-open"] == "door"
+    assert CANARY.encode() not in done.stdout + done.stderr
+    again = tpop3d("--check-config", "-f", conf(tmp_path, done.stdout), env=env)
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"auth-vault-secret: {CANARY}\nauth-vault-secret: {CANARY}",
+        f"auth-vault-secrets: {CANARY}",
+        f"auth-vault-secret {CANARY}",
+        f"auth-vault-secret\t{CANARY}",
+        f"auth-vault-secret={CANARY}",
+        f"auth-vault-secret = {CANARY}",
+        f"auth-vault-secret={CANARY}: x",
+        f"auth-vault-secret\t{CANARY}: x",
+        f"auth-vault-secret: {CANARY}\\",
+        f"auth-vault-secret={CANARY}\\",
+    ],
+)
+def test_a_secret_on_a_wrong_line_is_not_quoted(tmp_path, line):
+    env = ENVIRONMENT | foreign_driver(tmp_path, "vault", DRIVER)
+    file = conf(tmp_path, "auth-vault-enable: yes\n" + line)
+    done = tpop3d("--check-config", "-f", file, env=env)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(f"{file}:".encode())
+    assert CANARY.encode() not in done.stderr

@@ -1,0 +1,203 @@
+"""Every directive: its default, values it takes and values it refuses."""
+
+import grp
+import pwd
+
+import pytest
+
+from authkit import LEAST, config_of, errors_of, text_of
+from mailsite import MAIL_USER
+from tpop3d.config import DIRECTIVES, Config
+from tpop3d.directives import Directive, addresses, group_id, positive, user_id
+
+DEFAULTS = {
+    "listen-address": [],
+    "max-children": 16,
+    "timeout-seconds": 600,
+    "login-seconds": 60,
+    "lock-timeout-seconds": 10,
+    "auth-failure-delay-seconds": 3,
+    "append-domain": False,
+    "strip-domain": False,
+    "domain-separators": "@%!:",
+    "lowercase-user": False,
+    "apop-only": False,
+    "permit-empty-password": False,
+    "mailbox": "bsd:/var/mail/$(user)",
+    "mailspool-no-dotfile-locking": False,
+    "no-commit-on-early-close": False,
+    "state-directory": "/var/lib/tpop3d",
+    "log-facility": "mail",
+    "log-level": "info",
+    "log-stderr": False,
+}
+
+NOT_POSITIVE = [
+    "",
+    "0",
+    "-1",
+    "+1",
+    "1.5",
+    "1 0",
+    "one",
+    "0x10",
+    "1e3",
+    "\u0663",
+    "\u00b2",
+    "1_0",
+    "9" * 10,
+]
+POSITIVE = {"1": 1, "2": 2, "016": 16, "86400": 86400, "9" * 9: 999999999}
+NOT_BOOLEAN = ["", "y", "on", "1", "0", "yes no", "oui", "yes,"]
+BOOLEAN = {"yes": True, "true": True, "no": False, "false": False, "YES": True, "False": False}
+NOT_ABSOLUTE = ["", "var/mail", "./x", "~/x", "$(home)/x"]
+NUMBERS = [
+    "max-children", "timeout-seconds", "login-seconds", "lock-timeout-seconds"
+]  # fmt: skip
+BOOLEANS = [key for key, value in DEFAULTS.items() if isinstance(value, bool)]
+
+RIGHT = {
+    **dict.fromkeys(NUMBERS, POSITIVE),
+    **dict.fromkeys(BOOLEANS, BOOLEAN),
+    "auth-failure-delay-seconds": {"0": 0, **POSITIVE},
+    "domain-separators": {"@": "@", "+": "+", "@%!:": "@%!:", "-._": "-._"},
+    "mailbox": {"/m/$(user)": "/m/$(user)", "bsd:/m /n": "bsd:/m /n"},
+    "state-directory": {"/var/lib/x": "/var/lib/x", "/x/": "/x", "/": "/", "/a b": "/a b"},
+    "log-facility": {**{f"local{n}": f"local{n}" for n in range(8)}, "mail": "mail",
+                     "daemon": "daemon", "auth": "auth", "user": "user", "MAIL": "mail"},
+    "log-level": {level: level for level in
+                  ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")},
+}  # fmt: skip
+WRONG = {
+    **dict.fromkeys(NUMBERS, NOT_POSITIVE),
+    **dict.fromkeys(BOOLEANS, NOT_BOOLEAN),
+    "auth-failure-delay-seconds": [one for one in NOT_POSITIVE if one != "0"],
+    "domain-separators": ["", "a", "@x", "@ %", "1", "é", "@\t%"],
+    "mailbox": ["", "mail/x", "maildir:/x", "/m/$(nobody)", "/m/$(user", "/m x"],
+    "state-directory": NOT_ABSOLUTE,
+    "log-facility": ["", "post", "local8", "mail daemon"],
+    "log-level": ["", "loud", "7", "info debug"],
+    "listen-address": [
+        ":110", "[::1", "::1", "2001:db8::1:110", "host:0", "host:65536", "host:-1",
+        "host:no-such-service", "host(", "host()", "host(x", "host(x)y", "[]", "[::1]110",
+        "[::1]x:110", "host;", "host;tls=immediate", "host; x", "a b:c", "host:\u0661\u0661\u0660",
+    ],
+}  # fmt: skip
+
+
+def test_the_directives_are_those_of_the_documents():
+    assert set(DIRECTIVES) == set(DEFAULTS)
+    assert set(RIGHT) | {"listen-address"} == set(DEFAULTS) == set(WRONG)
+
+
+def test_the_annotations_are_the_directives():
+    names = {key.replace("-", "_") for key in DIRECTIVES} | {"drivers", "effective"}
+    assert set(Config.__annotations__) == names
+
+
+def test_the_annotations_are_the_types():
+    config = config_of(listen_address="127.0.0.1")
+    for name, annotation in Config.__annotations__.items():
+        assert type(getattr(config, name)).__name__ == annotation.partition("[")[0]
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_the_default(key):
+    value = getattr(config_of(), key.replace("-", "_"))
+    assert (str(value) if key == "mailbox" else value) == DEFAULTS[key]
+    # Written into a file, the default is the same value.
+    written = getattr(config_of({key: DIRECTIVES[key].default}), key.replace("-", "_"))
+    assert (str(written) if key == "mailbox" else written) == DEFAULTS[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [(key, text, value) for key, values in RIGHT.items() for text, value in values.items()],
+)
+def test_a_right_value(key, text, value):
+    found = getattr(config_of({key: text}), key.replace("-", "_"))
+    assert (str(found) if key == "mailbox" else found) == value
+    assert type(found) is type(value) or key == "mailbox"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [(key, text) for key, values in WRONG.items() for text in values]
+)
+def test_a_wrong_value_is_an_error_with_file_line_and_key(key, text):
+    errors = errors_of(text_of(LEAST) + f"{key}: {text}\n")
+    assert len(errors) == 1
+    assert errors[0].startswith(f"test.conf:{len(LEAST) + 1}: {key}: ")
+
+
+ADDRESSES = [
+    ("127.0.0.1", [("127.0.0.1", 110, "")]),
+    ("mail.example.org:1110", [("mail.example.org", 1110, "")]),
+    ("0.0.0.0:pop3", [("0.0.0.0", 110, "")]),
+    ("0.0.0.0:pop-3", [("0.0.0.0", 110, "")]),
+    ("host:65535(example.org)", [("host", 65535, "example.org")]),
+    ("host(example.org)", [("host", 110, "example.org")]),
+    ("[::1]", [("::1", 110, "")]),
+    ("[::1]:1(a.example)", [("::1", 1, "a.example")]),
+    ("[2001:db8::1](a.example)", [("2001:db8::1", 110, "a.example")]),
+    ("a:1  b:2\t[::]:3", [("a", 1, ""), ("b", 2, ""), ("::", 3, "")]),
+    ("", []),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), ADDRESSES)
+def test_addresses(text, expected):
+    assert [(one.host, one.port, one.domain) for one in addresses(text)] == expected
+
+
+@pytest.mark.parametrize("text", [f"{MAIL_USER.pw_uid}", MAIL_USER.pw_name])
+def test_a_user_by_name_and_number(text):
+    user = user_id(text)
+    assert (user.name, user.uid, user.gid) == MAIL_USER[:1] + MAIL_USER[2:4]
+    assert user.home == MAIL_USER.pw_dir.encode()
+
+
+NO_IDS = ["", "no-such-name-here", "-1", " ", "0x0", "4294967295", "9" * 40, "9" * 5000, "a\0b"]
+
+
+@pytest.mark.parametrize("text", NO_IDS)
+def test_no_user(text):
+    assert text not in {entry.pw_name for entry in pwd.getpwall()}
+    with pytest.raises(ValueError):
+        user_id(text)
+
+
+@pytest.mark.parametrize("text", [*NO_IDS, "4294967296"])
+def test_no_group(text):
+    with pytest.raises(ValueError):
+        group_id(text)
+
+
+def test_a_group_by_name_and_number():
+    group = next(group for group in grp.getgrall() if group.gr_gid)
+    assert group_id(group.gr_name).gid == group_id(str(group.gr_gid)).gid == group.gr_gid
+    assert group_id("54321").gid == 54321  # a group need not have a name
+
+
+def test_drivers_declare_directives():
+    for driver in config_of({"auth-passwd-enable": "yes"}).drivers.values():
+        assert all(isinstance(one, Directive) for one in driver.directives.values())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "auth-flatfile-mailbox",
+        "auth-flatfile-mail-group",
+        "auth-passwd-mailspool-dir",
+        "auth-passwd-mail-group",
+    ],
+)
+def test_a_drivers_directive_with_a_wrong_value(key):
+    errors = errors_of(text_of(LEAST) + f"auth-passwd-enable: yes\n{key}: no such thing\n")
+    assert len(errors) == 1
+    assert errors[0].startswith(f"test.conf:{len(LEAST) + 2}: {key}: ")
+
+
+def test_a_number_that_is_wrong_is_quoted():
+    with pytest.raises(ValueError, match="'seven'"):
+        positive("seven")

@@ -1,0 +1,247 @@
+"""auth-flatfile: files of `user:hash` lines."""
+
+import hashlib
+import os
+import re
+
+import pytest
+
+from authkit import config_of, errors_of, login, text_of
+from mailsite import IS_ROOT, MAIL_USER
+from tpop3d.auth import passwords
+from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login
+from tpop3d.auth.switch import Switch
+from tpop3d.pop3.authorization import Attempt
+
+PASSWD = rb"""
+# a comment: {plaintext}secret
+ann:{plaintext}secret
+bert:{plaintext}open: sesame
+carl : {plaintext}secret
+dora:{md5}5ebe2294ecd0e0f08eab7690d2a6ee69:and:further:fields
+  eve:{plaintext}secret
+fred:
+gil:{nosuchscheme}secret
+ann:{plaintext}other
+herb@example.org:{plaintext}secret
+no colon at all
+#ida:{plaintext}secret
+joe\:{plaintext}secret
+ann/etc:{plaintext}secret
+.dot:{plaintext}secret
+Kim:{plaintext}secret
+""" + b"l\xe9o:{plaintext}s\xe9same\n"  # fmt: skip
+
+
+@pytest.fixture
+def driver(tmp_path):
+    (tmp_path / "passwd").write_bytes(PASSWD)
+    return driver_of(tmp_path / "passwd")
+
+
+def driver_of(file, **more):
+    mailbox = f"bsd:{file.parent}/mail/$(local_part)"
+    settings = {"auth-flatfile-passwd-file": file, "auth-flatfile-mailbox": mailbox}
+    return config_of(settings, **more).drivers["flatfile"]
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        (b"ann", b"secret"),
+        (b"dora", b"secret"),
+        (b"eve", b"secret"),
+        (b"Kim", b"secret"),
+        (b"l\xe9o", b"s\xe9same"),
+    ],
+)
+def test_the_right_password_gives_the_account(driver, tmp_path, name, password):
+    verdict = driver.authenticate(login(name, password=password))
+    assert verdict.answer == YES
+    account = verdict.account
+    assert account.name == name
+    assert (account.uid, account.gid) == (MAIL_USER.pw_uid, MAIL_USER.pw_gid)
+    assert account.mailboxes == [f"{tmp_path}/mail/{os.fsdecode(name)}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        (b"ann", b"wrong"),
+        (b"ann", b""),
+        (b"ann", b"secret "),
+        (b"ann", b"{plaintext}secret"),
+        (b"ann", b"other"),  # the first line with the name is the one
+        (b"dora", b"5ebe2294ecd0e0f08eab7690d2a6ee69"),
+        (b"bert", b"open: sesame"),  # what follows the colon is a further field
+        (b"fred", b"secret"),
+        (b"gil", b"secret"),
+        (b"nobody there", b"secret"),
+        (b"", b""),
+        (b"", b"secret"),
+        (b"herb", b"secret"),
+        (b"# a comment", b"secret"),
+        (b"#ida", b"secret"),
+        (b"ida", b"secret"),
+        (b"no colon at all", b""),
+        (b"kim", b"secret"),
+        (b"ann/etc", b"secret"),  # a line there is, but no such path
+        (b".dot", b"secret"),
+        (b"ann:", b"secret"),
+        (b"ann\n", b"secret"),
+    ],
+)
+def test_a_wrong_name_or_password_is_refused(driver, name, password):
+    assert driver.authenticate(login(name, password=password)).answer == NO
+
+
+def test_a_password_may_end_with_blanks(tmp_path):
+    (tmp_path / "passwd").write_bytes(b"ann:{plaintext} two \nbert:{plaintext}x \r\n")
+    driver = driver_of(tmp_path / "passwd")
+    assert driver.authenticate(login(b"ann", password=b" two ")).answer == YES
+    assert driver.authenticate(login(b"ann", password=b" two")).answer == NO
+
+
+def test_crlf_files_are_read(tmp_path):
+    (tmp_path / "passwd").write_bytes(b"ann:{plaintext}secret\r\nbert:{plaintext}x\r\n")
+    driver = driver_of(tmp_path / "passwd")
+    assert driver.authenticate(login(b"ann")).answer == YES
+    assert driver.authenticate(login(b"bert", password=b"x")).answer == YES
+
+
+def test_in_a_file_for_all_the_domain_is_part_of_the_name(driver):
+    assert driver.authenticate(login(b"herb", b"example.org")).answer == YES
+    assert driver.authenticate(login(b"ann", b"example.org")).answer == NO
+
+
+def test_the_domain_may_choose_the_file(tmp_path):
+    (tmp_path / "example.org").write_bytes(b"ann:{plaintext}secret\nb@example.org:{plaintext}x\n")
+    (tmp_path / "example.net").write_bytes(b"carl:{plaintext}secret\n")
+    driver = driver_of(tmp_path / "$(domain)")
+    assert driver.authenticate(login(b"ann", b"example.org")).answer == YES
+    assert driver.authenticate(login(b"b", b"example.org", b"x")).answer == YES
+    assert driver.authenticate(login(b"carl", b"example.net")).answer == YES
+    assert driver.authenticate(login(b"ann", b"example.net")).answer == NO
+    assert driver.authenticate(login(b"ann")).answer == NO  # no domain, no file
+    assert driver.authenticate(login(b"ann", b"missing.example")).answer == CANNOT_SAY
+
+
+@pytest.mark.parametrize("domain", [b"../example.org", b".", b"..", b"a/b", b"\0", b".x"])
+def test_a_domain_reaches_no_other_directory(tmp_path, domain):
+    (tmp_path / "example.org").write_bytes(b"ann:{plaintext}secret\n")
+    (tmp_path / "sub").mkdir()
+    driver = driver_of(tmp_path / "sub" / "$(domain)")
+    assert driver.authenticate(login(b"ann", domain)).answer == NO
+
+
+@pytest.mark.parametrize("domain", [b"x\x1b[2J", b"x user=root end", b'x"y', b"\xff\x85"])
+def test_a_domain_forges_no_log_line(tmp_path, capfd, domain):
+    """The reason names the file, and the client names the domain."""
+    config = config_of(auth_flatfile_passwd_file=tmp_path / "$(domain)")
+    attempt = Attempt("USER", b"ann@" + domain, password=b"secret")
+    assert Switch(config.drivers, config).decide(attempt, b"", "").answer == CANNOT_SAY
+    lines = capfd.readouterr().err
+    assert lines.count("\n") == 1
+    assert lines.replace("\n", "").isprintable()
+    assert lines.isascii()
+    assert " user=" not in re.sub('"[^"]*"', "", lines)
+    assert 'x"y' not in lines
+
+
+def test_a_file_that_cannot_be_read_is_cannot_say(tmp_path):
+    assert driver_of(tmp_path / "missing").authenticate(login(b"ann")).answer == CANNOT_SAY
+    assert driver_of(tmp_path).authenticate(login(b"ann")).answer == CANNOT_SAY
+    (tmp_path / "file").touch()
+    verdict = driver_of(tmp_path / "file" / "below").authenticate(login(b"ann"))
+    assert verdict.answer == CANNOT_SAY
+    if not IS_ROOT:
+        (tmp_path / "file").chmod(0)
+        assert driver_of(tmp_path / "file").authenticate(login(b"ann")).answer == CANNOT_SAY
+
+
+def test_an_empty_file_lets_nobody_in(tmp_path):
+    (tmp_path / "passwd").touch()
+    for password in (b"", b"secret"):
+        verdict = driver_of(tmp_path / "passwd").authenticate(login(b"ann", password=password))
+        assert verdict.answer == NO
+
+
+def test_the_file_is_read_anew_for_each_login(tmp_path, driver):
+    (tmp_path / "passwd").write_bytes(b"ann:{plaintext}new\n")
+    assert driver.authenticate(login(b"ann")).answer == NO
+    assert driver.authenticate(login(b"ann", password=b"new")).answer == YES
+
+
+def test_apop_needs_a_plaintext_line(driver):
+    timestamp = b"<1896.697170952@dbc.mtview.ca.us>"
+    digest = hashlib.md5(timestamp + b"secret", usedforsecurity=False).hexdigest().encode()
+    for name, answer in ((b"ann", YES), (b"dora", NO), (b"fred", NO), (b"nobody there", NO)):
+        verdict = driver.authenticate(Login(name, timestamp=timestamp, digest=digest))
+        assert verdict.answer == answer
+    wrong = Login(b"ann", timestamp=timestamp, digest=b"0" * 32)
+    assert driver.authenticate(wrong).answer == NO
+
+
+def test_an_unknown_name_costs_as_much_as_a_wrong_password(tmp_path, monkeypatch):
+    (tmp_path / "passwd").write_bytes(b"# none\nann:$6$saltstring$x\nbert:$6$othersalt$x\n")
+    driver = driver_of(tmp_path / "passwd")
+    spent = []
+    monkeypatch.setitem(passwords.SCHEMES, "crypt", lambda *args: spent.append(args))
+    driver.authenticate(login(b"ann", password=b"wrong"))
+    driver.authenticate(login(b"unknown", password=b"wrong"))
+    assert [(word, setting[:3]) for word, setting in spent] == [(b"wrong", b"$6$")] * 2
+
+
+def test_the_group_is_the_users_unless_it_is_given(tmp_path):
+    (tmp_path / "passwd").write_bytes(b"ann:{plaintext}secret\n")
+    driver = driver_of(tmp_path / "passwd", auth_flatfile_mail_group="12345")
+    assert driver.authenticate(login(b"ann")).account.gid == 12345
+    driver = driver_of(tmp_path / "passwd", auth_flatfile_mail_group="mail")
+    assert driver.authenticate(login(b"ann")).account.gid not in (MAIL_USER.pw_gid, 12345)
+
+
+def test_without_a_mailbox_of_its_own_the_general_one_serves(tmp_path):
+    (tmp_path / "passwd").write_bytes(b"ann:{plaintext}secret\n")
+    config = config_of(auth_flatfile_passwd_file=tmp_path / "passwd", mailbox="/all/$(user)")
+    account = config.drivers["flatfile"].authenticate(login(b"ann")).account
+    assert account.mailboxes == ["/all/ann"]
+
+
+NEEDED = {
+    "auth-flatfile-enable": "yes",
+    "auth-flatfile-passwd-file": "/etc/tpop3d.passwd",
+    "auth-flatfile-mail-user": "nobody",
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auth-flatfile-passwd-file", None),
+        ("auth-flatfile-mail-user", None),
+        ("auth-flatfile-mail-user", "root"),
+        ("auth-flatfile-mail-user", "0"),
+        ("auth-flatfile-mail-user", "no-such-user-here"),
+        ("auth-flatfile-mail-user", ""),
+        ("auth-flatfile-mail-group", "no-such-group-here"),
+        ("auth-flatfile-mail-group", ""),
+        ("auth-flatfile-mail-group", "4294967295"),  # (gid_t) -1 means "leave it"
+        ("auth-flatfile-mail-group", "4294967296"),
+        ("auth-flatfile-mail-group", "root"),  # a session never runs with it
+        ("auth-flatfile-mail-group", "0"),
+        ("auth-flatfile-passwd-file", ""),
+        ("auth-flatfile-passwd-file", "passwd"),  # relative to what?
+        ("auth-flatfile-passwd-file", "/etc/$(user)"),
+        ("auth-flatfile-passwd-file", "/etc/$(domain"),
+        ("auth-flatfile-mailbox", "maildir:/x"),
+        ("auth-flatfile-mailbox", ""),
+        ("auth-flatfile-enable", "maybe"),
+        ("auth-flatfile-colour", "red"),
+    ],
+)
+def test_wrong_settings_are_errors(key, value):
+    settings = NEEDED | {key: value}
+    errors = errors_of(
+        text_of({key: value for key, value in settings.items() if value is not None})
+    )
+    assert any(key in error for error in errors)

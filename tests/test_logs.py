@@ -1,0 +1,207 @@
+"""The log: what cannot be forged, where it goes, and what is never in it."""
+
+import os
+import re
+import syslog
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authkit import CANARY
+from tpop3d import logs
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+    monkeypatch.setattr(logs, "_to_stderr", True)
+    monkeypatch.setattr(logs, "_threshold", syslog.LOG_INFO)
+
+
+def is_word(text):
+    """One word of printable ASCII without quotes; a backslash only begins \\xHH."""
+    return re.fullmatch(r"(?:[!#-&(-\[\]-~]|\\x[0-9a-f]{2})+", text) is not None
+
+
+@given(st.binary(max_size=60))
+def test_octets_become_one_word(value):
+    escaped = logs.escape(value)
+    assert is_word(escaped)
+    back = re.sub(r"\\x(..)", lambda found: chr(int(found[1], 16)), escaped)
+    assert back.encode("latin-1") == (value or b"-")
+
+
+@given(st.binary(max_size=60))
+def test_a_command_stays_one_line_and_can_be_read_back(line):
+    shown = logs.printable(line)
+    assert shown.isascii()
+    assert shown.isprintable() or not shown
+    back = re.sub(r"\\x(..)", lambda found: chr(int(found[1], 16)), shown)
+    assert back.encode("latin-1") == line
+
+
+ESCAPED = [
+    (b"", "-"),
+    (b"ann", "ann"),
+    (b"ann@example.org", "ann@example.org"),
+    (b"a b", r"a\x20b"),
+    (b"a\nb\r\t\0", r"a\x0ab\x0d\x09\x00"),
+    (b"a\\b", r"a\x5cb"),
+    (b"\"'`", r"\x22\x27`"),
+    (b"\xff\x7f\x1b", r"\xff\x7f\x1b"),
+    (b"=%,;", "=%,;"),
+]
+
+
+@pytest.mark.parametrize(("value", "shown"), ESCAPED)
+def test_how_octets_look(value, shown):
+    assert logs.escape(value) == shown
+
+
+def fields(line):
+    """A line of the log as a reader of it takes it apart: words, some in double quotes."""
+    return dict(re.findall(r' (\w+)=("[^"]*"|\S+)', " " + line))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@given(st.binary(max_size=30), texts, st.binary(max_size=30))
+def test_an_event_cannot_be_forged(user, reason, last):
+    line = logs.event("login failed", user=user, reason=reason, method=last)
+    assert line.isascii()
+    assert line.isprintable()
+    found = fields(line)
+    assert list(found) == ["user", "reason", "method"]
+    assert found["user"] == logs.escape(user)
+    assert found["method"] == logs.escape(last)
+
+
+@pytest.mark.parametrize(
+    "value", [b"x reason=ok", b'x" user="root', b"x\nsession user=root", b"x\xc2\xa0user=root"]
+)
+def test_attempts_to_forge_an_event(value):
+    for given_as in (value, value.decode("utf-8", "surrogateescape")):
+        line = logs.event("session", user=given_as, end="quit")
+        assert list(fields(line)) == ["user", "end"]
+        assert fields(line)["end"] == "quit"
+
+
+def test_how_an_event_looks():
+    line = logs.event("login failed", user=b"ann", rip="", n=3, reason="wrong password", x=b"")
+    assert line == 'login failed user=ann rip=- n=3 reason="wrong password" x=-'
+    assert logs.event("x", a="\udcff b") == r'x a="\xff b"'
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a \udfff b"])
+def test_a_text_that_is_none_stops_nobody(text):
+    """A driver's reason is foreign text."""
+    assert logs.event("x", reason=text).isascii()
+
+
+WRITERS = {
+    logs.error: "err", logs.warning: "warning", logs.notice: "notice", logs.info: "info",
+    logs.debug: "debug",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_a_level_lets_through_what_is_as_grave(capfd, level):
+    logs.start("mail", level, to_stderr=True)
+    for writer, name in WRITERS.items():
+        writer(name)
+    written = [line.split(": ")[1] for line in capfd.readouterr().err.splitlines()]
+    order = list(logs.LEVELS)
+    assert written == [one for one in WRITERS.values() if order.index(one) <= order.index(level)]
+    assert logs.is_verbose() == (level == "debug")
+
+
+def test_the_levels_and_facilities_are_syslogs():
+    assert list(logs.LEVELS.values()) == list(range(8))
+    for name, number in logs.FACILITIES.items():
+        assert number == getattr(syslog, f"LOG_{name.upper()}")
+
+
+@pytest.mark.parametrize("facility", logs.FACILITIES)
+def test_syslog_gets_the_line_and_stderr_does_not(monkeypatch, capfd, facility):
+    opened, lines = [], []
+    monkeypatch.setattr(syslog, "openlog", lambda *args: opened.append(args))
+    monkeypatch.setattr(syslog, "syslog", lambda *args: lines.append(args))
+    monkeypatch.setattr(syslog, "setlogmask", lambda mask: None)
+    logs.start(facility, "notice", to_stderr=False)
+    logs.info("not this")
+    logs.notice("this")
+    assert opened[0][0] == "tpop3d"
+    assert opened[0][1] & syslog.LOG_PID
+    assert opened[0][2] == logs.FACILITIES[facility]
+    assert lines == [(syslog.LOG_NOTICE, "this")]
+    assert capfd.readouterr().err == ""
+
+
+def test_syslog_is_connected_at_once(monkeypatch):
+    """A session may not be able to later, when it is another user in another place."""
+    opened = []
+    monkeypatch.setattr(syslog, "openlog", lambda *args: opened.append(args))
+    monkeypatch.setattr(syslog, "setlogmask", lambda mask: None)
+    logs.start("mail", "info", to_stderr=False)
+    assert opened[0][1] & syslog.LOG_NDELAY
+
+
+@pytest.mark.parametrize("line", ["a\0b", "a\udcff", "\ud800b", "é", "a%s%n", ""])
+@pytest.mark.parametrize("to_stderr", [True, False])
+def test_a_line_that_cannot_be_written_as_it_is_stops_nobody(capfd, line, to_stderr, monkeypatch):
+    monkeypatch.setattr(logs, "_to_stderr", to_stderr)
+    logs.error(line)
+
+
+@pytest.mark.parametrize("line", ["one\ntwo", "one\x1b[2Jtwo", "one\rtwo", "one\x85two\x9b"])
+def test_a_line_stays_one_line(capfd, line):
+    """Whoever calls: a driver's text goes to the log, too."""
+    logs.error(line)
+    written = capfd.readouterr().err
+    assert written.count("\n") == 1
+    assert written.removesuffix("\n").isprintable()
+
+
+def test_a_closed_stderr_stops_nobody(monkeypatch):
+    def closed(fd, octets):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr("os.write", closed)
+    logs.error("x")
+
+
+def raised(error):
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(CANARY), KeyError(CANARY), OSError(CANARY), OSError(5, "x", CANARY),
+        UnicodeDecodeError("ascii", CANARY.encode(), 0, 1, CANARY), FileNotFoundError(CANARY),
+        ExceptionGroup(CANARY, [ValueError(CANARY)]), SystemExit(CANARY),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_exception_is_described_without_its_text(error):
+    error.add_note(CANARY)
+    described = logs.describe(raised(error))
+    assert CANARY not in described
+    assert described.startswith(type(error).__name__)
+    assert "test_logs.py" in described
+    assert "raised" in described
+
+
+def test_the_systems_own_text_is_told():
+    with pytest.raises(OSError) as caught:
+        os.open("/nonexistent", os.O_RDONLY)
+    assert "No such file or directory" in logs.describe(caught.value)
+    assert "/nonexistent" not in logs.describe(caught.value)
+
+
+def test_an_exception_without_a_trace_is_described():
+    assert logs.describe(ValueError(CANARY)).startswith("ValueError")

@@ -1,0 +1,81 @@
+"""SASL PLAIN: what is base64, and what is a name and a password."""
+
+from base64 import b64encode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpop3d.pop3 import sasl
+
+DECODED = [
+    (b"", b""),
+    (b"AGFubgBzZWNyZXQ=", b"\0ann\0secret"),
+    (b"YQ==", b"a"),
+    (b"YWI=", b"ab"),
+    (b"YWJj", b"abc"),
+    (b"+/+/", b"\xfb\xff\xbf"),
+]
+NO_BASE64 = [
+    b"=", b"==", b"====", b"*", b"Y", b"YQ", b"YQ=", b"YQ===", b"YQ==YQ==", b"=YQ=", b"Y=Q=",
+    b" YQ==", b"YQ== ", b"Y Q==", b"YQ==\t", b"YQ!=", b"Y*Q==", b"-_-_", b"YQ==\0", b"\xff\xff",
+    b"YWJj=", b"YWJjZ",
+]  # fmt: skip
+PLAIN = [
+    (b"\0ann\0secret", (b"ann", b"secret")),
+    (b"ann\0ann\0secret", (b"ann", b"secret")),
+    (b"\0ann@example.org\0two words", (b"ann@example.org", b"two words")),
+    (b"\0ann\0", (b"ann", b"")),
+    ("\0käthe\0süß".encode(), ("käthe".encode(), "süß".encode())),
+    (b"\0ann\0\xff", (b"ann", b"\xff")),
+]
+NO_PLAIN = {
+    "nothing": b"",
+    "no separator": b"ann",
+    "one separator": b"ann\0secret",
+    "a third separator": b"\0ann\0sec\0ret",
+    "no name": b"\0\0secret",
+    "nothing at all between": b"\0\0",
+    "for another": b"root\0ann\0secret",
+    "for another in other letters": b"ANN\0ann\0secret",
+    "CR in the name": b"\0an\rn\0secret",
+    "LF in the name": b"\0an\nn\0secret",
+    "CR in the password": b"\0ann\0sec\rret",
+    "LF in the password": b"\0ann\0sec\nret",
+    "LF in both identities": b"a\n\0a\n\0secret",
+}
+
+
+@pytest.mark.parametrize(("response", "octets"), DECODED)
+def test_base64_is_decoded(response, octets):
+    assert sasl.decode(response) == octets
+
+
+@pytest.mark.parametrize("response", NO_BASE64)
+def test_what_is_no_base64_is_refused(response):
+    assert sasl.decode(response) is None
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=300))
+def test_all_octets_survive_base64(octets):
+    assert sasl.decode(b64encode(octets)) == octets
+
+
+@pytest.mark.parametrize(("message", "credentials"), PLAIN)
+def test_plain_has_a_name_and_a_password(message, credentials):
+    assert sasl.plain(message) == credentials
+
+
+@pytest.mark.parametrize("message", NO_PLAIN.values(), ids=NO_PLAIN.keys())
+def test_a_malformed_plain_message_is_refused(message):
+    assert sasl.plain(message) is None
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=20))
+def test_no_message_makes_a_name_with_nul_cr_or_lf(message):
+    if credentials := sasl.plain(message):
+        name, password = credentials
+        assert name
+        assert not set(name + password) & set(b"\0\r\n")

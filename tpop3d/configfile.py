@@ -1,0 +1,105 @@
+"""The form of a configuration file, and how it is read without its secrets.
+
+Lines `key: value`; `#` starts a comment; a trailing backslash continues the line, unless it is
+part of a comment.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_FILE = 1 << 18  # octets of a configuration file
+BACKSLASH, COLON, ASTERISK = b"\\:*"
+BLANKS = b" \t\r"
+SPARED = b" \t\r\n\\"
+KEY = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+INCOMPLETE = "\n"  # at the end of a line that is continued, and nothing follows
+
+
+def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> str:
+    """The text of a file, without comments, and with asterisks for the value of each secret key.
+
+    A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it before
+    anything becomes a text, so no process that serves a session has ever had them. What follows
+    a malformed key may be a secret, too. Raises OSError; ValueError where the file is too large.
+    """
+    buffer = bytearray(MAX_FILE + 1)
+    length = 0
+    with open(file, "rb", buffering=0) as opened:
+        while got := opened.readinto(memoryview(buffer)[length:]):
+            length += got
+    if length > MAX_FILE:
+        raise ValueError(f"larger than {MAX_FILE} octets")
+    if buffer.startswith(BYTE_ORDER_MARK):
+        buffer[: len(BYTE_ORDER_MARK)] = b"   "
+    comment = buffer.find(b"#", 0, length)
+    while comment >= 0:
+        end = _end_of_line(buffer, comment, length)
+        buffer[comment:end] = b" " * (end - comment)
+        comment = buffer.find(b"#", end, length)
+    start = 0
+    while start < length:
+        end = _end_of_line(buffer, start, length)
+        key, after = read_key(buffer, start, end)
+        malformed = bool(key) and (after == end or buffer[after] != COLON)
+        while end < length and _is_continued(buffer, start, end):
+            start, end = end + 1, _end_of_line(buffer, end + 1, length)
+        if malformed or is_secret(key):
+            _wipe(buffer, after if malformed else after + 1, end)
+        start = end + 1
+    return os.fsdecode(bytes(buffer[:length]))
+
+
+def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
+    """The key of a line, and where what follows it stands: a colon, or something is wrong."""
+    position = start
+    while position < end and line[position] in BLANKS:
+        position += 1
+    key = ""
+    while position < end and line[position] in KEY:
+        key += chr(line[position])
+        position += 1
+    while position < end and line[position] in BLANKS:
+        position += 1
+    return key, position
+
+
+def _end_of_line(buffer: bytearray, start: int, length: int) -> int:
+    found = buffer.find(b"\n", start, length)
+    return length if found < 0 else found
+
+
+def _is_continued(buffer: bytearray, start: int, end: int) -> bool:
+    last = end - 2 if end > start and buffer[end - 1] == 0x0D else end - 1
+    return last >= start and buffer[last] == BACKSLASH
+
+
+def _wipe(buffer: bytearray, start: int, end: int) -> None:
+    """Overwrite everything but what the form of the file is made of."""
+    for position in range(start, end):
+        if buffer[position] not in SPARED:
+            buffer[position] = ASTERISK
+
+
+def logical_lines(content: str) -> list[tuple[int, str]]:
+    """The lines that say something, each with the number of its first physical line."""
+    lines: list[tuple[int, str]] = []
+    pending = ""
+    first = 0
+    for number, physical in enumerate(content.removesuffix("\n").split("\n"), 1):
+        first = first or number
+        line, comment, _ = physical.rstrip("\r").partition("#")
+        if line.endswith("\\") and not comment:
+            pending += line[:-1]
+            continue
+        if whole := (pending + line).strip():
+            lines.append((first, whole))
+        pending, first = "", 0
+    if pending:
+        lines.append((first, pending.strip() + INCOMPLETE))
+    return lines
