@@ -147,7 +147,7 @@ def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
             last = gatekeeper.authorize(wire, policy, PATIENCE, 0, ask)
             if last is None:
                 transaction = Transaction(maildrop, policy)
-                conversation = Conversation(wire, idle=PATIENCE)
+                conversation = Conversation(wire)
                 conversation.say(replies.logged_in(len(maildrop), transaction.left_octets))
                 last = conversation.run(transaction)
                 if last.outcome == replies.UPDATE:

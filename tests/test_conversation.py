@@ -33,10 +33,10 @@ def records():
         yield wire, ours
 
 
-def run(wire, state, idle=PATIENCE):
+def run(wire, state):
     """How a conversation ends: an outcome, or a word of the wire's."""
     try:
-        return Conversation(wire, idle).run(state).outcome
+        return Conversation(wire).run(state).outcome
     except Ended as ended:
         return ended.how
 
@@ -153,7 +153,8 @@ def test_asking_for_an_absent_message_is_no_bad_command():
 
 def test_an_idle_client_is_left_in_silence(records):
     wire, client = records
-    assert run(wire, Transaction(Memory(), OPEN), idle=0.05) == TIMEOUT
+    wire.deadline = wire.now() + 0.05
+    assert run(wire, Transaction(Memory(), OPEN)) == TIMEOUT
     client.setblocking(False)
     with pytest.raises(BlockingIOError):
         client.recv(1)
@@ -164,19 +165,19 @@ def test_an_idle_client_is_left_in_silence(records):
 )
 def test_every_command_resets_the_idle_limit(records, command):
     wire, client = records
-    wire.deadline = wire.now() + 0.01  # of the command before
+    wire.extension = 100.0
     client.send(command)
     client.shutdown(socket.SHUT_WR)
-    assert run(wire, Transaction(Memory(), OPEN), idle=100.0) == EOF
+    assert run(wire, Transaction(Memory(), OPEN)) == EOF
     assert wire.deadline > wire.now() + 90
 
 
-def test_without_an_idle_limit_the_deadline_stays_where_it_is(records):
+def test_before_login_the_deadline_stays_where_it_is(records):
     wire, client = records
     fixed = wire.deadline
     client.send(b"USER ann\r\nXYZZY\r\n")
     client.shutdown(socket.SHUT_WR)
-    assert run(wire, Authorization(OPEN), idle=0) == EOF
+    assert run(wire, Authorization(OPEN)) == EOF
     assert wire.deadline == fixed
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import doors
 from mailsite import PATIENCE, poll
-from protocol import run_server
+from protocol import as_sent, run_server
 from samples import spool_of
 
 MESSAGES = [
@@ -110,6 +110,25 @@ def test_a_client_that_does_not_read_is_left_too(ann):
         assert line.endswith(" end=timeout")
         assert " retr=0/0 " in line
     assert ann.spool("bob").read_bytes() == big
+
+
+def test_a_client_that_reads_slowly_is_waited_for(ann):
+    ann.configure({"timeout-seconds": 2})
+    big = b"Subject: big\n\n" + b"line\n" * (1 << 20)
+    ann.add("bob", spool_of([big]))
+    with doors.inetd(ann) as wire:
+        wire.login("bob")
+        started = time.monotonic()
+        wire.send(b"RETR 1\r\n")
+        status, some = wire.line(), b""
+        for moment in (1.2, 2.4):  # each within the limit from the last, but not from the first
+            poll(lambda moment=moment: time.monotonic() > started + moment, "the moment")
+            some += wire.reader.read(1 << 20)
+        rest = wire.reader.read(len(as_sent(big)) - len(some))
+        assert status.startswith(b"+OK")
+        assert some + rest == as_sent(big)
+        assert wire.line() == b".\r\n"
+        assert wire.ask("QUIT").startswith(b"+OK")
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "busy"])

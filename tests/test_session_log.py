@@ -130,6 +130,7 @@ def test_a_forged_name_forges_no_log_line(ann, name):
     assert [what for what, _ in found] == ["login failed"] * 3 + ["session"]
     for _, fields in found[:3]:
         assert list(fields) == ["user", "rip", "method", "driver", "reason"]
+        assert re.fullmatch(r"(?:[!#-&(-\[\]-~]|\\x[0-9a-f]{2})+", fields["user"])
         assert fields["rip"] == "pipe"
     assert found[3][1]["user"] == "-"
 

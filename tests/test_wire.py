@@ -43,11 +43,11 @@ class Client:
             while sum(map(len, taken)) < octets and (some := os.read(self.read_fd, 1 << 16)):
                 taken.append(some)
 
-        thread = threading.Thread(target=read)
+        thread = threading.Thread(target=read, daemon=True)
         thread.start()
 
         def wait():
-            thread.join()
+            thread.join(PATIENCE)
             return b"".join(taken)
 
         return wait
@@ -143,7 +143,7 @@ def test_no_reply_is_sent_while_a_command_is_buffered(client):
 def test_not_more_than_a_block_is_gathered(client):
     wait = client.read_in_background(GATHER)
     client.wire.send(b"y" * 1000 for _ in range(GATHER // 1000 + 1))
-    assert set(wait()) == set(b"y")
+    assert len(wait()) >= GATHER
 
 
 def test_large_bodies_arrive_whole(client):

@@ -57,8 +57,7 @@ class Connection:
             self._apologize()
             end = ERROR
         self._log_end(end)
-        if end == ERROR:
-            # We hang up first: after a refusal, or too many of them.
+        if end in (QUIT, ERROR) and self._wire.has_unread():
             self._wire.part()
 
     def _serve(self) -> str:
@@ -78,7 +77,7 @@ class Connection:
         account = self._monitor.verdict.account
         assert account is not None
         spool = self._monitor.admit(account, self._wire.pause)
-        conversation = Conversation(self._wire, idle=config.timeout_seconds)
+        conversation = Conversation(self._wire)
         if isinstance(spool, Refusal):
             self._log("maildrop refused", reason=spool.reason)
             conversation.say(OPENING[spool.kind])

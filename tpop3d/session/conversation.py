@@ -40,12 +40,10 @@ SECRET_ARGUMENTS = (b"PASS", b"APOP", b"AUTH")
 
 
 class Conversation:
-    """The conversation on one wire. `idle` is the limit between commands in seconds, or 0 where
-    whoever set the wire's deadline wants it kept."""
+    """The conversation on one wire."""
 
-    def __init__(self, wire: Wire, idle: float) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._idle = idle
         self._bad_in_a_row = 0
 
     def say(self, reply: Reply) -> None:
@@ -65,6 +63,7 @@ class Conversation:
         while True:
             answer = self._next(state)
             if not isinstance(answer, Reply) or answer.outcome == replies.UPDATE:
+                self._bad_in_a_row = 0
                 return answer
             self._bad_in_a_row = self._bad_in_a_row + 1 if answer.outcome == BAD else 0
             if self._bad_in_a_row >= MAX_BAD_COMMANDS:
@@ -74,8 +73,6 @@ class Conversation:
                 return answer
 
     def _next(self, state: State[T]) -> Reply | T:
-        if self._idle:
-            self._wire.deadline = self._wire.now() + self._idle
         line = self._wire.read_line(state.limit)
         if line is OVERLONG:
             return state.refuse_line(replies.LINE_TOO_LONG)

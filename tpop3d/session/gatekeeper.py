@@ -54,7 +54,7 @@ def authorize(
     `login_seconds`.
     """
     wire.deadline = wire.now() + login_seconds
-    conversation = Conversation(wire, idle=0)
+    conversation = Conversation(wire)
     conversation.say(replies.greeting(policy.apop_timestamp))
     state = Authorization(policy)
     failed = 0

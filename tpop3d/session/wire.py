@@ -167,19 +167,16 @@ class Wire:
         return bool(self._ending.poll(seconds * 1000))
 
     def has_hung_up(self) -> bool:
-        """Has the client closed its side by now, with nothing more to read before that?"""
-        if self._lines.has_line():
-            return False
-        if self._socket is None:
-            poll = select.poll()
-            poll.register(self._in, select.POLLIN)
-            return any(mask & select.POLLHUP for _, mask in poll.poll(0))
-        try:
-            return not self._socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        """Has the client closed its sending side by now, whatever it sent before that?"""
+        poll = select.poll()
+        poll.register(self._in, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def has_unread(self) -> bool:
+        """Has the client sent anything that nobody has read as a line?"""
+        poll = select.poll()
+        poll.register(self._in, select.POLLIN)
+        return self._lines.has_line() or any(mask & select.POLLIN for _, mask in poll.poll(0))
 
     def part(self) -> None:
         """End the connection from our side so that what was sent last is received.
