@@ -39,6 +39,7 @@ setup(
         "systemd": SYSTEMD,
         "pam": PAM,
         "mysql": MYSQL,
+        "seccomp": ["pyseccomp"],
         "all": SYSTEMD + PAM + MYSQL,
         "test": ["pytest", "hypothesis", "ruff", "mypy"],
     },

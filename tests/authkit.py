@@ -18,14 +18,21 @@ PERFECT = Account(b"ann", 1000, 1000, ["/var/mail/ann"])
 
 # Enough for a configuration that somebody could log in with.
 LEAST = {
+    "gatekeeper-user": "nobody",
     "auth-flatfile-enable": "yes",
     "auth-flatfile-passwd-file": "/nonexistent/passwd",
     "auth-flatfile-mail-user": MAIL_USER.pw_name,
 }
 
 
+def at_door(directory):
+    """What any configuration needs to open a door with, also as root, and leave no trace."""
+    return {"gatekeeper-user": "nobody", "state-directory": f"{directory}/state"}
+
+
 def text_of(settings):
-    return "".join(f"{key}: {value}\n" for key, value in settings.items())
+    """The file of these settings; the value None leaves a directive out."""
+    return "".join(f"{key}: {value}\n" for key, value in settings.items() if value is not None)
 
 
 def config_of(settings=None, **more):
@@ -50,6 +57,7 @@ class Stub:
     """A driver that answers what it was told to, and remembers whom it was asked about."""
 
     checks_apop = False
+    own_process = False
 
     def __init__(self, answers, checks_apop=False):
         self.answers = answers

@@ -1,9 +1,16 @@
 """Fixtures every test may ask for, and the option behind `tests/run --all`."""
 
+from pathlib import Path
+
 import pytest
 
 import doors
+import systemdbox
 from mailsite import Site
+from systemdsite import SystemdSite
+from tpop3d.config import DIRECTIVES
+
+DEFAULT_STATE = Path(DIRECTIVES["state-directory"].default)
 
 
 def pytest_addoption(parser):
@@ -28,6 +35,14 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.line(report.nodeid, red=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def default_state_directory():
+    """Tests have state directories of their own, and never make the real one."""
+    before = DEFAULT_STATE.exists()
+    yield
+    assert DEFAULT_STATE.exists() == before, f"a test has made {DEFAULT_STATE}"
+
+
 @pytest.fixture
 def site():
     site = Site()
@@ -47,3 +62,24 @@ def tcp_door(request, site):
     """A port at which each connection gets a server of its own."""
     with doors.TCP_DOORS[request.param](site) as door:
         yield door
+
+
+@pytest.fixture(scope="session")
+def installation():
+    """A systemd of our own with the server installed, for all tests that want one."""
+    systemdbox.require()
+    box = SystemdSite()
+    try:
+        box.install()
+        yield box
+    finally:
+        box.close()
+
+
+@pytest.fixture
+def box(installation):
+    """That systemd as if nobody had been there."""
+    installation.reset()
+    yield installation
+    print(installation.journal())  # which pytest shows if the test has failed
+    installation.reset()  # what still runs may be what a failing test has left

@@ -146,8 +146,11 @@ def inetd(site, pipes=False):
                 process.wait()
 
 
-def listening(command_for, logs):
-    """Start `command_for(port)` on a free port; another process may take it first, so retry."""
+def listening(command_for, logs, ready="Started working|Listening"):
+    """Start `command_for(port)` on a free port; another process may take it first, so retry.
+
+    It listens when it has logged the regular expression `ready`.
+    """
     for _ in range(5):
         with socket.create_server((Door.host, 0)) as reserved:
             port = reserved.getsockname()[1]
@@ -162,7 +165,7 @@ def listening(command_for, logs):
             )
 
         def settled(process=process):
-            return process.poll() is not None or re.search("Started working|Listening", logs.text())
+            return process.poll() is not None or re.search(ready, logs.text())
 
         poll(settled, f"{process.args[0]} to listen")
         if process.poll() is None and "Started working: 0" not in logs.text():
@@ -174,6 +177,7 @@ def listening(command_for, logs):
 @contextmanager
 def door_of(process, port, logs):
     door = Door(port, logs)
+    door.process = process
     try:
         yield door
     finally:
@@ -226,7 +230,23 @@ def systemd_accept(site):
     return door_of(*listening(command, logs), logs)
 
 
-TCP_DOORS = {"xinetd": xinetd, "systemd-socket-activate": systemd_accept}
+def standalone(site, *arguments, host="127.0.0.1", settings=None):
+    """The listener on an address of its configuration, in the foreground."""
+    logs = Logs(site.path / "stderr")
+
+    def command(port):
+        listen = {"listen-address": f"{host}:{port}", "max-children-per-source": 0}
+        site.configure(listen | (settings or {}))
+        return [*SERVER, "-d", "-f", str(site.conf), *arguments]
+
+    return door_of(*listening(command, logs, "listening on"), logs)
+
+
+TCP_DOORS = {
+    "xinetd": xinetd,
+    "systemd-socket-activate": systemd_accept,
+    "listener": standalone,
+}
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class Site:
                 "auth-flatfile-mail-user": MAIL_USER.pw_name,
                 "auth-flatfile-mailbox": f"bsd:{self.spools}/$(local_part)",
                 "state-directory": self.state,
+                "gatekeeper-user": "nobody",
                 "auth-failure-delay-seconds": 1,
                 "log-stderr": "yes",
             }

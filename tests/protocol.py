@@ -14,7 +14,8 @@ from mailsite import ENVIRONMENT, PATIENCE
 from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.transaction import Transaction
-from tpop3d.session import gatekeeper
+from tpop3d.session import channel, gatekeeper
+from tpop3d.session.channel import Order
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import Ended, Wire
 
@@ -134,9 +135,16 @@ def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
     """Both states on one wire, in this process; every name with the right password gets in."""
     outcome = Outcome()
 
-    def ask(attempt):
-        good = attempt.password == secret
-        return gatekeeper.ADMITTED if good else gatekeeper.REFUSED
+    class Monitor:
+        """The other end of the gatekeeper's channel."""
+
+        failed = 0
+
+        def ask(self, request):
+            if request.attempt.password == secret:
+                return channel.ADMITTED
+            self.failed += 1
+            return channel.REFUSED_FOR_LAST if self.failed == 3 else channel.REFUSED
 
     with (
         packets(chunks) as read_end,
@@ -144,8 +152,8 @@ def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
         wired(read_end, sink.fileno()) as (wire, _),
     ):
         try:
-            last = gatekeeper.authorize(wire, policy, PATIENCE, 0, ask)
-            if last is None:
+            outcome.end = gatekeeper.authorize(wire, Order((), policy, PATIENCE), Monitor())
+            if not outcome.end:
                 transaction = Transaction(maildrop, policy)
                 conversation = Conversation(wire)
                 conversation.say(replies.logged_in(len(maildrop), transaction.left_octets))
@@ -154,7 +162,7 @@ def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
                     outcome.deleted = bytes(transaction.deleted)
                     conversation.say(replies.GOODBYE)
                 wire.flush()
-            outcome.end = last.outcome
+                outcome.end = last.outcome
         except Ended as ended:
             outcome.end = ended.how
         sink.seek(0)

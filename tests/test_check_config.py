@@ -1,11 +1,13 @@
 """`tpop3d --check-config`: what is in effect, as a configuration file, or all that is wrong."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
-from mailsite import ENVIRONMENT
+from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d import check
 from tpop3d.config import DIRECTIVES, MASK, Config, read
 
@@ -52,7 +54,8 @@ def test_what_is_a_default_is_said(tmp_path):
     lines = done.stdout.decode().splitlines()
     assert [line for line in lines if line.startswith("log-level")] == ["log-level: info"]
     defaults = [line for line in lines if "# default" in line]
-    assert len(defaults) == len(DIRECTIVES) - 1
+    given = {"log-level", *LEAST} & set(DIRECTIVES)
+    assert len(defaults) == len(DIRECTIVES) - len(given)
 
 
 def test_errors_are_printed_with_status_2_and_nothing_else(tmp_path):
@@ -67,6 +70,30 @@ def test_a_missing_file_is_an_error(tmp_path):
     done = tpop3d("--check-config", "-f", tmp_path / "missing")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == f"{tmp_path}/missing: No such file or directory\n"
+
+
+WRONG_GATEKEEPERS = {
+    "no-such-user": "gatekeeper-user: there is no user 'no-such-user' on this system; make it with",
+    "root": "gatekeeper-user: root must not be root, or in its group",
+    "0": "gatekeeper-user: 0 must not be root, or in its group",
+}
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="without root there is no gatekeeper's user")
+@pytest.mark.parametrize(("user", "why"), WRONG_GATEKEEPERS.items())
+def test_as_root_the_gatekeepers_user_must_exist_and_must_not_be_root(tmp_path, user, why):
+    file = conf(tmp_path, text_of(LEAST | {"gatekeeper-user": user}))
+    done = tpop3d("--check-config", "-f", file)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().startswith(f"{file}: {why}")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_without_root_the_gatekeepers_user_need_not_exist(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    file = conf(tmp_path, text_of(LEAST | {"gatekeeper-user": "no-such-user"}))
+    assert check.check_config(str(file)) == 0
+    assert "gatekeeper-user: no-such-user\n" in capfd.readouterr().out
 
 
 AS_IT_IS = [
@@ -117,6 +144,7 @@ def test_whatever_the_value_the_output_is_the_same_configuration(key, value):
 def test_a_secret_is_masked(tmp_path):
     env = ENVIRONMENT | foreign_driver(tmp_path, "vault", DRIVER)
     content = f"auth-vault-enable: yes\nauth-vault-secret: {CANARY}\nauth-vault-open: door\n"
+    content += "gatekeeper-user: nobody\n"
     done = tpop3d("--check-config", "-f", conf(tmp_path, content), env=env)
     assert done.returncode == 0, done.stderr
     shown = directives(done.stdout)

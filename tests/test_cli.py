@@ -2,12 +2,13 @@
 
 import socket
 import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authkit import SERVER, converse, recorded_syslog, tpop3d
+from authkit import SERVER, at_door, converse, recorded_syslog, text_of, tpop3d
 from mailsite import ENVIRONMENT, PATIENCE
 from tpop3d import __version__, cli
 
@@ -17,7 +18,8 @@ QUIT = b"QUIT\r\n"
 @pytest.fixture
 def conf(tmp_path):
     file = tmp_path / "tpop3d.conf"
-    file.write_text("auth-passwd-enable: yes\nlog-stderr: yes\n")
+    settings = {"auth-passwd-enable": "yes", "log-stderr": "yes"}
+    file.write_text(text_of(at_door(tmp_path) | settings))
     return file
 
 
@@ -30,7 +32,10 @@ def test_the_version():
 def test_the_help_names_every_option(option):
     done = tpop3d(option)
     assert (done.returncode, done.stderr) == (0, b"")
-    for word in (b"-f FILE", b"--inetd", b"--check-config", b"--demo", b"-v ", b"-V", b"-h"):
+    for word in (
+        b"-f FILE", b"--inetd", b"--check-config", b"--demo", b"-v ", b"-d ", b"--detach",
+        b"-p PIDFILE", b"-V", b"-h",
+    ):  # fmt: skip
         assert word in done.stdout
     assert b"/etc/tpop3d.conf" in done.stdout
 
@@ -38,7 +43,7 @@ def test_the_help_names_every_option(option):
 WRONG_USE = [
     ["--nonsense"], ["-x"], ["-f"], ["--inetd", "-f"], ["-f", "--inetd"], ["-f", "-v"],
     ["argument"], ["--inetd", "argument"], ["--demo", "x"], ["--demo=1.5"], ["--inetd=yes"],
-    ["-fx", "y"],
+    ["-fx", "y"], ["-p"], ["--detach=yes"],
 ]  # fmt: skip
 
 
@@ -56,11 +61,13 @@ def test_a_port_that_is_none():
     assert b"70000" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["-v"], ["-f", "/nonexistent"]])
-@pytest.mark.parametrize("stdin", ["null", "pipe", "listening", "unconnected", "closed"])
-def test_stdin_is_no_connection(stdin, arguments):
-    command = [*SERVER, *arguments]
-    if stdin == "closed":
+STDIN = ["null", "pipe", "listening", "unconnected", "closed"]
+
+
+def with_stdin(kind, *arguments):
+    """Run the command with something on its stdin that is no connection."""
+    command = [*SERVER, *map(str, arguments)]
+    if kind == "closed":
         command = ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *command]
     listening = socket.create_server(("127.0.0.1", 0))
     with listening, socket.socket() as unconnected:
@@ -71,19 +78,128 @@ def test_stdin_is_no_connection(stdin, arguments):
             "unconnected": unconnected,
             "closed": None,
         }
-        done = subprocess.run(
+        return subprocess.run(
             command,
-            stdin=choice[stdin],
+            stdin=choice[kind],
             env=ENVIRONMENT,
             cwd="/",
             capture_output=True,
             timeout=PATIENCE,
             check=False,
         )
+
+
+NOTHING_TO_LISTEN_ON = b"nothing to listen on: give listen-address in the configuration\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-v"], ["-d"], ["--detach"]])
+@pytest.mark.parametrize("stdin", STDIN)
+def test_without_a_connection_the_command_listens_and_needs_an_address(conf, stdin, arguments):
+    done = with_stdin(stdin, "-f", conf, *arguments)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.endswith(NOTHING_TO_LISTEN_ON)
+    assert done.stderr.startswith(b"tpop3d")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--detach"]])
+def test_what_goes_to_syslog_is_seen_on_stderr_too(tmp_path, arguments):
+    conf = tmp_path / "tpop3d.conf"
+    conf.write_text(text_of(at_door(tmp_path) | {"auth-passwd-enable": "yes"}))
+    env, syslog = recorded_syslog(tmp_path)
+    done = tpop3d("-f", conf, *arguments, env=ENVIRONMENT | env)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"tpop3d: " + NOTHING_TO_LISTEN_ON
+    assert syslog.read_bytes() == NOTHING_TO_LISTEN_ON
+
+
+@pytest.mark.parametrize("stdin", STDIN)
+def test_without_a_connection_and_a_configuration_the_reason_is_on_stderr(tmp_path, stdin):
+    done = with_stdin(stdin, "-f", tmp_path / "missing")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"tpop3d: {tmp_path}/missing: No such file or directory\n"
+
+
+def test_inetd_without_stdin_is_wrong_use(conf):
+    done = with_stdin("closed", "--inetd", "-f", conf)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"tpop3d: stdin is no connection. ")
-    assert b"--inetd" in done.stderr
-    assert b"--demo" in done.stderr
+    assert done.stderr == b"tpop3d: stdin or stdout is closed, so there is no connection\n"
+
+
+# Both ways to be without systemd-python: the checkout's folder of unit files has the same name.
+WITHOUT_SYSTEMD_PYTHON = {
+    "nothing of that name": """
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "systemd":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+""",
+    "a folder of that name": """
+sys.path[:] = [one for one in sys.path if "-packages" not in one]
+import systemd
+assert systemd.__file__ is None
+""",
+}
+PASSED = 'os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="pop3")\n'
+NAMES_THE_EXTRA = b"the package systemd-python"
+
+
+def without_systemd_python(how, first, *arguments, **options):
+    """Run the command after `first`, with no systemd-python."""
+    start = "from tpop3d.cli import main\nraise SystemExit(main())\n"
+    code = f"import os, sys\n{WITHOUT_SYSTEMD_PYTHON[how]}\n{first}{start}"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        **({"stdin": subprocess.DEVNULL, "env": ENVIRONMENT} | options),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd="/",
+    )
+
+
+@pytest.mark.parametrize("how", WITHOUT_SYSTEMD_PYTHON)
+def test_sockets_from_systemd_without_its_package_are_one_line(conf, how):
+    done = without_systemd_python(how, PASSED, "-f", conf)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert NAMES_THE_EXTRA in done.stderr
+    assert b"pip install 'tpop3d[systemd]'" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("how", WITHOUT_SYSTEMD_PYTHON)
+def test_who_is_to_tell_systemd_needs_its_package_too(conf, how):
+    env = ENVIRONMENT | {"NOTIFY_SOCKET": "/nonexistent/notify"}
+    done = without_systemd_python(how, "", "-f", conf, env=env)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert NAMES_THE_EXTRA in done.stderr
+    assert b"pip install 'tpop3d[systemd]'" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+NOT_PASSED = {
+    "to another process": 'os.environ.update(LISTEN_PID="1", LISTEN_FDS="1")\n',
+    "none": 'os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="0")\n',
+    "no number": "os.environ.update(LISTEN_PID=str(os.getpid()))\n",
+    "to nobody": 'os.environ.update(LISTEN_FDS="1")\n',
+}
+
+
+@pytest.mark.parametrize("first", NOT_PASSED.values(), ids=NOT_PASSED)
+def test_what_was_not_passed_to_us_is_left_alone(conf, first):
+    done = without_systemd_python("nothing of that name", first, "-f", conf)
+    assert done.returncode == 1
+    assert done.stderr.endswith(NOTHING_TO_LISTEN_ON)
+
+
+def test_inetd_does_not_ask_systemd(conf):
+    """A service with Accept=yes and StandardInput=socket has both; the option decides."""
+    done = without_systemd_python(
+        "nothing of that name", PASSED, "--inetd", "-f", conf, stdin=None, input=QUIT
+    )
+    assert done.returncode == 0
+    assert [line[:3] for line in done.stdout.splitlines()] == [b"+OK", b"+OK"]
 
 
 def test_a_connection_on_stdin_needs_no_option(conf):
@@ -141,10 +257,28 @@ def test_a_mistake_in_the_configuration_is_one_refusal_and_the_reason_is_logged(
     assert len(reasons) == (2 if content and content.count(b"\n") == 2 else 1) or b"\0" in content
 
 
+@pytest.mark.parametrize("arguments", [[], ["-d"], ["--detach"]])
+@pytest.mark.parametrize("content", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_in_the_configuration_keeps_the_listener_from_starting(
+    tmp_path, content, arguments
+):
+    conf = tmp_path / "tpop3d.conf"
+    if content is not None:
+        conf.write_bytes(content)
+    done = tpop3d("-f", conf, *arguments)
+    assert (done.returncode, done.stdout) == (1, b"")
+    lines = done.stderr.decode(errors="replace").splitlines()
+    assert lines
+    assert all(line.startswith(f"tpop3d: {conf}:") for line in lines)
+    assert len(lines) == len(tpop3d("--check-config", "-f", conf).stderr.splitlines())
+
+
 # Arguments as the quick parser knows them, and as it does not.
-words = st.sampled_from(
-    ["--inetd", "-v", "-f", "/etc/x", "x y", "-", "", "--", "-fx", "-vf", "--ine", "-V", "\udcff"]
-) | st.text(max_size=5)
+WORDS = [
+    "--inetd", "-v", "-f", "/etc/x", "x y", "-", "", "--", "-fx", "-vf", "--ine", "-V", "-d", "-p",
+    "\udcff",
+]  # fmt: skip
+words = st.sampled_from(WORDS) | st.text(max_size=5)
 
 
 @given(st.lists(words, max_size=6))
@@ -153,7 +287,7 @@ def test_the_quick_parser_says_what_argparse_says_or_nothing(arguments):
     if quick is None:
         return
     slow = cli._options(arguments)
-    for name in ("file", "inetd", "check_config", "demo", "verbose"):
+    for name in ("file", "inetd", "check_config", "demo", "verbose", "debug", "detach", "pidfile"):
         assert getattr(quick, name) == getattr(slow, name)
 
 
@@ -167,8 +301,11 @@ def test_a_session_never_needs_argparse(groups):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-V"], ["-h"], ["--check-config"], ["--demo"], ["-f"], ["-f", ""], ["x"], ["-vv"]],
-)
+    [
+        ["-V"], ["-h"], ["--check-config"], ["--demo"], ["-f"], ["-f", ""], ["x"], ["-vv"],
+        ["-d"], ["--detach"], ["-p", "/run/x"],
+    ],
+)  # fmt: skip
 def test_what_can_take_its_time_is_left_to_argparse(arguments):
     assert cli._quick_options(arguments) is None
 

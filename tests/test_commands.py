@@ -43,7 +43,7 @@ def read(chunks, limit=MAX_COMMAND):
         buffer.feed(chunk)
         while (line := buffer.next_line(limit)) is not None:
             lines.append(line)
-    return lines, buffer.take_rest()
+    return lines, buffer.rest()
 
 
 @pytest.mark.parametrize("feed", FEEDS)
@@ -121,7 +121,7 @@ def test_an_endless_line_takes_no_memory():
     buffer.feed(b"\r\nNOOP\r\n")
     assert buffer.next_line(MAX_COMMAND) is OVERLONG
     assert buffer.next_line(MAX_COMMAND) == b"NOOP"
-    assert buffer.take_rest() == b""
+    assert buffer.rest() == b""
 
 
 def test_has_line_tells_whether_a_line_is_complete():
@@ -134,13 +134,17 @@ def test_has_line_tells_whether_a_line_is_complete():
     assert buffer.has_line()
 
 
-def test_take_rest_takes_everything_once():
+def test_rest_is_what_was_not_taken_and_stays():
+    """Whoever asks for a verdict tells what is left, and reads on after a no."""
     buffer = LineBuffer(b"NOOP\r\nSTAT\r\nLI")
     assert buffer.next_line(MAX_COMMAND) == b"NOOP"
-    assert buffer.take_rest() == b"STAT\r\nLI"
-    assert buffer.take_rest() == b""
-    buffer.feed(b"QUIT\r\n")
-    assert buffer.next_line(MAX_COMMAND) == b"QUIT"
+    assert buffer.rest() == b"STAT\r\nLI"
+    assert buffer.rest() == b"STAT\r\nLI"
+    buffer.feed(b"ST\r\n")
+    assert buffer.next_line(MAX_COMMAND) == b"STAT"
+    assert buffer.rest() == b"LIST\r\n"
+    assert buffer.next_line(MAX_COMMAND) == b"LIST"
+    assert buffer.rest() == b""
 
 
 PARSED = [

@@ -13,10 +13,15 @@ from tpop3d.directives import Directive, addresses, group_id, positive, user_id
 DEFAULTS = {
     "listen-address": [],
     "max-children": 16,
+    "max-children-per-source": None,
+    "gatekeeper-user": "tpop3d",
+    "gatekeeper-connections": 100,
+    "shutdown-seconds": 10,
     "timeout-seconds": 600,
     "login-seconds": 60,
     "lock-timeout-seconds": 10,
     "auth-failure-delay-seconds": 3,
+    "auth-timeout-seconds": 30,
     "append-domain": False,
     "strip-domain": False,
     "domain-separators": "@%!:",
@@ -52,7 +57,8 @@ NOT_BOOLEAN = ["", "y", "on", "1", "0", "yes no", "oui", "yes,"]
 BOOLEAN = {"yes": True, "true": True, "no": False, "false": False, "YES": True, "False": False}
 NOT_ABSOLUTE = ["", "var/mail", "./x", "~/x", "$(home)/x"]
 NUMBERS = [
-    "max-children", "timeout-seconds", "login-seconds", "lock-timeout-seconds"
+    "max-children", "gatekeeper-connections", "shutdown-seconds", "timeout-seconds",
+    "login-seconds", "lock-timeout-seconds", "auth-timeout-seconds",
 ]  # fmt: skip
 BOOLEANS = [key for key, value in DEFAULTS.items() if isinstance(value, bool)]
 
@@ -60,6 +66,8 @@ RIGHT = {
     **dict.fromkeys(NUMBERS, POSITIVE),
     **dict.fromkeys(BOOLEANS, BOOLEAN),
     "auth-failure-delay-seconds": {"0": 0, **POSITIVE},
+    "max-children-per-source": {"0": 0, "half": None, **POSITIVE},
+    "gatekeeper-user": {"nobody": "nobody", "65534": "65534", "no-such-user": "no-such-user"},
     "domain-separators": {"@": "@", "+": "+", "@%!:": "@%!:", "-._": "-._"},
     "mailbox": {"/m/$(user)": "/m/$(user)", "bsd:/m /n": "bsd:/m /n"},
     "state-directory": {"/var/lib/x": "/var/lib/x", "/x/": "/x", "/": "/", "/a b": "/a b"},
@@ -72,6 +80,10 @@ WRONG = {
     **dict.fromkeys(NUMBERS, NOT_POSITIVE),
     **dict.fromkeys(BOOLEANS, NOT_BOOLEAN),
     "auth-failure-delay-seconds": [one for one in NOT_POSITIVE if one != "0"],
+    "max-children-per-source": [
+        *(one for one in NOT_POSITIVE if one != "0"), "Half", "a half", "1/2",
+    ],
+    "gatekeeper-user": [],  # who it is, is seen when a door opens
     "domain-separators": ["", "a", "@x", "@ %", "1", "é", "@\t%"],
     "mailbox": ["", "mail/x", "maildir:/x", "/m/$(nobody)", "/m/$(user", "/m x"],
     "state-directory": NOT_ABSOLUTE,
@@ -98,12 +110,14 @@ def test_the_annotations_are_the_directives():
 def test_the_annotations_are_the_types():
     config = config_of(listen_address="127.0.0.1")
     for name, annotation in Config.__annotations__.items():
-        assert type(getattr(config, name)).__name__ == annotation.partition("[")[0]
+        kinds = [kind.partition("[")[0] for kind in annotation.split(" | ")]
+        found = getattr(config, name)
+        assert ("None" if found is None else type(found).__name__) in kinds
 
 
 @pytest.mark.parametrize("key", DEFAULTS)
 def test_the_default(key):
-    value = getattr(config_of(), key.replace("-", "_"))
+    value = getattr(config_of({key: None}), key.replace("-", "_"))
     assert (str(value) if key == "mailbox" else value) == DEFAULTS[key]
     # Written into a file, the default is the same value.
     written = getattr(config_of({key: DIRECTIVES[key].default}), key.replace("-", "_"))

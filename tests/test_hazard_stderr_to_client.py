@@ -2,7 +2,15 @@
 
 import pytest
 
-from authkit import LEAST, SERVER, converse, foreign_driver, recorded_syslog, text_of
+from authkit import (
+    LEAST,
+    SERVER,
+    at_door,
+    converse,
+    foreign_driver,
+    recorded_syslog,
+    text_of,
+)
 
 SCRIPT = b"CAPA\r\nUSER ann\r\nPASS secret\r\nUSER ann\r\nPASS wrong\r\nNOOP\r\nQUIT\r\n"
 HEAD = """
@@ -40,7 +48,7 @@ def configuration(tmp_path, **settings):
                 "auth-failure-delay-seconds": 0,
                 "log-stderr": "yes",
                 "log-level": "debug",
-                "state-directory": tmp_path / "state",
+                **at_door(tmp_path),
                 **{key.replace("_", "-"): value for key, value in settings.items()},
             }
         )
@@ -95,13 +103,13 @@ def test_a_session_of_ours_writes_only_protocol(tmp_path, fd2):
 
 INJECTED = {
     "in the monitor": "from tpop3d.session import monitor\n"
-    "monitor.Monitor.ask = lambda *x: 1 / 0\n",
+    "monitor.Switch.decide = lambda *x: 1 / 0\n",
     "in the conversation": "from tpop3d.session import conversation\n"
     "conversation.Conversation.run = lambda *x: 1 / 0\n",
-    "in the log line": "from tpop3d.session import connection\n"
-    "connection.Connection._log_end = lambda *x: 1 / 0\n",
-    "before the greeting": "from tpop3d.session import connection\n"
-    "connection.Connection.__init__ = lambda *x: 1 / 0\n",
+    "in the log line": "from tpop3d.session import summary\n"
+    "summary.Summary.log_end = lambda *x: 1 / 0\n",
+    "before the greeting": "from tpop3d.session import monitor\n"
+    "monitor.Monitor.__init__ = lambda *x: 1 / 0\n",
     "in the configuration": "from tpop3d import config\nconfig.load = lambda *x: 1 / 0\n",
 }
 

@@ -2,7 +2,15 @@
 
 import pytest
 
-from authkit import CANARY, converse, foreign_driver, recorded_syslog, tpop3d
+from authkit import (
+    CANARY,
+    at_door,
+    converse,
+    foreign_driver,
+    recorded_syslog,
+    text_of,
+    tpop3d,
+)
 from mailsite import ENVIRONMENT, MAIL_USER
 from tpop3d.config import MASK
 
@@ -127,10 +135,10 @@ def test_a_broken_package_is_an_error_of_the_configuration(tmp_path, code):
     """The client gets one line, and the log says whose fault it is."""
     env = foreign_driver(tmp_path, "vault", code)
     conf = tmp_path / "tpop3d.conf"
-    conf.write_text("auth-vault-enable: yes\n")
+    conf.write_text(text_of(at_door(tmp_path)) + "auth-vault-enable: yes\n")
     done = tpop3d("--check-config", "-f", conf, env=ENVIRONMENT | env)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{conf}:1: auth-vault-enable: ".encode())
+    assert done.stderr.startswith(f"{conf}:3: auth-vault-enable: ".encode())
     assert CANARY.encode() not in done.stderr
     ended = converse(conf, b"QUIT\r\n", env=env)
     assert ended.client.startswith(b"-ERR [SYS/PERM] ")
@@ -145,12 +153,17 @@ MISBEHAVING = {
     "it gives root": "return Verdict.yes(Account(b'x', 0, 0, ['/nonexistent/x']))",
     "it gives no number": "return Verdict.yes(Account(b'x', 'nobody', 'nobody', ['/x']))",
     "it exits": "raise SystemExit('x')",
+    "it exits at once": "os._exit(0)",
+    "it crashes": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "it hangs": "time.sleep(1000)",
+    "it prints, and returns nothing": f"print({CANARY!r}, flush=True)",
 }
 
 
 @pytest.mark.parametrize("what", MISBEHAVING)
 def test_a_misbehaving_driver_lets_nobody_in(tmp_path, what):
     code = f"""
+import os, signal, time
 from tpop3d.auth.driver import Account, Verdict
 class Driver:
     directives = {{}}
@@ -163,9 +176,21 @@ class Driver:
     assert env == foreign
     conf = tmp_path / "tpop3d.conf"
     conf.write_text(
-        f"auth-vault-enable: yes\nstate-directory: {tmp_path}\nauth-failure-delay-seconds: 0\n"
+        text_of(
+            at_door(tmp_path)
+            | {
+                "auth-vault-enable": "yes",
+                "auth-failure-delay-seconds": 0,
+                "auth-timeout-seconds": 1,
+            }
+        )
     )
     ended = converse(conf, b"USER ann\r\nPASS x\r\nQUIT\r\n", env=env)
     assert [line[:3] for line in ended.lines[:2]] == [b"+OK"] * 2
-    assert ended.lines[2].startswith(b"-ERR [")
-    assert CANARY not in record.read_text()
+    refusal = b"-ERR [SYS/PERM]" if what == "it gives root" else b"-ERR [SYS/TEMP]"
+    assert ended.lines[2].startswith(refusal)
+    log = record.read_text()
+    assert CANARY not in log
+    assert CANARY.encode() not in ended.client
+    told = "maildrop refused" if what == "it gives root" else "driver undecided driver=vault"
+    assert sum(line.startswith(told) for line in log.splitlines()) == 1

@@ -105,7 +105,7 @@ def test_lines_are_read_across_packets(client):
     assert client.wire.read_line(LIMIT) == b"NOOP"
     client.send(b"AT\nQUIT")
     assert client.wire.read_line(LIMIT) == b"STAT"
-    assert client.wire.take_pending() == b"QUIT"
+    assert client.wire.pending() == b"QUIT"
     assert client.wire.octets_in == len(b"NOOP\r\nSTAT\nQUIT")
 
 
@@ -234,18 +234,45 @@ def test_a_wakeup_ends_a_pause_at_once(client):
     assert client.wire.pause(PATIENCE) is True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_an_ending_signal_wakes_and_interrupts_nothing(number):
-    before = {one: signal.getsignal(one) for one in signals.ENDING}
-    fd = signals.catch()
-    try:
-        os.kill(os.getpid(), number)
-        assert select.select([fd], [], [], PATIENCE)[0] == [fd]
-    finally:
-        os.close(signal.set_wakeup_fd(-1))
+@pytest.fixture
+def undisturbed(monkeypatch):
+    """What a test catches is none of the next one's business."""
+    before = {one: signal.getsignal(one) for one in (*signals.ENDING, signal.SIGCHLD)}
+    monkeypatch.setattr(signals, "_pipe", (-1, -1))
+    monkeypatch.setattr(signals, "_caught", set())
+    yield
+    signal.set_wakeup_fd(-1)
+    for fd in signals.descriptors():
         os.close(fd)
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_ending_signal_wakes_and_interrupts_nothing(undisturbed, number):
+    fd = signals.catch()
+    assert fd in signals.descriptors()
+    os.kill(os.getpid(), number)
+    assert select.select([fd], [], [], PATIENCE)[0] == [fd]
+    assert os.read(fd, 9) == bytes([number])
+
+
+def test_who_catches_anew_shares_no_descriptor_with_its_parent(undisturbed):
+    first = os.stat(signals.catch(signal.SIGCHLD))
+    os.kill(os.getpid(), signal.SIGCHLD)
+    fd = signals.catch()
+    assert os.fstat(fd).st_ino != first.st_ino
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    assert waiting(fd) == 0  # what came before is the parent's to see
+    assert [os.get_inheritable(one) for one in signals.descriptors()] == [False, False]
+
+
+def test_catching_leaves_no_descriptor_behind(undisturbed):
+    signals.catch()
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        signals.catch()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_hanging_up_is_noticed_without_reading(client):
@@ -259,8 +286,10 @@ def test_hanging_up_is_noticed_without_reading(client):
 )
 def test_the_other_ends_name(way, name):
     ours, theirs, fds, _ = WAYS[way]()
-    with wired(*fds) as (wire, _):
-        assert wire.peer() == name
-        assert wire.local() == (theirs.getsockname() if way == "tcp" else ("", 0))
-    ours.close()
-    theirs.close()
+    try:
+        with wired(*fds) as (wire, _):
+            assert wire.peer() == name
+            assert wire.local() == (theirs.getsockname() if way == "tcp" else ("", 0))
+    finally:
+        ours.close()
+        theirs.close()

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import sys
 
-from tpop3d.config import DEFAULT_FILE, load
+from tpop3d.config import load
+from tpop3d.session.cell import gatekeeper_user
 
 
-def check_config(file: str | None) -> int:
+def check_config(file: str) -> int:
     """Print the configuration in effect, as a configuration file, secrets masked; returns 0.
 
     With errors: print each on stderr, with file, line and key, and return 2.
     """
-    file = DEFAULT_FILE if file is None else file
     config = load(file)
-    if isinstance(config, list):
-        for problem in config:
+    problems = config if isinstance(config, list) else []
+    if not isinstance(config, list) and os.geteuid() == 0:
+        user = gatekeeper_user(config)
+        problems = [f"{file}: {user}"] if isinstance(user, str) else []
+    if problems or isinstance(config, list):
+        for problem in problems:
             _print(problem, sys.stderr.fileno())
         return 2
     _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())

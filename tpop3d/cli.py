@@ -9,6 +9,8 @@ from tpop3d import __version__, logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+
     from tpop3d.config import Config
 
 OK = 0
@@ -20,11 +22,14 @@ DEMO_PORT = 1110
 class Options:
     """What the command line says."""
 
-    file: str | None = None  # None: the default one
+    file = "/etc/tpop3d.conf"
     inetd = False
     check_config = False
     demo: int | None = None  # the port
     verbose = False
+    debug = False
+    detach = False
+    pidfile = ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,15 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
         from tpop3d.demo import demo
 
         return demo(options.demo, options.verbose)
-    if options.inetd or _stdin_is_connection():
+    if options.inetd:
         return _inetd(options)
-    print(
-        "tpop3d: stdin is no connection. Run it from xinetd, inetd or a systemd socket with\n"
-        "Accept=yes and StandardInput=socket; give --inetd to speak POP3 on stdin and stdout; or\n"
-        "try --demo. This version has no listener of its own.",
-        file=sys.stderr,
-    )
-    return WRONG_USE
+    from tpop3d.doors import activation
+
+    if activation.is_ours():
+        return _activated(options)
+    if _stdin_is_connection():
+        return _inetd(options)
+    return _listen(options, None)
 
 
 def _quick_options(arguments: list[str]) -> Options | None:
@@ -75,16 +80,14 @@ def _options(arguments: list[str]) -> Options:
     """The options, as argparse reads them; it also prints the help and ends the program."""
     import argparse
 
-    from tpop3d.config import DEFAULT_FILE
-
     parser = argparse.ArgumentParser(
         prog="tpop3d",
-        description="POP3 server for BSD mailspools. Started by a super-server, it serves the"
-        " connection on stdin and stdout.",
+        description="POP3 server for BSD mailspools. Started by xinetd, inetd or a systemd socket,"
+        " it serves what it is given; otherwise it listens to the addresses of its configuration.",
         epilog="See tpop3d(8) and tpop3d.conf(5).",
     )
     parser.add_argument(
-        "-f", dest="file", metavar="FILE", help=f"the configuration file (default {DEFAULT_FILE})"
+        "-f", dest="file", metavar="FILE", help=f"the configuration file (default {Options.file})"
     )
     parser.add_argument(
         "--inetd", action="store_true", help="speak POP3 on stdin and stdout, whatever they are"
@@ -107,6 +110,13 @@ def _options(arguments: list[str]) -> Options:
         dest="verbose",
         action="store_true",
         help="log commands and replies, never passwords or mail",
+    )
+    parser.add_argument("-d", dest="debug", action="store_true", help="listener: log to stderr")
+    parser.add_argument(
+        "--detach", action="store_true", help="listener: go to the background when ready"
+    )
+    parser.add_argument(
+        "-p", dest="pidfile", metavar="PIDFILE", help="listener: write the process id to a file"
     )
     parser.add_argument("-V", action="version", version=f"tpop3d {__version__}")
     return parser.parse_args(arguments, namespace=Options())
@@ -132,7 +142,6 @@ def _stdin_is_connection() -> bool:
 
 def _inetd(options: Options) -> int:
     """Serve the connection on stdin and stdout."""
-    from tpop3d.config import DEFAULT_FILE, load
     from tpop3d.doors import inetd
 
     try:
@@ -140,21 +149,107 @@ def _inetd(options: Options) -> int:
     except OSError as error:
         print(f"tpop3d: {error}", file=sys.stderr)
         return WRONG_USE
-    config = load(DEFAULT_FILE if options.file is None else options.file)
-    if isinstance(config, list):
-        if not connection.stderr_is_free:
-            logs.start("mail", "info", to_stderr=False)
-        inetd.turn_away(connection, config)
+    return _serve(options, connection.fd_in, connection.fd_out, connection.stderr_is_free)
+
+
+def _activated(options: Options) -> int:
+    """Serve what systemd has passed."""
+    from tpop3d.doors import activation
+
+    passed = activation.take()
+    if isinstance(passed, str):
+        print(f"tpop3d: {passed}", file=sys.stderr)
         return FAILED
-    start_log(config, options.verbose, connection.stderr_is_free)
-    inetd.serve(config, connection.fd_in, connection.fd_out)
-    return OK
+    if passed.connected is not None:
+        return _serve(options, passed.connected, passed.connected, stderr_is_free=True)
+    return _listen(options, passed.listening)
+
+
+def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> int:
+    """Serve one connection; a bug is logged, and the client learns nothing of it."""
+    from tpop3d.doors import inetd
+    from tpop3d.pop3 import replies
+
+    if not stderr_is_free:
+        logs.start("mail", "info", to_stderr=False)
+    try:
+        problems = _serve_or_problems(options, fd_in, fd_out, stderr_is_free)
+    except Exception as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+        inetd.say(fd_out, replies.INTERNAL_ERROR)
+        return FAILED
+    if not problems:
+        return OK
+    for problem in problems:
+        logs.error(problem)
+    inetd.say(fd_out, replies.SERVER_MISCONFIGURED)
+    return FAILED
+
+
+def _serve_or_problems(
+    options: Options, fd_in: int, fd_out: int, stderr_is_free: bool
+) -> list[str]:
+    """Serve one connection; returns why that could not be, if so."""
+    from tpop3d.config import load
+
+    config = load(options.file)
+    if isinstance(config, list):
+        return config
+    start_log(config, options.verbose, stderr_is_free)
+    from tpop3d.session.cell import prepare_cell
+
+    cell = prepare_cell(config)
+    if isinstance(cell, str):
+        return [cell]
+    from tpop3d.doors import single
+
+    single.serve(config, cell, fd_in, fd_out)
+    return []
+
+
+def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
+    """Run the listener on sockets from systemd, or on those of the configuration."""
+    from tpop3d.config import load
+    from tpop3d.doors import manager, standalone
+
+    config = load(options.file)
+    if isinstance(config, list):
+        for problem in config:
+            print(f"tpop3d: {problem}", file=sys.stderr)
+        return FAILED
+    if manager.asks():
+        try:
+            manager.notify("STATUS=starting")
+        except ImportError:
+            print(
+                "tpop3d: systemd wants to be told when the listener is ready, and the package"
+                " systemd-python is missing: pip install 'tpop3d[systemd]'",
+                file=sys.stderr,
+            )
+            return FAILED
+
+    def log_as(config: Config) -> None:
+        if options.debug:
+            logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
+        else:
+            start_log(config, options.verbose, stderr_is_free=not options.detach)
+
+    log_as(config)
+    return standalone.run(
+        config,
+        options.file,
+        sockets,
+        pidfile=options.pidfile,
+        detach=options.detach,
+        start_log=log_as,
+    )
 
 
 def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
     """Send the log where the configuration says. A client's connection is not stderr."""
-    logs.start(
-        config.log_facility,
-        "debug" if verbose else config.log_level,
-        config.log_stderr and stderr_is_free,
-    )
+    level = _level(config, verbose)
+    logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
+
+
+def _level(config: Config, verbose: bool) -> str:
+    return "debug" if verbose else config.log_level

@@ -19,6 +19,7 @@ from tpop3d.directives import (
     from_zero,
     mailbox,
     one_of,
+    per_source,
     positive,
     separators,
 )
@@ -31,18 +32,21 @@ if TYPE_CHECKING:
     from tpop3d.auth.driver import Driver
     from tpop3d.auth.templates import Mailbox
 
-DEFAULT_FILE = "/etc/tpop3d.conf"
-
 
 MASK = "********"  # what is shown for a secret
 
 DIRECTIVES: dict[str, Directive] = {
     "listen-address": Directive(addresses, ""),
     "max-children": Directive(positive, "16"),
+    "max-children-per-source": Directive(per_source, "half"),
+    "gatekeeper-user": Directive(str, "tpop3d"),
+    "gatekeeper-connections": Directive(positive, "100"),
+    "shutdown-seconds": Directive(positive, "10"),
     "login-seconds": Directive(positive, "60"),
     "timeout-seconds": Directive(positive, "600"),
     "lock-timeout-seconds": Directive(positive, "10"),
     "auth-failure-delay-seconds": Directive(from_zero, "3"),
+    "auth-timeout-seconds": Directive(positive, "30"),
     "append-domain": Directive(boolean, "no"),
     "strip-domain": Directive(boolean, "no"),
     "domain-separators": Directive(separators, "@%!:"),
@@ -64,10 +68,15 @@ class Config:
 
     listen_address: list[Address]
     max_children: int
+    max_children_per_source: int | None  # None: half of max_children, rounded up
+    gatekeeper_user: str
+    gatekeeper_connections: int
+    shutdown_seconds: int
     login_seconds: int
     timeout_seconds: int
     lock_timeout_seconds: int
     auth_failure_delay_seconds: int
+    auth_timeout_seconds: int
     append_domain: bool
     strip_domain: bool
     domain_separators: str
@@ -125,7 +134,7 @@ def load(file: str) -> Config | list[str]:
 def _is_secret(key: str) -> bool:
     """Does the directive of some driver say that its value is one?"""
     parts = key.split("-", 2)
-    if len(parts) < 3 or parts[0] != "auth":
+    if len(parts) < 3 or parts[0] != "auth" or key in DIRECTIVES:
         return False
     from tpop3d.auth import drivers
 

@@ -14,18 +14,23 @@ from contextlib import suppress
 
 from tpop3d.cli import FAILED, OK, start_log
 from tpop3d.config import Config, read
-from tpop3d.doors.standalone import serve_forever
+from tpop3d.doors.listener import Listener
+from tpop3d.session.cell import prepare_cell
 
 HOST = "127.0.0.1"
 PASSWORDS = {"anna": "wonderland", "bert": "open sesame", "clara": "empty"}
 
 CONFIGURATION = """\
 max-children: 16
+max-children-per-source: 0
+gatekeeper-user: nobody
+shutdown-seconds: 1
 auth-flatfile-enable: yes
 auth-flatfile-passwd-file: {directory}/passwd
 auth-flatfile-mail-user: {user}
 auth-flatfile-mailbox: bsd:{directory}/mail/$(local_part)
 state-directory: {directory}/state
+auth-failure-delay-seconds: 1
 log-stderr: yes
 log-level: notice
 """
@@ -113,13 +118,17 @@ def demo(port: int, verbose: bool) -> int:
         )
         return FAILED
     listener.listen()
+    listener.set_inheritable(False)
     directory = tempfile.mkdtemp(prefix="tpop3d-demo-")
     try:
         config = _furnish(directory)
         start_log(config, verbose, stderr_is_free=True)
+        cell = prepare_cell(config)
+        if isinstance(cell, str):
+            raise AssertionError(cell)
         port = listener.getsockname()[1]
         print(WELCOME.format(host=HOST, port=port, directory=directory), flush=True)
-        serve_forever(listener, config)
+        Listener(config, cell, [listener]).run()
     finally:
         # A session that just ended may have touched a file in the same moment.
         shutil.rmtree(directory, ignore_errors=True)

@@ -86,6 +86,11 @@ def from_zero(text: str) -> int:
     return 0 if text == "0" else positive(text)
 
 
+def per_source(text: str) -> int | None:
+    """A whole number from 0; or "half", of max-children, which is None."""
+    return None if text == "half" else from_zero(text)
+
+
 def absolute_path(text: str) -> str:
     """A path from the root."""
     if not text.startswith("/"):

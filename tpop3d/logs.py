@@ -11,10 +11,13 @@ import syslog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
+_facility = syslog.LOG_MAIL
 _to_stderr = True  # until `start`: a mistake in the configuration must be seen somewhere
 _threshold = syslog.LOG_INFO
+_sink: Callable[[int, str], None] | None = None
 
 LEVELS = {
     "emerg": syslog.LOG_EMERG, "alert": syslog.LOG_ALERT, "crit": syslog.LOG_CRIT,
@@ -38,9 +41,30 @@ def start(facility: str, level: str, to_stderr: bool) -> None:
     _to_stderr = to_stderr
     _threshold = LEVELS[level]
     if not to_stderr:
-        # LOG_NDELAY: connect now, while we are sure to be allowed to.
-        syslog.openlog("tpop3d", syslog.LOG_PID | syslog.LOG_NDELAY, FACILITIES[facility])
+        _open(FACILITIES[facility])
         syslog.setlogmask(syslog.LOG_UPTO(_threshold))
+
+
+def _open(facility: int) -> None:
+    """Connect to syslogd now (LOG_NDELAY), while we are sure to be allowed to."""
+    global _facility
+    _facility = facility
+    syslog.openlog("tpop3d", syslog.LOG_PID | syslog.LOG_NDELAY, facility)
+
+
+def reopen(between: Callable[[], None]) -> None:
+    """Let go of the log's descriptor, which nobody knows, while `between` closes all others."""
+    if not _to_stderr:
+        syslog.closelog()
+    between()
+    if not _to_stderr:
+        _open(_facility)
+
+
+def hand_over(sink: Callable[[int, str], None]) -> None:
+    """Give lines to `sink` from now on: to somebody who can reach the log, which we cannot."""
+    global _sink
+    _sink = sink
 
 
 def write(level: int, line: str) -> None:
@@ -49,6 +73,9 @@ def write(level: int, line: str) -> None:
         return
     # What was escaped field by field passes unchanged; whatever else came along does no harm.
     line = printable(_octets(line), b"\\")
+    if _sink is not None:
+        _sink(level, line)
+        return
     if not _to_stderr:
         syslog.syslog(level, line)
         return
@@ -82,6 +109,11 @@ def info(line: str) -> None:
 def debug(line: str) -> None:
     """A command or a reply."""
     write(syslog.LOG_DEBUG, line)
+
+
+def is_on_stderr() -> bool:
+    """Does the log go to stderr?"""
+    return _to_stderr
 
 
 def is_verbose() -> bool:

@@ -5,6 +5,8 @@ A driver is a small class. It has
 - `directives`: its part of the configuration, `{"passwd-file": Directive(...)}` for the directive
   `auth-NAME-passwd-file` (see `tpop3d.directives.Directive`);
 - `checks_apop`: can it check an APOP digest?
+- `own_process`: False lets it run where the session will; without the attribute, or with True, it
+  runs in a process of its own, which is cut off after `auth-timeout-seconds`;
 - `__init__(settings)`: the values of its directives. Raises ValueError, with a text for the
   administrator, where they do not fit together;
 - `authenticate(login)`: the verdict.
@@ -126,6 +128,23 @@ class Verdict:
     def cannot_say(cls, reason: str) -> Verdict:
         """It could not be found out whether the attempt is good."""
         return cls(CANNOT_SAY, reason=reason)
+
+
+def checked(verdict: object) -> Verdict:
+    """A driver's verdict, or *cannot say* where it is none: other people's code may return
+    anything."""
+    if not isinstance(verdict, Verdict) or verdict.answer not in (YES, NO, CANNOT_SAY):
+        return Verdict.cannot_say("driver failed: what it returned is no verdict")
+    account = verdict.account
+    if (verdict.answer == YES) != isinstance(account, Account):
+        return Verdict.cannot_say("driver failed: a yes has an account, and nothing else has")
+    if account is not None and (
+        not account.name
+        or not account.mailboxes
+        or any("\0" in path or not path.startswith("/") for path in account.mailboxes)
+    ):
+        return Verdict.cannot_say("driver failed: its account has no name, or no mailbox")
+    return verdict
 
 
 def is_plain(name: bytes) -> bool:

@@ -29,6 +29,7 @@ class Flatfile:
         "mailbox": Directive(Mailbox),
     }
     checks_apop = True
+    own_process = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._file: Template = settings["passwd-file"]

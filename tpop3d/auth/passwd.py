@@ -27,6 +27,7 @@ class Passwd:
         "mail-group": Directive(group_id),
     }
     checks_apop = False
+    own_process = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         directory: str | None = settings["mailspool-dir"]

@@ -7,7 +7,7 @@ The first yes wins and no other driver is asked. Without a yes, one *cannot say*
 from __future__ import annotations
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict
+from tpop3d.auth.driver import CANNOT_SAY, YES, Login, Verdict, checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Switch:
         refused: Verdict | None = None
         for login in self._logins(attempt, local_domain, client):
             for name, driver in self._drivers.items():
-                verdict = _ask(driver, login)
+                verdict = self._ask(driver, login)
                 verdict.driver = name
                 if verdict.answer == YES:
                     return verdict
@@ -71,16 +71,12 @@ class Switch:
         if self._config.strip_domain:
             yield login(local_part)
 
+    def _ask(self, driver: Driver, login: Login) -> Verdict:
+        if getattr(driver, "own_process", True):
+            from tpop3d.auth import isolation
 
-def _ask(driver: Driver, login: Login) -> Verdict:
-    """The verdict of one driver; a driver that fails has said *cannot say*."""
-    try:
-        verdict: object = driver.authenticate(login)
-    except (Exception, SystemExit) as error:
-        return Verdict.cannot_say(f"driver failed: {logs.describe(error)}")
-    # Other people's code: what it returns may be anything.
-    if not isinstance(verdict, Verdict) or verdict.answer not in (YES, NO, CANNOT_SAY):
-        return Verdict.cannot_say("driver failed: what it returned is no verdict")
-    if (verdict.answer == YES) != isinstance(verdict.account, Account):
-        return Verdict.cannot_say("driver failed: a yes has an account, and nothing else has")
-    return verdict
+            return isolation.ask(driver, login, self._config.auth_timeout_seconds)
+        try:
+            return checked(driver.authenticate(login))
+        except (Exception, SystemExit) as error:
+            return Verdict.cannot_say(f"driver failed: {logs.describe(error)}")

@@ -4,19 +4,14 @@ StandardInput=socket, or a pipe). One session, then the end."""
 from __future__ import annotations
 
 import os
+import select
 import sys
-
-from tpop3d import logs
-from tpop3d.pop3 import replies
-from tpop3d.session import signals
-from tpop3d.session.wire import Ended, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.config import Config
+    from tpop3d.pop3.replies import Reply
 
 FIRST_FREE = 3  # the descriptors below are stdin, stdout and stderr to everybody's code
-REFUSAL_SECONDS = 5.0  # for a client to take the one line that says that there is no session
 
 
 class Connection:
@@ -57,22 +52,10 @@ def _identity(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def serve(config: Config, fd_in: int, fd_out: int) -> None:
-    """Serve the one session of a connection."""
-    from tpop3d.session.connection import Connection as Session
-
-    Session(Wire(fd_in, fd_out, signals.catch()), config).serve()
-
-
-def turn_away(connection: Connection, problems: list[str]) -> None:
-    """Log why there can be no session, and tell the client that there is none."""
-    for problem in problems:
-        logs.error(problem)
-    wire = Wire(connection.fd_in, connection.fd_out, signals.catch())
-    wire.deadline = wire.now() + REFUSAL_SECONDS
+def say(fd_out: int, reply: Reply) -> None:
+    """Tell the client why there is no session. We may be root: nothing is read from it."""
     try:
-        wire.send((replies.SERVER_MISCONFIGURED.line, b"\r\n"))
-        wire.flush()
-        wire.part()
-    except Ended:
-        pass
+        if select.select((), (fd_out,), (), 0)[1]:
+            os.write(fd_out, reply.line + b"\r\n")
+    except OSError:
+        pass  # gone

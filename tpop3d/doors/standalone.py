@@ -1,74 +1,195 @@
-"""A minimal accept loop for the demo: one process a connection, `max-children` at most.
-
-No privileges are separated here and nothing is reloaded; it is no daemon.
-"""
+"""The standalone door: bind `listen-address` and run the listener."""
 
 from __future__ import annotations
 
+import _signal
+import _socket
 import os
-import select
-import signal
-import socket
-from contextlib import suppress
+import sys
 
-from tpop3d.session import signals
+from tpop3d import logs
+from tpop3d.config import Config, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.config import Config
+    from collections.abc import Callable
 
-CHECK = 200  # milliseconds between looks at which children have ended
-FULL = b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
+    from tpop3d.directives import Address
+    from tpop3d.session.privileges import Cell
 
-
-def serve_forever(listener: socket.socket, config: Config) -> None:
-    """Serve connections until SIGINT, SIGTERM or SIGHUP, then end the sessions in progress."""
-    wakeup = signals.catch()
-    children: set[int] = set()
-    poll = select.poll()
-    poll.register(listener, select.POLLIN)
-    poll.register(wakeup, select.POLLIN)
-    while True:
-        ready = poll.poll(CHECK if children else None)
-        _reap(children)
-        if any(fd == wakeup for fd, _ in ready):
-            break
-        if ready:
-            _accept(listener, config, children)
-    listener.close()
-    for pid in children:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    for pid in children:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+BACKLOG = 128  # connections that the kernel keeps until they are accepted
+READY = b"+"  # what a detached process tells its parent; anything else is an error's text
 
 
-def _accept(listener: socket.socket, config: Config, children: set[int]) -> None:
-    """Take one connection, and fork the process that serves it."""
-    try:
-        connection, _ = listener.accept()
-    except OSError:
-        return  # gone before it was taken
-    if len(children) >= config.max_children:
-        with suppress(OSError):
-            connection.send(FULL, socket.MSG_DONTWAIT)
-    elif pid := os.fork():
-        children.add(pid)
-    else:
-        status = 1
+class CannotListen(Exception):
+    """An address that cannot be listened to, and why, in one line."""
+
+
+class Sockets:
+    """The listening sockets by address, so that a reload re-binds only what has changed."""
+
+    def __init__(self) -> None:
+        self._bound: dict[tuple[str, int], list[_socket.socket]] = {}
+
+    def bind(self, addresses: list[Address]) -> list[_socket.socket]:
+        """Listen to all of these addresses and to no others. Raises `CannotListen`.
+
+        Those that are bound already stay as they are. When one cannot be bound, all is as before.
+        Sockets that are wanted no more are the caller's to close.
+        """
+        wanted = dict.fromkeys((one.host, one.port) for one in addresses)
+        new: dict[tuple[str, int], list[_socket.socket]] = {}
         try:
-            from tpop3d.doors import inetd
+            for place in wanted:
+                new[place] = self._bound.get(place) or _listen(*place)
+        except CannotListen:
+            for place, sockets in new.items():
+                if place not in self._bound:
+                    for one in sockets:
+                        one.close()
+            raise
+        self._bound = new
+        return [one for sockets in new.values() for one in sockets]
 
-            listener.close()
-            inetd.serve(config, connection.fileno(), connection.fileno())
-            status = 0
-        finally:
-            os._exit(status)
-    connection.close()
+
+def _listen(host: str, port: int) -> list[_socket.socket]:
+    """Listening sockets for every address of a host."""
+    made = []
+    try:
+        found = _socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            one = _socket.socket(family, kind, protocol)
+            made.append(one)
+            one.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            if family == _socket.AF_INET6:
+                # [::] and 0.0.0.0 are two addresses here, as they are two lines to configure.
+                one.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+    except OSError as error:
+        for one in made:
+            one.close()
+        shown = f"[{host}]" if ":" in host else host
+        raise CannotListen(f"cannot listen on {shown}:{port}: {error.strerror}") from None
+    return made
 
 
-def _reap(children: set[int]) -> None:
-    for pid in list(children):
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            children.discard(pid)
+def run(
+    config: Config,
+    file: str,
+    sockets: list[_socket.socket] | None,
+    *,
+    pidfile: str = "",
+    detach: bool = False,
+    start_log: Callable[[Config], None],
+) -> int:
+    """Run the listener on `sockets`, or on `listen-address`; returns the exit code."""
+    from tpop3d.doors.listener import Listener
+    from tpop3d.session.cell import prepare_cell
+
+    own = Sockets() if sockets is None else None
+    cell = prepare_cell(config)
+    if isinstance(cell, str):
+        return _fail(cell)
+    try:
+        listening = sockets if own is None else own.bind(config.listen_address)
+    except CannotListen as error:
+        return _fail(str(error))
+    if not listening:
+        return _fail("nothing to listen on: give listen-address in the configuration")
+    tell = _detach() if detach else None
+    if pidfile and (why := _write_pidfile(pidfile)):
+        return _fail(why)
+    listener = Listener(config, cell, listening)
+    logs.notice(f"listening on {', '.join(_shown(one) for one in listening)}")
+
+    def reload() -> tuple[Config, Cell, list[_socket.socket]] | None:
+        again = load(file)
+        cell = prepare_cell(again) if isinstance(again, Config) else ""
+        if isinstance(again, list) or isinstance(cell, str):
+            for problem in again if isinstance(again, list) else [cell]:
+                logs.error(str(problem))
+            logs.error("reload: the configuration has errors, and is kept as it was")
+            return None
+        try:
+            now = listening if own is None else own.bind(again.listen_address)
+        except CannotListen as error:
+            logs.error(f"reload: {error}; the configuration is kept as it was")
+            return None
+        start_log(again)
+        logs.notice("reload: the configuration is read again")
+        return again, cell, now
+
+    listener.reload = reload
+    if tell is not None:
+        tell()
+    try:
+        listener.run()
+    finally:
+        if pidfile:
+            _remove_pidfile(pidfile)
+    logs.notice("stopped")
+    return 0
+
+
+def _shown(one: _socket.socket) -> str:
+    """A listening socket's address for people."""
+    address = one.getsockname()
+    if not isinstance(address, tuple):
+        return f"unix:{os.fsdecode(address)}"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _fail(why: str) -> int:
+    """One line where people and logs see it; returns the exit code."""
+    logs.error(why)
+    if not logs.is_on_stderr():
+        print(f"tpop3d: {why}", file=sys.stderr)
+    return 1
+
+
+def _detach() -> Callable[[], None]:
+    """Go on in the background (daemon(7)); the parent exits when the returned function is called.
+
+    If the child ends before that, so does the parent, with status 1.
+    """
+    read_end, write_end = os.pipe()
+    if os.fork():
+        os.close(write_end)
+        os._exit(0 if os.read(read_end, 1) == READY else 1)
+    os.close(read_end)
+    os.setsid()
+    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)
+    os.chdir("/")
+
+    def tell() -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        if null > 2:
+            os.close(null)
+        os.write(write_end, READY)
+        os.close(write_end)
+
+    return tell
+
+
+def _write_pidfile(path: str) -> str:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""
+
+
+def _remove_pidfile(path: str) -> None:
+    """Remove the file if it is still ours."""
+    try:
+        with open(path, encoding="ascii") as file:
+            if file.read().strip() != str(os.getpid()):
+                return
+        os.unlink(path)
+    except OSError:
+        pass

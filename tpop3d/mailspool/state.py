@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from tpop3d.directories import make_directory
 from tpop3d.mailspool import refusal
 from tpop3d.mailspool.refusal import Refusal, of_error
 
@@ -44,10 +45,10 @@ def prepare(directory: str, path: str, owner: int, group: int) -> str | Refusal:
     place = os.path.join(directory, name_of(path, owner))
     try:
         try:
-            _make(place, 0o700)
+            make_directory(place, 0o700)
         except FileNotFoundError:
-            _make(directory, 0o711)
-            _make(place, 0o700)
+            make_directory(directory, 0o711)
+            make_directory(place, 0o700)
         status = os.lstat(place)
         if not stat.S_ISDIR(status.st_mode):
             return Refusal(refusal.PERMANENT, f"{place}: not a directory")
@@ -60,12 +61,3 @@ def prepare(directory: str, path: str, owner: int, group: int) -> str | Refusal:
     except OSError as error:
         return of_error(error, f"state directory {place}")
     return place
-
-
-def _make(path: str, mode: int) -> None:
-    """Make a directory of exactly this mode, unless it exists."""
-    try:
-        os.mkdir(path, mode)
-    except FileExistsError:
-        return
-    os.chmod(path, mode)  # whatever the umask says

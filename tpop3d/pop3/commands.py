@@ -56,12 +56,9 @@ class LineBuffer:
         """Is another line complete? Then replies may be gathered (RFC 2449 section 6.6)."""
         return self._octets.find(b"\n", self._searched) >= 0
 
-    def take_rest(self) -> bytes:
-        """Take everything that is left, for the process that reads on."""
-        rest = bytes(self._octets)
-        self._octets.clear()
-        self._searched = 0
-        return rest
+    def rest(self) -> bytes:
+        """Everything that is left, for the process that may read on."""
+        return bytes(self._octets)
 
 
 class Command:

@@ -18,6 +18,7 @@ UPDATE = "update"  # the client said QUIT in TRANSACTION: nothing is sent before
 BROKEN = "broken"  # the maildrop can no longer be trusted: send, close, delete nothing
 
 MAX_BAD_COMMANDS = 20  # in a row
+TOO_MANY_CONNECTIONS = b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
 
 
 class Reply:
@@ -65,6 +66,7 @@ SASL_MALFORMED = Reply(b"-ERR malformed authentication response", outcome=BAD)
 LOGIN_FAILED = Reply(b"-ERR [AUTH] wrong name or password")
 LOGIN_FAILED_LAST = Reply(b"-ERR [AUTH] wrong name or password", outcome=CLOSE)
 LOGIN_UNDECIDED = Reply(b"-ERR [SYS/TEMP] logins cannot be checked now, try again later")
+LOGIN_UNDECIDED_LAST = Reply(LOGIN_UNDECIDED.line, outcome=CLOSE)
 
 # Entering TRANSACTION
 MAILDROP_IN_USE = Reply(b"-ERR [IN-USE] maildrop is in use, try again later", outcome=CLOSE)

@@ -1,86 +1,122 @@
-"""Before login: AUTHORIZATION with the client.
+"""Before login: AUTHORIZATION with the client, in a process that may do nothing else.
 
 The gatekeeper speaks POP3 and decides nothing: it asks the monitor about each attempt, and gets a
-yes or a no. It needs no configuration beyond its policy, no password file and no mailbox.
+yes or a no. It has no configuration beyond its orders, no password file and no mailbox; it runs as
+a user of its own, in an empty directory, with no descriptor but the channel and the connection.
 """
 
 from __future__ import annotations
 
 import os
-from time import time_ns
 
-from tpop3d.pop3 import replies
-from tpop3d.pop3.authorization import Attempt, Authorization
+from tpop3d import logs
+from tpop3d.pop3 import capabilities, replies  # noqa: F401  CAPA cannot be imported from inside
+from tpop3d.pop3.authorization import Authorization
 from tpop3d.pop3.replies import Reply
+from tpop3d.session import channel as channels
+from tpop3d.session import signals
+from tpop3d.session.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
-from tpop3d.session.wire import SIGNAL, Ended
+from tpop3d.session.privileges import confine
+from tpop3d.session.wire import ERROR, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tpop3d.session.privileges import Cell
 
-    from tpop3d.pop3.authorization import Policy
-    from tpop3d.session.wire import Wire
-
-MAX_FAILED_LOGINS = 3
-HOST_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
-
-# What the monitor says of an attempt.
-ADMITTED = "admitted"
-REFUSED = "refused"
-UNDECIDED = "undecided"
+ANSWERS = {
+    channels.REFUSED: replies.LOGIN_FAILED,
+    channels.REFUSED_FOR_LAST: replies.LOGIN_FAILED_LAST,
+    channels.UNDECIDED: replies.LOGIN_UNDECIDED,
+    channels.UNDECIDED_FOR_LAST: replies.LOGIN_UNDECIDED_LAST,
+}
 
 
-def apop_timestamp() -> bytes:
-    """A msg-id that no greeting had before (RFC 1939 section 7)."""
-    host = bytes(c for c in os.fsencode(os.uname().nodename) if c in HOST_NAME)
-    unique = b"%d.%d.%b" % (os.getpid(), time_ns(), os.urandom(8).hex().encode())
-    return b"<%b@%b>" % (unique, host[:64] or b"localhost")
+class MonitorGone(Exception):
+    """Nobody is there to ask any more; the process ends."""
 
 
-def authorize(
-    wire: Wire,
-    policy: Policy,
-    login_seconds: float,
-    failure_delay: float,
-    ask: Callable[[Attempt], str],
-) -> Reply | None:
+def start(cell: Cell) -> tuple[int, Channel]:
+    """Fork a gatekeeper; returns its pid and the monitor's end of the channel to it.
+
+    It serves one order after the other until the channel is closed.
+    """
+    ours, theirs = channels.pair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    status = 1
+    try:
+        wakeup = signals.catch()
+        confine(cell, (theirs.fileno(), *signals.descriptors()))
+        logs.hand_over(theirs.log)
+        while (order := theirs.take_order()) is not None:
+            _serve(order, theirs, wakeup)
+        status = 0
+    except (MonitorGone, ConnectionError):
+        status = 0
+    except BaseException as error:
+        logs.error(f"gatekeeper: {logs.describe(error)}")
+    finally:
+        os._exit(status)
+
+
+def _serve(order: Order, channel: Channel, wakeup: int) -> None:
+    """Serve one connection up to its login, or to its end without one."""
+    fd_in, fd_out = order.fds
+    wire = Wire(fd_in, fd_out, wakeup)
+    try:
+        how = authorize(wire, order, channel)
+        if how in (QUIT, ERROR) and wire.has_unread():
+            wire.part()
+    except Ended as ended:
+        how = ended.how
+    except (MonitorGone, ConnectionError):
+        raise
+    except Exception as error:
+        # A bug. The client learns nothing of it.
+        logs.error(f"internal error: {logs.describe(error)}")
+        _apologize(wire)
+        how = ERROR
+    wire.close()
+    for fd in {fd_in, fd_out}:
+        os.close(fd)
+    channel.report(Ending(how, wire.octets_in, wire.octets_out))
+
+
+def authorize(wire: Wire, order: Order, channel: Channel) -> str:
     """Greet the client and let it try to log in.
 
-    Returns None when the monitor has admitted somebody: no reply was sent to that attempt yet.
-    Otherwise the last reply, after which nothing follows. Raises `wire.Ended`.
-
-    `failure_delay` (seconds) passes before a failed attempt is answered; all of it is within
-    `login_seconds`.
+    Returns how that ended: "" when somebody is admitted, and has no answer yet. Raises
+    `wire.Ended`, and `MonitorGone`.
     """
-    wire.deadline = wire.now() + login_seconds
+    wire.deadline = wire.now() + order.login_seconds
     conversation = Conversation(wire)
-    conversation.say(replies.greeting(policy.apop_timestamp))
-    state = Authorization(policy)
-    failed = 0
+    conversation.say(replies.greeting(order.policy.apop_timestamp))
+    state = Authorization(order.policy)
     while True:
         answer = conversation.run(state)
         if isinstance(answer, Reply):
             wire.flush()
-            return answer
-        decision = ask(answer)
-        if decision == ADMITTED:
-            return None
-        _hold_back(wire, failure_delay)
-        if decision == UNDECIDED:
-            conversation.say(replies.LOGIN_UNDECIDED)
-            continue
-        failed += 1
-        if failed >= MAX_FAILED_LOGINS:
-            conversation.say(replies.LOGIN_FAILED_LAST)
+            return QUIT if answer is replies.GOODBYE else ERROR
+        wire.flush()
+        request = Request(answer, wire.pending(), wire.octets_in, wire.octets_out)
+        verdict = channel.ask(request)
+        if verdict == channels.ADMITTED:
+            return ""
+        if verdict not in ANSWERS:
+            raise MonitorGone
+        conversation.say(ANSWERS[verdict])
+        if ANSWERS[verdict].outcome == replies.CLOSE:
             wire.flush()
-            return replies.LOGIN_FAILED_LAST
-        conversation.say(replies.LOGIN_FAILED)
+            return ERROR
 
 
-def _hold_back(wire: Wire, seconds: float) -> None:
-    """Let time pass before an answer: guessing costs time, whatever was guessed."""
-    wire.flush()
-    left = wire.deadline - wire.now()
-    if wire.pause(max(0.0, min(seconds, left))):
-        raise Ended(SIGNAL)
+def _apologize(wire: Wire) -> None:
+    """Tell the client, if it can be told, that this is not its fault."""
+    try:
+        wire.send((replies.INTERNAL_ERROR.line, b"\r\n"))
+        wire.flush()
+    except Ended:
+        pass

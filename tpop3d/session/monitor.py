@@ -1,82 +1,120 @@
-"""The decisions about one connection: who is let in, and to which maildrop.
+"""The decisions about one connection: who is let in, and what the gatekeeper may ask.
 
-The monitor runs with all the privileges that the program has. It gives them up in `admit`.
+The monitor has all the privileges that the program has, and reads nothing from the client.
 """
 
 from __future__ import annotations
 
 import os
+from time import time_ns
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Verdict
+from tpop3d.auth.driver import CANNOT_SAY, YES, Verdict
 from tpop3d.auth.switch import Switch
-from tpop3d.mailspool import refusal, state
-from tpop3d.mailspool.refusal import Refusal
-from tpop3d.session import gatekeeper
-from tpop3d.session.privileges import become
+from tpop3d.pop3.authorization import Policy
+from tpop3d.session import channel as channels
+from tpop3d.session.channel import Request, Violation
+from tpop3d.session.summary import Summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config import Config
-    from tpop3d.mailspool.locks import Pause
-    from tpop3d.mailspool.spool import Spool
-    from tpop3d.pop3.authorization import Attempt
+    from tpop3d.session.channel import Line
+
+MAX_FAILED_LOGINS = 3
+MAX_LINES = 2  # of one connection, without -v
+LOG_ERR = 3  # syslog(3); more urgent is nothing that a gatekeeper has to say
+MAX_UNDECIDED = 10  # attempts that could not be checked, of one connection
+GRACE = 5.0  # seconds after `login-seconds` in which a gatekeeper has to report the end
+HOST_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 
 
 class Monitor:
     """The monitor of one connection, from the address `client`, made at `local`."""
 
     def __init__(self, config: Config, client: str, local: tuple[str, int]) -> None:
-        self._config = config
-        self.client = client
-        self._switch = Switch(config.drivers, config)
-        self._domain = config.local_domain(*local)
-        self.checks_apop = self._switch.checks_apop
+        self.summary = Summary(client)
         self.verdict = Verdict.no("nothing was tried")
-        self.method = ""
+        self._config = config
+        self._local = local
+        self._switch = Switch(config.drivers, config)
+        self._failed = 0
+        self._undecided = 0
+        self._closed = False
+        self._lines = 0
+        timestamp = apop_timestamp() if self._switch.checks_apop else b""
+        self.policy = Policy(timestamp, plaintext=not config.apop_only)
 
-    def ask(self, attempt: Attempt) -> str:
-        """Decide on an attempt, and log it if it is not let in."""
-        self.method = attempt.method
-        self.verdict = self._switch.decide(attempt, self._domain, self.client)
-        if self.verdict.answer == YES:
-            return gatekeeper.ADMITTED
-        line = logs.event(
-            "login failed" if self.verdict.answer != CANNOT_SAY else "login undecided",
-            user=attempt.name,
-            rip=self.client,
-            method=attempt.method,
-            driver=self.verdict.driver,
-            reason=self.verdict.reason,
-        )
-        logs.notice(line)
-        return gatekeeper.UNDECIDED if self.verdict.answer == CANNOT_SAY else gatekeeper.REFUSED
+    def check(self, request: Request) -> None:
+        """Raises `Violation` for a request that cannot come now."""
+        self.summary.octets_in = request.octets_in
+        self.summary.octets_out = request.octets_out
+        attempt = request.attempt
+        self.summary.method = attempt.method
+        if self._closed:
+            raise Violation("an attempt after the last one")
+        if attempt.password is None and not self.policy.apop_timestamp:
+            raise Violation("APOP that was not offered")
+        if attempt.password is not None and not self.policy.plaintext:
+            raise Violation("a password that was not asked for")
+        # Ours, whatever the gatekeeper says: a digest of another connection is worth nothing.
+        attempt.timestamp = self.policy.apop_timestamp
 
-    def admit(self, account: Account, pause: Pause) -> Spool | Refusal:
-        """Become the account's user, for good, and open the maildrop."""
-        # The last moment at which our own files can surely be read: the user may not be allowed
-        # to, and everything that a session imports has to be in memory from here on.
-        from tpop3d.mailspool.spool import Terms, open_spool
-        from tpop3d.pop3 import capabilities, transaction  # noqa: F401
+    def decide(self, request: Request) -> Verdict:
+        """Ask the auth switch about an attempt that passed `check`, and log it if refused."""
+        attempt = request.attempt
+        try:
+            # Only now: a host name in listen-address may have to be looked up.
+            wanted = self._config.append_domain
+            domain = self._config.local_domain(*self._local) if wanted else b""
+            self.verdict = self._switch.decide(attempt, domain, self.summary.client)
+        except Exception as error:
+            logs.error(f"internal error: {logs.describe(error)}")
+            self.verdict = Verdict.cannot_say("internal error")
+            self._undecided = MAX_UNDECIDED
+        self.summary.note_attempt(attempt.method, self.verdict)
+        if self.verdict.answer != YES:
+            undecided = self.verdict.answer == CANNOT_SAY
+            line = logs.event(
+                "login undecided" if undecided else "login failed",
+                user=attempt.name,
+                rip=self.summary.client,
+                method=attempt.method,
+                driver=self.verdict.driver,
+                reason=self.verdict.reason,
+            )
+            logs.notice(line)
+        return self.verdict
 
-        path = next((one for one in account.mailboxes if _exists(one)), account.mailboxes[0])
-        place = state.prepare(self._config.state_directory, path, account.uid, account.gid)
-        if isinstance(place, Refusal):
-            return place
-        if why := become(account.uid, account.gid):
-            return Refusal(refusal.PERMANENT, why)
-        os.umask(0o077)
-        terms = Terms(
-            dotlock=not self._config.mailspool_no_dotfile_locking,
-            lock_timeout=self._config.lock_timeout_seconds,
-            pause=pause,
-        )
-        return open_spool(path, account.uid, place, terms)
+    def log(self, line: Line) -> None:
+        """Write a gatekeeper's line: as many as it likes with -v, else only that it has failed."""
+        if not logs.is_verbose():
+            self._lines += 1
+            if line.level < LOG_ERR or self._lines > MAX_LINES:
+                raise Violation("lines for the log that nobody asked for")
+        logs.write(line.level, line.text)
+
+    def answer(self, answer: str) -> bytes:
+        """What the gatekeeper is told of a verdict's answer, and whether it was the last one."""
+        if answer == YES:
+            self._closed = True
+            return channels.ADMITTED
+        if answer == CANNOT_SAY:
+            self._undecided += 1
+            self._closed = self._undecided >= MAX_UNDECIDED
+            return channels.UNDECIDED_FOR_LAST if self._closed else channels.UNDECIDED
+        self._failed += 1
+        self._closed = self._failed >= MAX_FAILED_LOGINS
+        return channels.REFUSED_FOR_LAST if self._closed else channels.REFUSED
 
 
-def _exists(path: str) -> bool:
-    try:
-        os.lstat(path)
-    except OSError:
-        return False
-    return True
+def apop_timestamp() -> bytes:
+    """A msg-id that no greeting had before (RFC 1939 section 7)."""
+    host = bytes(c for c in os.fsencode(os.uname().nodename) if c in HOST_NAME)
+    unique = b"%d.%d.%b" % (os.getpid(), time_ns(), os.urandom(8).hex().encode())
+    return b"<%b@%b>" % (unique, host[:64] or b"localhost")
+
+
+def log_violation(summary: Summary, pid: int, what: object) -> None:
+    """A gatekeeper that does what ours never do is in somebody else's hands."""
+    logs.error(logs.event("attack", rip=summary.client, gatekeeper=pid, reason=str(what)))

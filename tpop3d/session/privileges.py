@@ -1,22 +1,64 @@
-"""Becoming the mailbox's user: the one place where privileges are given up, for good."""
+"""Giving up privileges, for good: to become a mailbox's user, or to be locked in.
+
+This is the one place where it is done.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PR_SET_DUMPABLE = 4  # prctl(2)
+PR_SET_NO_NEW_PRIVS = 38
+MAX_DESCRIPTORS = 16  # of a gatekeeper
+
+# What a gatekeeper asks of the kernel once it is locked in: to talk, to wait, to remember.
+SYSTEM_CALLS = (
+    "read", "write", "sendto", "recvfrom", "sendmsg", "recvmsg", "poll", "ppoll", "select",
+    "pselect6", "close", "dup", "fcntl", "fstat", "newfstatat", "lseek", "ioctl", "shutdown",
+    "getsockname", "getpeername", "setsockopt", "getsockopt", "mmap", "munmap", "mremap",
+    "madvise", "mprotect", "brk", "futex", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
+    "sigaltstack", "restart_syscall", "clock_gettime", "gettimeofday", "getrandom", "getpid",
+    "gettid", "exit", "exit_group",
+)  # fmt: skip
 
 
 class StillPrivileged(Exception):
     """The process is not who it should be. It must not go on."""
 
 
+class Cell:
+    """Where gatekeepers are locked in: user and group, and an empty directory.
+
+    `uid` is None where we are not root, and nobody can be locked in. `load_filter` restricts the
+    system calls, where the library for that is installed. `file_size` is how many octets a file
+    may be made long: none, unless the "connection" is a file itself (`tpop3d --inetd > FILE`).
+    """
+
+    __slots__ = ("directory", "file_size", "gid", "load_filter", "prctl", "uid")
+
+    def __init__(self, uid: int | None, gid: int, directory: str) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.directory = directory
+        self.file_size = 0
+        # Loaded now: from inside nothing can be.
+        self.load_filter = _system_call_filter()
+        self.prctl = _prctl()
+
+
 def become(uid: int, gid: int) -> str:
-    """Become a user for good: groups, gid, uid, each read back, and no way back to root.
+    """Become a mailbox's user for good.
 
     Returns "" or, where nothing was changed, why this cannot be. The only group is `gid`: what a
     user may do through further groups, a mail server has no need of. Without root, the user must
     be who we are already. Raises `StillPrivileged` and OSError; the process must then end.
     """
-    if uid == 0 or gid == 0:
+    if uid <= 0 or gid <= 0:
         return "uid 0 and gid 0 own no mailbox here"
     if os.geteuid() != 0:
         if uid != os.geteuid():
@@ -24,10 +66,43 @@ def become(uid: int, gid: int) -> str:
         if gid != os.getegid() and gid not in os.getgroups():
             return f"not root, so cannot take gid {gid}"
         return ""
-    os.setgroups([gid])
+    _switch(uid, gid, [gid])
+    return ""
+
+
+def confine(cell: Cell, keep: tuple[int, ...]) -> None:
+    """Lock this process in: what it may still do is talk on the descriptors in `keep`.
+
+    Raises `StillPrivileged` and OSError; the process must then end.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    if cell.uid is not None:
+        os.chroot(cell.directory)
+        os.chdir("/")
+        _switch(cell.uid, cell.gid, [])
+    # No exec gives privileges, and nobody may look at this process's memory.
+    cell.prctl(PR_SET_NO_NEW_PRIVS, 1)
+    cell.prctl(PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (cell.file_size, cell.file_size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if cell.uid is not None:
+        # Of an ordinary user's processes there may be many already.
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    # Up to here the log can be written to.
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    close_all_but(keep)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
+    if cell.load_filter is not None:
+        cell.load_filter()
+
+
+def _switch(uid: int, gid: int, groups: list[int]) -> None:
+    """Groups, gid, uid: set, read back, and no way back to root."""
+    os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or os.getgroups() != [gid]:
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or os.getgroups() != groups:
         raise StillPrivileged
     for regain in (os.setuid, os.seteuid, os.setgid):
         try:
@@ -35,4 +110,44 @@ def become(uid: int, gid: int) -> str:
         except PermissionError:
             continue
         raise StillPrivileged
-    return ""
+
+
+def close_all_but(keep: tuple[int, ...]) -> None:
+    """Close every descriptor from 3 on that is not in `keep`."""
+    first = 3
+    for fd in sorted({fd for fd in keep if fd >= first}):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _prctl() -> Callable[[int, int], None]:
+    """prctl(2), which Python has no call for."""
+    import ctypes
+
+    library_call = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prctl(option: int, value: int) -> None:
+        if library_call(option, value, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    return prctl
+
+
+def _system_call_filter() -> Callable[[], object] | None:
+    """What restricts this process to `SYSTEM_CALLS`, or None without a library for it."""
+    try:
+        import pyseccomp as seccomp
+    except ImportError:
+        try:
+            import seccomp
+        except ImportError:
+            return None
+    rules = seccomp.SyscallFilter(defaction=seccomp.KILL)
+    for name in SYSTEM_CALLS:
+        try:
+            rules.add_rule(seccomp.ALLOW, name)
+        except (OSError, RuntimeError, ValueError):
+            continue  # this architecture has no such call
+    load: Callable[[], object] = rules.load
+    return load

@@ -11,17 +11,35 @@ import os
 
 ENDING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
+_pipe = (-1, -1)
+_caught: set[int] = set()
 
-def catch() -> int:
-    """From now on the ending signals make the returned descriptor readable, and do nothing else.
 
-    A child made by fork must call it anew, or it would share the descriptor.
+def catch(*more: int) -> int:
+    """From now on the ending signals, and `more`, make the returned descriptor readable.
+
+    One octet a signal, its number (signal.set_wakeup_fd); nothing else happens. A child made by
+    fork must call it anew, or it would share the descriptor.
     """
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    _signal.set_wakeup_fd(write_end)
-    for number in ENDING:
+    global _pipe
+    before, _pipe = _pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    _signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
+    for number in _caught.difference(ENDING, more):
+        # Caught by the parent, and no business of a child's.
+        _signal.signal(number, _signal.SIG_DFL if number == _signal.SIGCHLD else _signal.SIG_IGN)
+    _caught.clear()
+    for number in (*ENDING, *more):
         _signal.signal(number, _ignore)
-    return read_end
+        _caught.add(number)
+    for fd in before:
+        if fd >= 0:
+            os.close(fd)
+    return _pipe[0]
+
+
+def descriptors() -> tuple[int, int]:
+    """Both ends of what `catch` made last, for whoever closes all others."""
+    return _pipe
 
 
 def _ignore(number: int, frame: object) -> None:

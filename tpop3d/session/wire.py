@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+QUIT = "quit"  # the one way to end that is no exception
 TIMEOUT = "timeout"
 EOF = "eof"
 ERROR = "error"
@@ -64,23 +65,12 @@ class Wire:
 
     def peer(self) -> str:
         """The client's address, or a word for what it is connected by."""
-        return self._name("getpeername")[0]
+        return "pipe" if self._socket is None else name_of(self._socket, "getpeername")[0]
 
     def local(self) -> tuple[str, int]:
         """The address and port that the client connected to; ("", 0) without."""
-        host, port = self._name("getsockname")
+        host, port = ("", 0) if self._socket is None else name_of(self._socket, "getsockname")
         return (host, port) if port else ("", 0)
-
-    def _name(self, call: str) -> tuple[str, int]:
-        if self._socket is None:
-            return "pipe", 0
-        if self._socket.family not in (_socket.AF_INET, _socket.AF_INET6):
-            return "unix", 0
-        try:
-            host, port = getattr(self._socket, call)()[:2]
-        except OSError:
-            return "unknown", 0
-        return host.removeprefix("::ffff:"), port
 
     @staticmethod
     def now() -> float:
@@ -196,9 +186,25 @@ class Wire:
         except (OSError, Ended):
             pass  # gone, or too slow to matter
 
-    def take_pending(self) -> bytes:
-        """What was received and not used, for the process that reads on."""
-        return self._lines.take_rest()
+    def pending(self) -> bytes:
+        """What was received and not used, for the process that may read on."""
+        return self._lines.rest()
+
+    def close(self) -> None:
+        """Let go of what this object opened; the descriptors it was given stay open."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def name_of(connection: _socket.socket, call: str) -> tuple[str, int]:
+    """The address and port that `getpeername` or `getsockname` gives; or a word, and 0."""
+    if connection.family not in (_socket.AF_INET, _socket.AF_INET6):
+        return "unix", 0
+    try:
+        host, port = getattr(connection, call)()[:2]
+    except OSError:
+        return "unknown", 0
+    return host.removeprefix("::ffff:"), port
 
 
 def _set_no_delay(connection: _socket.socket) -> None:

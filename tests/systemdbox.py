@@ -1,0 +1,180 @@
+"""A real systemd, PID 1 of namespaces of its own: systemdsite.py puts the server into it.
+
+It boots in a fraction of a second, has its own network, and leaves nothing. The machine's own
+PID 1 may be anything; systemd needs to be installed, not running.
+"""
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from mailsite import CHECKOUT, IS_ROOT, PATIENCE, need, poll
+
+SCRIPT = CHECKOUT / "tests" / "systemdbox.sh"
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "SYSTEMD_PAGER": "",
+    "SYSTEMD_COLORS": "0",
+}
+POWEROFF = signal.SIGRTMIN + 4  # systemd(1)
+CLONE_NEWNET = 0x40000000
+
+
+def require():
+    """Skip unless a box can be made here."""
+    if not IS_ROOT:
+        pytest.skip("only root can boot a systemd")
+    for program in ("systemctl", "journalctl", "unshare", "nsenter", "setpriv", "pivot_root", "ip"):
+        need(program)
+    if not importlib.util.find_spec("systemd"):
+        pytest.skip("systemd-python is not installed in this Python")
+    probe = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", SCRIPT, "probe"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if probe.returncode:
+        pytest.skip(f"no namespaces or no cgroup2 for a systemd: {probe.stderr.strip()}")
+
+
+class SystemdBox:
+    """The system. What is in `directory` when it boots is in it; see systemdbox.sh."""
+
+    def __init__(self):
+        self.directory = Path(tempfile.mkdtemp(prefix="tpop3d-box-"))
+        self.directory.chmod(0o755)
+        for name in ("mnt", "opt/python", "bin", "etc", "var", "home"):
+            (self.directory / name).mkdir(parents=True)
+        self.keeper = None  # the parent of its PID 1: when one of the two ends, so does the other
+        self.pid = None
+
+    def boot(self):
+        # The keeper dies with us, and its child, PID 1 of the box, with the keeper.
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation"]
+        with (self.directory / "console").open("wb") as console:
+            self.keeper = subprocess.Popen(
+                [*command, "private", SCRIPT, "boot", self.directory],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env=ENVIRONMENT | {"BOX_PYTHON": sys.base_prefix},
+                start_new_session=True,
+            )
+        self.pid = poll(self._pid_of_systemd, "systemd to boot")
+        poll(lambda: self.run("systemctl", "is-system-running").stdout == "running\n", "its units")
+
+    def _pid_of_systemd(self):
+        console = (self.directory / "console").read_text()
+        assert self.keeper.poll() is None, f"the box did not boot: {console}"
+        keeper = Path(f"/proc/{self.keeper.pid}/task/{self.keeper.pid}/children")
+        for child in keeper.read_text().split():
+            root = Path(f"/proc/{child}/root/run")  # the machine's, until it is the box's
+            if (root / "box").exists() and (root / "systemd/private").exists():
+                return int(child)
+        return None
+
+    def close(self):
+        """End all that runs in it, and remove what was made for it; mounts go by themselves."""
+        try:
+            if self.keeper:
+                if self.pid:
+                    os.kill(self.pid, POWEROFF)
+                else:
+                    self.keeper.kill()
+                try:
+                    self.keeper.wait(3 * PATIENCE)
+                except subprocess.TimeoutExpired:
+                    self.keeper.kill()
+                    self.keeper.wait()
+        finally:
+            subprocess.run(
+                ["unshare", "--mount", "--propagation", "private", SCRIPT, "clean", self.directory],
+                stdin=subprocess.DEVNULL,
+                check=True,
+            )
+            shutil.rmtree(self.directory)
+
+    # -- being in it
+
+    def run(self, *command, **options):
+        """Run a command in it, as root."""
+        spaces = ["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
+        return subprocess.run(
+            ["nsenter", "--target", str(self.pid), "--root", "--wd", *spaces, *command],
+            **({"stdin": subprocess.DEVNULL, "capture_output": True, "text": True} | options),
+            env=ENVIRONMENT,
+            timeout=6 * PATIENCE,
+        )
+
+    def do(self, *command):
+        """Run a command in it that must succeed; returns what it printed."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def systemctl(self, *arguments):
+        return self.do("systemctl", *arguments)
+
+    def show(self, unit, name):
+        """A property of a unit."""
+        return self.systemctl("show", "--value", "--property", name, unit).strip()
+
+    def path(self, inside):
+        """A file of the box as seen from outside."""
+        return Path(f"/proc/{self.pid}/root") / str(inside).lstrip("/")
+
+    def pids(self, unit):
+        """The processes of a unit, by their numbers outside."""
+        group = self.show(unit, "ControlGroup")
+        procs = self.path(f"/sys/fs/cgroup{group}/cgroup.procs")
+        return [int(pid) for pid in procs.read_text().split()] if group and procs.exists() else []
+
+    def main_pid(self, unit):
+        """The main process of a unit, by its number outside, or None."""
+        inside = self.show(unit, "MainPID")
+        for pid in self.pids(unit):
+            numbers = re.search(r"^NSpid:(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+            if numbers[1].split()[-1] == inside:
+                return pid
+        return None
+
+    def connect(self, host="127.0.0.1", port=110, source=""):
+        """A connection made within the box's network."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        connection = self._socket(family)
+        try:
+            connection.settimeout(PATIENCE)
+            if source:
+                connection.bind((source, 0))
+            connection.connect((host, port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _socket(self, family):
+        """A socket belongs to the network that the thread which makes it is in."""
+        made = []
+
+        def make():
+            with open(f"/proc/{self.pid}/ns/net", "rb") as network:
+                if not ctypes.CDLL(None).setns(network.fileno(), CLONE_NEWNET):
+                    made.append(socket.socket(family))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        return made[0]

@@ -1,0 +1,111 @@
+"""With a library for it, a gatekeeper may make few system calls, and those are enough."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import doors
+from mailsite import ENVIRONMENT, poll
+from samples import MESSAGES, spool_of
+from test_gatekeeper_processes import tree
+
+# Beside the packages and not among them: without it, as most sites are, all else is tested.
+LIBRARY = Path(sys.prefix) / "seccomp"
+
+
+@pytest.fixture(params=["inetd", "listener"])
+def connect(request, site, monkeypatch):
+    """Gives a function that opens a connection to a server with the library, and the server."""
+    path = f"{LIBRARY}:{ENVIRONMENT['PYTHONPATH']}"
+    probe = subprocess.run(
+        [sys.executable, "-c", "import pyseccomp"],
+        env=ENVIRONMENT | {"PYTHONPATH": path},
+        capture_output=True,
+    )
+    if probe.returncode:
+        pytest.skip("pyseccomp, or libseccomp below it, is not installed")
+    monkeypatch.setitem(doors.ENVIRONMENT, "PYTHONPATH", path)
+    site.add("anna", spool_of(MESSAGES))
+    opened = []
+
+    def start():
+        if request.param == "inetd":
+            manager = doors.inetd(site)
+            wire = manager.__enter__()
+            wire.pid = wire.process.pid
+        else:
+            manager = doors.standalone(site)
+            door = manager.__enter__()
+            wire = door.connect()
+            wire.logs, wire.pid = door.logs, door.process.pid
+        opened.append(manager)
+        return wire
+
+    yield start
+    for manager in opened:
+        manager.__exit__(None, None, None)
+
+
+def filtered(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
+
+
+def test_everything_before_login_works_within_the_filter(connect):
+    wire = connect()
+    assert wire.line().startswith(b"+OK")
+    assert [pid for pid in tree(wire.pid) if filtered(pid)]
+    assert wire.ask_long("CAPA")[0].startswith(b"+OK")
+    assert wire.ask("UTF8").startswith(b"+OK")
+    assert wire.ask("XYZZY").startswith(b"-ERR")
+    assert wire.ask("x" * 300).startswith(b"-ERR")
+    assert wire.ask("AUTH PLAIN") == b"+ \r\n"
+    assert wire.ask("*").startswith(b"-ERR")
+    assert wire.ask("USER anna").startswith(b"+OK")
+    assert wire.ask("PASS wrong").startswith(b"-ERR [AUTH]")
+    assert wire.ask("USER anna").startswith(b"+OK")
+    assert wire.ask("PASS secret").startswith(b"+OK")
+    assert wire.ask_long("RETR 1")[0].startswith(b"+OK")
+    assert wire.ask("QUIT").startswith(b"+OK")
+    wire.logs.wait_for("session user=anna .*end=quit")
+    assert "signal" not in wire.logs.text()
+
+
+def test_a_client_that_hangs_up_or_is_silent_ends_it_in_order(connect, site):
+    site.configure({"login-seconds": 1})
+    wire = connect()
+    assert wire.line().startswith(b"+OK")
+    assert wire.line() == b""
+    wire.logs.wait_for("session user=- .*end=timeout")
+    assert "signal" not in wire.logs.text()
+
+
+def test_another_system_call_ends_it(connect, monkeypatch):
+    code = (
+        "import os, sys\n"
+        "from tpop3d.session import gatekeeper\n"
+        "def evil(wire, order, channel):\n"
+        "    wire.deadline = wire.now() + 60\n"
+        "    wire.send((b'+OK evil\\r\\n',)); wire.flush()\n"
+        "    wire.read_line(255)\n"
+        "    os.uname()\n"
+        "    return 'quit'\n"
+        "gatekeeper.authorize = evil\n"
+        "from tpop3d.cli import main\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    monkeypatch.setattr(doors, "SERVER", [sys.executable, "-c", code])
+    wire = connect()
+    assert wire.line() == b"+OK evil\r\n"
+    (pid,) = [
+        pid for pid in tree(wire.pid) if filtered(pid) and len(os.listdir(f"/proc/{pid}/fd")) > 6
+    ]
+    wire.send(b"GO\r\n")
+    assert wire.line() == b""
+    poll(lambda: pid not in tree(wire.pid), "the gatekeeper's end")
+    wire.logs.wait_for(f"{pid} was ended by signal 31|session user=- .*end=error")
+    assert "end=quit" not in wire.logs.text()

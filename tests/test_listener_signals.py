@@ -1,0 +1,279 @@
+"""The listener is reloaded and stopped, with clients at work."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import doors
+from mailsite import ENVIRONMENT, IS_ROOT, PATIENCE, poll
+from spools import mbox
+
+SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def session(door, user):
+    """One whole session; returns why it failed, or ""."""
+    try:
+        wire = door.connect()
+        greeting = wire.line()
+    except OSError as error:
+        # Also one that the kernel had taken, and that nobody accepted before the end.
+        return f"refused: {error}"
+    if not (
+        greeting.startswith(b"+OK")
+        and wire.ask(f"USER {user}").startswith(b"+OK")
+        and wire.ask("PASS secret").startswith(b"+OK")
+    ):
+        return "broken before the login"
+    good = wire.ask("STAT").startswith(b"+OK 2 ") and wire.ask("QUIT").startswith(b"+OK")
+    wire.close()
+    return "" if good else "broken"
+
+
+@contextmanager
+def load(door, users):
+    """Sessions of all these users, one after the other, until the block ends."""
+    stop = threading.Event()
+    results = []
+
+    def work(user):
+        while not stop.is_set():
+            try:
+                results.append(session(door, user))
+            except OSError as error:
+                results.append(f"broken: {error}")
+
+    threads = [threading.Thread(target=work, args=(user,)) for user in users]
+    for thread in threads:
+        thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def reload(door, wanted="reload: "):
+    count = len([line for line in door.logs.lines() if wanted in line])
+    door.process.send_signal(signal.SIGHUP)
+    poll(lambda: len([1 for line in door.logs.lines() if wanted in line]) > count, "the reload")
+
+
+def test_a_reload_under_load_breaks_no_session(site):
+    users = [f"user{n}" for n in range(6)]
+    for user in users:
+        site.add(user, SPOOL)
+    with doors.standalone(site) as door:
+        with load(door, users) as results:
+            for _ in range(10):
+                reload(door)
+                done = len(results)
+                poll(lambda done=done: len(results) > done + 5, "sessions after the reload")
+        assert set(results) == {""}
+        assert len(results) > 50
+
+
+def test_a_reload_changes_limits_and_addresses_and_keeps_sessions(site):
+    site.add("anna", SPOOL)
+    with doors.standalone(site) as door:
+        old, new = door.port, free_port()
+        wire = door.connect()
+        wire.login("anna")
+        waiting = door.connect()
+        assert waiting.line().startswith(b"+OK")
+        site.configure({"listen-address": f"127.0.0.1:{new}", "max-children": 3})
+        reload(door)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", old), PATIENCE)
+        door.port = new
+        third = door.connect()
+        assert third.line().startswith(b"+OK")
+        assert door.connect().line().startswith(b"-ERR [SYS/TEMP]")
+        # Who was there before is served on.
+        assert wire.ask("STAT").startswith(b"+OK 2 ")
+        assert waiting.ask("CAPA").startswith(b"+OK")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"max-children": "many"}, "max-children: must be a number"),
+        ({"no-such-directive": "yes"}, "no-such-directive: unknown directive"),
+        ({"listen-address": "192.0.2.1:110"}, "cannot listen on 192.0.2.1:110: Cannot assign"),
+    ],
+)
+def test_a_bad_configuration_changes_nothing(site, settings, complaint):
+    site.add("anna", SPOOL)
+    with doors.standalone(site) as door:
+        site.configure(settings)
+        reload(door, "kept as it was")
+        assert complaint in door.logs.text()
+        assert session(door, "anna") == ""
+
+
+def test_sigterm_lets_sessions_end_by_themselves_and_accepts_no_more(site):
+    site.add("anna", SPOOL)
+    with doors.standalone(site, settings={"shutdown-seconds": 60}) as door:
+        wire = door.connect()
+        wire.login("anna")
+        assert wire.ask("DELE 1").startswith(b"+OK")
+        door.process.send_signal(signal.SIGTERM)
+        poll(lambda: refuses(door.port), "the listener to close")
+        assert wire.ask("QUIT").startswith(b"+OK")
+        assert door.process.wait(PATIENCE) == 0
+    assert b"Subject: one" not in site.spool("anna").read_bytes()
+    assert site.processes() == []
+
+
+def refuses(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_after_shutdown_seconds_sessions_are_ended_and_nothing_is_deleted(site):
+    site.add("anna", SPOOL)
+    with doors.standalone(site, settings={"shutdown-seconds": 1}) as door:
+        wire = door.connect()
+        wire.login("anna")
+        assert wire.ask("DELE 1").startswith(b"+OK")
+        waiting = door.connect()
+        assert waiting.line().startswith(b"+OK")
+        started = time.monotonic()
+        door.process.send_signal(signal.SIGTERM)
+        assert wire.line() == b""
+        assert waiting.line() == b""
+        assert door.process.wait(PATIENCE) == 0
+        assert 1 <= time.monotonic() - started < 5
+        door.logs.wait_for("session user=anna .*dele=0 left=2 .*end=signal")
+    assert site.spool("anna").read_bytes() == SPOOL
+    assert site.processes() == []
+
+
+def test_sigterm_under_load_breaks_no_session(site):
+    users = [f"user{n}" for n in range(6)]
+    for user in users:
+        site.add(user, SPOOL)
+    with doors.standalone(site) as door:
+        with load(door, users) as results:
+            poll(lambda: len(results) > 20, "sessions")
+            door.process.send_signal(signal.SIGTERM)
+            assert door.process.wait(PATIENCE) == 0
+        # A client that the kernel had taken and nobody accepted is reset; no other.
+        others = {result for result in results if result}
+        assert {result for result in others if not result.startswith("refused")} == set()
+    assert site.processes() == []
+    for user in users:
+        assert site.spool(user).read_bytes() == SPOOL
+
+
+def run(site, *arguments, **options):
+    command = [*doors.SERVER, "-f", str(site.conf), *arguments]
+    return subprocess.run(
+        command,
+        **{"stdin": subprocess.DEVNULL, "env": ENVIRONMENT, "cwd": "/"} | options,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def complaint(site, **options):
+    """The one line with which a listener ends that cannot listen."""
+    site.configure({"log-stderr": "no"})
+    done = run(site, **options)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_taken_port_is_one_clear_line(site):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.configure({"listen-address": f"127.0.0.1:{port}"})
+        assert complaint(site).endswith(
+            f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        )
+
+
+def test_an_address_that_is_not_ours_is_one_clear_line(site):
+    site.configure({"listen-address": "192.0.2.1:1110"})
+    assert complaint(site).endswith(
+        "cannot listen on 192.0.2.1:1110: Cannot assign requested address"
+    )
+
+
+def test_no_address_at_all_is_one_clear_line(site):
+    assert "nothing to listen on: give listen-address" in complaint(site)
+
+
+def test_a_port_that_one_may_not_have_is_one_clear_line(site):
+    """As nobody, in a network namespace where low ports are privileged."""
+    low = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if low < 2:
+        pytest.skip("no port is privileged here")
+    site.configure({"listen-address": "127.0.0.1:1"})
+    drop = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n" if IS_ROOT else ""
+    code = "import importlib\nfrom tpop3d import cli, check, config\n"
+    code += "from tpop3d.auth import flatfile, drivers\n"
+    code += "from tpop3d.doors import standalone, manager, listener, activation\n"
+    code += "from tpop3d.session import cell\n" + drop
+    code += f"raise SystemExit(cli.main(['-f', {str(site.conf)!r}]))"
+    site.conf.chmod(0o644)
+    done = subprocess.run(
+        [doors.SERVER[0], "-c", code], env=ENVIRONMENT, cwd="/", capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "cannot listen on 127.0.0.1:1: Permission denied" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_pid_file_is_written_and_removed(site):
+    pidfile = site.path / "pid"
+    with doors.standalone(site, "-p", str(pidfile)) as door:
+        poll(pidfile.exists, "the pid file")
+        assert pidfile.read_text() == f"{door.process.pid}\n"
+    assert not pidfile.exists()
+
+
+def test_detached_it_answers_when_the_command_returns(site):
+    site.add("anna", SPOOL)
+    pidfile, port = site.path / "pid", free_port()
+    site.configure({"listen-address": f"127.0.0.1:{port}"})
+    done = run(site, "--detach", "-p", str(pidfile))
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = int(pidfile.read_text())
+    try:
+        assert os.getsid(pid) == pid
+        with doors.Wire.on(socket.create_connection(("127.0.0.1", port), PATIENCE)).connection:
+            pass
+        assert re.search("NSpid", Path(f"/proc/{pid}/status").read_text())
+        assert os.readlink(f"/proc/{pid}/fd/2") == "/dev/null"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        poll(lambda: not site.processes(), "the daemon to end")
+
+
+def test_detached_it_fails_as_loudly_as_in_the_foreground(site):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        site.configure({"listen-address": f"127.0.0.1:{taken.getsockname()[1]}"})
+        done = run(site, "--detach")
+        assert done.returncode == 1
+        assert "Address already in use" in done.stderr

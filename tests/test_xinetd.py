@@ -1,0 +1,160 @@
+"""The service file in xinetd/, in the real xinetd: there stdout and stderr are the client's."""
+
+import re
+import shutil
+
+import pytest
+
+import doors
+from authkit import recorded_syslog
+from doors import Logs
+from mailsite import CHECKOUT, IS_ROOT, need, poll
+from samples import MESSAGES, on_the_wire, spool_of
+from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
+
+FILE = CHECKOUT / "xinetd" / "tpop3d"
+BUSY = CHECKOUT / "xinetd" / "tpop3d.busy"
+DEFAULTS = {"instances": "64", "per_source": "16"}
+
+
+def attributes(text):
+    """What a service file says: pairs of attribute and value."""
+    return re.findall(r"^\t(\w+)\t+= ?(.*)$", text, re.MULTILINE)
+
+
+def adapted(site, port, conf, path, **changed):
+    """The file as an administrator adapts it, and an xinetd.conf that includes it.
+
+    `path` is PYTHONPATH; `changed` are values of attributes that the file has.
+    """
+    changed |= {
+        "server": doors.SERVER[0],
+        "server_args": f"{' '.join(doors.SERVER[1:])} --inetd -f {conf}",
+        "banner_fail": str(site.path / "xinetd.d" / BUSY.name),
+        # A line more in its place: this one is about IPv6, and the test's address is not.
+        "flags": f"NORETRY\n\tport = {port}\n\tbind = {doors.Door.host}\n\ttype = UNLISTED"
+        f"\n\tenv = PYTHONPATH={path}",
+    }
+    text = FILE.read_text()
+    for name, value in changed.items():
+        text, count = re.subn(rf"^(\t{name}\t+=).*$", rf"\1 {value}", text, flags=re.MULTILINE)
+        assert count == 1, f"{name} is not in {FILE}"
+    directory = site.path / "xinetd.d"
+    directory.mkdir(exist_ok=True)
+    (directory / FILE.name).write_text(text)
+    shutil.copy(BUSY, directory)
+    main = site.path / "xinetd.conf"
+    main.write_text(f"includedir {directory}\n")
+    return main
+
+
+@pytest.fixture
+def door(site):
+    """Start the xinetd that has the service, with `changed` attributes."""
+    if not IS_ROOT:
+        pytest.skip("only root can start services as root behind xinetd")
+    program = need("xinetd")
+    open_doors = []
+
+    def start(conf=site.conf, path=CHECKOUT, **changed):
+        logs = Logs(site.path / "xinetd.log")
+
+        def command(port):
+            main = adapted(site, port, conf, path, **changed)
+            pidfile = site.path / "xinetd.pid"
+            return [program, "-dontfork", "-f", main, "-pidfile", pidfile, "-filelog", logs.path]
+
+        context = doors.door_of(*doors.listening(command, logs), logs)
+        open_doors.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in open_doors:
+        context.__exit__(None, None, None)
+
+
+def answer(port):
+    """All that a client gets who says nothing."""
+    return b"".join(iter(port.connect().line, b""))
+
+
+def test_what_the_file_says():
+    said = dict(attributes(FILE.read_text()))
+    assert said["server"].endswith("/tpop3d")
+    assert said["server_args"] == "--inetd"
+    assert (said["socket_type"], said["wait"], said["user"]) == ("stream", "no", "root")
+    assert {name: said[name] for name in DEFAULTS} == DEFAULTS
+    assert BUSY.read_bytes() == TOO_MANY_CONNECTIONS
+    assert said["banner_fail"].endswith(f"/{BUSY.name}")
+
+
+def test_sessions_one_after_the_other_and_side_by_side(site, door):
+    site.add("ann", spool_of(MESSAGES))
+    site.add("bob")
+    port = door()
+    ann, bob = port.connect(), port.connect()
+    ann.login("ann")
+    bob.login("bob")
+    for n, message in enumerate(MESSAGES, 1):
+        assert ann.ask_long(f"RETR {n}")[1] == on_the_wire(message)
+    assert ann.ask("DELE 1").startswith(b"+OK")
+    assert ann.ask("QUIT").startswith(b"+OK")
+    assert ann.line() == b""
+    assert bob.ask("STAT") == b"+OK 0 0\r\n"
+    again = port.connect()
+    again.login("ann")
+    assert again.ask("STAT").startswith(b"+OK %d " % (len(MESSAGES) - 1))
+
+
+def test_the_very_first_sessions_come_at_once(site, door):
+    # Each finds no state directory, and each makes it.
+    site.configure({"state-directory": site.path / "not-yet-there"})
+    port = door()
+    clients = [port.connect() for _ in range(12)]
+    assert {client.line()[:3] for client in clients} == {b"+OK"}
+
+
+@pytest.mark.parametrize("limit", ["instances", "per_source"])
+def test_over_a_limit_the_client_is_told_so(site, door, limit):
+    port = door(**{limit: "2"})
+    inside = [port.connect() for _ in range(2)]
+    assert all(client.line().startswith(b"+OK") for client in inside)
+    for _ in range(3):
+        assert answer(port) == TOO_MANY_CONNECTIONS
+    # Those inside have noticed nothing, and the place of one that leaves is free again.
+    assert inside[0].ask("QUIT").startswith(b"+OK")
+    assert inside[1].ask("CAPA").startswith(b"+OK")
+
+    def let_in():
+        client = port.connect()
+        line = client.line()
+        client.close()
+        return line.startswith(b"+OK")
+
+    poll(let_in, "the place to be free")
+
+
+BROKEN = {
+    "an unknown directive": "no-such-directive: yes\n",
+    "no driver": "timeout-seconds: 60\n",
+    "no configuration at all": "GIF89a\0\xff\n",
+    "an empty file": "",
+}
+
+
+@pytest.mark.parametrize("how", [*BROKEN, "no file", "a directory", "a file nobody may read"])
+def test_a_server_that_cannot_start_is_one_line_to_the_client(site, door, how):
+    conf = site.path / "broken.conf"
+    if how in BROKEN:
+        conf.write_text(BROKEN[how])
+    elif how == "a directory":
+        conf.mkdir()
+    elif how == "a file nobody may read":
+        conf = "/proc/self/mem"  # which is true for root, too
+    environment, record = recorded_syslog(site.path)
+    refusal = answer(door(conf=conf, path=environment["PYTHONPATH"]))
+    assert refusal.startswith(b"-ERR [SYS/PERM] ")
+    assert refusal.endswith(b"\r\n")
+    assert refusal.count(b"\n") == 1
+    assert b"conf" not in refusal.replace(b"configur", b"")  # neither file names nor contents
+    assert str(conf) in record.read_text()  # the reason is in the log

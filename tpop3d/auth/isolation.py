@@ -1,0 +1,137 @@
+"""Asking a driver in a process of its own, which can be cut off and whose memory goes with it.
+
+For drivers that hold a secret or run foreign code. The answer comes through a pipe, in a fixed
+form: the process that gave it is no more trusted than the code that ran in it.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+import struct
+from time import monotonic
+
+from tpop3d import logs
+from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Driver
+
+MAX_ANSWER = 1 << 16  # octets
+MAX_REASON = 1000  # octets that go into the log
+_HEADER = struct.Struct("!cIIHHB")  # answer, uid, gid, lengths of reason and name, mailboxes
+_LENGTH = struct.Struct("!H")
+_ANSWERS = {b"y": YES, b"n": NO, b"?": CANNOT_SAY}
+
+
+def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
+    """The driver's verdict, or *cannot say* where it gives none within `seconds`.
+
+    When this returns, the process and what it has started in its process group are gone.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        _authenticate(driver, login, write_end)
+    os.close(write_end)
+    deadline = monotonic() + seconds
+    watched = os.pidfd_open(pid)
+    try:
+        answer = _read(read_end, watched, deadline)
+        in_time = answer is not None and _wait(watched, deadline)
+    finally:
+        os.close(read_end)
+        os.close(watched)
+        for kill, number in ((os.killpg, pid), (os.kill, pid)):
+            try:
+                kill(number, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        status = os.waitpid(pid, 0)[1]
+    if answer is None or not in_time:
+        return Verdict.cannot_say(f"driver gave no answer in {seconds:g} seconds")
+    if os.WIFSIGNALED(status):
+        return Verdict.cannot_say(f"driver was ended by signal {os.WTERMSIG(status)}")
+    return _decode(answer)
+
+
+def _authenticate(driver: Driver, login: Login, write_end: int) -> None:
+    """In the child: ask the driver, and pass on what it says. Does not return."""
+    try:
+        os.setsid()
+        _signal.set_wakeup_fd(-1)
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+            _signal.signal(number, _signal.SIG_DFL)
+        try:
+            answer = _encode(checked(driver.authenticate(login)))
+        except BaseException as error:
+            answer = _encode(Verdict.cannot_say(f"driver failed: {logs.describe(error)}"))
+        os.write(write_end, answer)
+    finally:
+        os._exit(0)
+
+
+def _wait(watched: int, deadline: float) -> bool:
+    """Does the process end in time?"""
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - monotonic()) * 1000))
+
+
+def _read(fd: int, watched: int, deadline: float) -> bytes | None:
+    """All that the process has written when it ends, or closes its end; None if it does neither
+    in time, or writes too much."""
+    received = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(watched, select.POLLIN)
+    while len(received) <= MAX_ANSWER:
+        ready = dict(poll.poll(max(0.0, deadline - monotonic()) * 1000))
+        if fd in ready:
+            octets = os.read(fd, MAX_ANSWER)
+            if not octets:
+                return received
+            received += octets
+        elif watched in ready:
+            return received  # it has ended, and something that it started has not
+        else:
+            return None
+    return None
+
+
+def _encode(verdict: Verdict) -> bytes:
+    kind = next(code for code, answer in _ANSWERS.items() if answer == verdict.answer)
+    reason = verdict.reason.encode("utf-8", "surrogatepass")[:MAX_REASON]
+    account = verdict.account
+    if account is None:
+        return _HEADER.pack(kind, 0, 0, len(reason), 0, 0) + reason
+    header = _HEADER.pack(
+        kind, account.uid, account.gid, len(reason), len(account.name), len(account.mailboxes)
+    )
+    paths = [os.fsencode(path) for path in account.mailboxes]
+    return header + reason + account.name + b"".join(_LENGTH.pack(len(p)) + p for p in paths)
+
+
+def _decode(answer: bytes) -> Verdict:
+    """The verdict behind an answer; *cannot say* for what is none."""
+    try:
+        kind, uid, gid, reason_length, name_length, count = _HEADER.unpack_from(answer)
+        position = _HEADER.size
+        reason = answer[position : position + reason_length]
+        position += reason_length
+        name = answer[position : position + name_length]
+        position += name_length
+        mailboxes = []
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(answer, position)
+            position += _LENGTH.size
+            mailboxes.append(os.fsdecode(answer[position : position + length]))
+            position += length
+    except struct.error:
+        return Verdict.cannot_say("driver failed: it ended without an answer")
+    if position != len(answer) or kind not in _ANSWERS:
+        return Verdict.cannot_say("driver failed: its answer is malformed")
+    account = Account(name, uid, gid, mailboxes) if name or mailboxes else None
+    return checked(Verdict(_ANSWERS[kind], account, reason.decode("utf-8", "replace")))

@@ -1,0 +1,48 @@
+"""Sockets from systemd: connected ones, and listening ones (sd_listen_fds(3))."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+MISSING = (
+    "systemd has passed sockets, and the package systemd-python, which takes them, is missing:"
+    " pip install 'tpop3d[systemd]'"
+)
+
+
+class Passed:
+    """What systemd has passed: one connected socket, or listening ones."""
+
+    def __init__(self, connected: int | None, listening: list[_socket.socket]) -> None:
+        self.connected = connected
+        self.listening = listening
+
+
+def is_ours() -> bool:
+    """Were sockets passed to this very process?"""
+    return (
+        os.environ.get("LISTEN_PID") == str(os.getpid())
+        and os.environ.get("LISTEN_FDS", "0") != "0"
+    )
+
+
+def take() -> Passed | str:
+    """Take the sockets; returns why that cannot be, if so."""
+    try:
+        from systemd import daemon
+    except ImportError:
+        return MISSING
+    # The names are kept for TLS: a socket named pop3s speaks it from the first octet on.
+    fds = list(daemon.listen_fds_with_names(unset_environment=True))
+    listening = []
+    for fd in fds:
+        if not daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, -1):
+            return f"descriptor {fd} from systemd is no stream socket"
+        if daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, 1):
+            listening.append(_socket.socket(fileno=fd))
+    if len(listening) == len(fds):
+        return Passed(None, listening)
+    if listening or len(fds) > 1:
+        return "systemd has passed more than one connected socket"
+    return Passed(fds[0], [])

@@ -1,0 +1,53 @@
+"""The child that the listener forks for a login attempt: it decides, and may become the session."""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d import logs
+from tpop3d.auth.driver import CANNOT_SAY, YES
+from tpop3d.session import channel as channels
+from tpop3d.session import session, signals
+from tpop3d.session.privileges import close_all_but
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.config import Config
+    from tpop3d.session.channel import Channel, Request
+    from tpop3d.session.monitor import Monitor
+
+# What it ends with.
+OVER = 0  # somebody was let in, and the session is over
+REFUSED = 10
+UNDECIDED = 11
+
+
+def start(fd: int, channel: Channel, monitor: Monitor, request: Request, config: Config) -> int:
+    """Fork the child; returns its pid. Raises OSError where there can be no further process.
+
+    `fd` is the connection. `channel` leads to the gatekeeper that asks: it is told of an
+    admission by the child, and of a refusal by whoever called, when the child has ended.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        wakeup = signals.catch()
+        keep = (fd, channel.fileno(), *signals.descriptors())
+        logs.reopen(lambda: close_all_but(keep))
+        verdict = monitor.decide(request)
+        if verdict.answer == YES:
+            channel.give_verdict(channels.ADMITTED)
+            channel.close()
+            account = verdict.account
+            assert account is not None
+            policy, summary = monitor.policy, monitor.summary
+            session.serve((fd, fd), request.pending, wakeup, account, policy, config, summary)
+            status = OVER
+        else:
+            status = UNDECIDED if verdict.answer == CANNOT_SAY else REFUSED
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(status)

@@ -1,0 +1,50 @@
+"""What the listener remembers of a connection, and of the gatekeeper that it was given to."""
+
+from __future__ import annotations
+
+import _socket
+
+from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.session.channel import Channel
+    from tpop3d.session.monitor import Monitor
+
+# In place of a child's pid: no child runs, and yet the gatekeeper may not go on.
+HELD_BACK = -1  # its refusal waits until it may be given
+UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission has not come yet
+
+
+class Served:
+    """A connection that is being served: by a gatekeeper, by an attempt's child, by a session."""
+
+    __slots__ = ("child", "fd", "gatekeeper", "monitor", "source")
+
+    def __init__(self, fd: int, monitor: Monitor, source: str) -> None:
+        self.fd = fd  # -1 once the session alone has it
+        self.monitor = monitor
+        self.source = source
+        self.gatekeeper: Gatekeeper | None = None
+        self.child = 0  # pid of an attempt, which becomes the session; or one of the above
+
+
+class Gatekeeper:
+    """One gatekeeper process, and the connection that it serves, if any."""
+
+    __slots__ = ("channel", "connections", "pid", "served")
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.connections = 0
+        self.served: Served | None = None
+
+
+def turn_away(connection: _socket.socket) -> None:
+    """One line, if it can be sent at once, and the end."""
+    try:
+        connection.send(TOO_MANY_CONNECTIONS, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+    except OSError:
+        pass  # gone
+    connection.close()

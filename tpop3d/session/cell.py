@@ -1,0 +1,56 @@
+"""Preparing the place where gatekeepers are locked in."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from tpop3d.directives import user_id
+from tpop3d.directories import make_directory
+from tpop3d.session.privileges import Cell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.config import Config
+    from tpop3d.directives import Principal
+
+EMPTY = "empty"  # in the state directory, where no mailbox's subdirectory has such a name
+
+
+def gatekeeper_user(config: Config) -> Principal | str:
+    """The user that speaks with clients, who must exist wherever we are root; or what is wrong."""
+    name = config.gatekeeper_user
+    try:
+        user = user_id(name)
+    except ValueError as error:
+        return (
+            f"gatekeeper-user: {error}; make it with systemd-sysusers and tpop3d.sysusers, or:"
+            f" useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin {name}"
+        )
+    if user.uid == 0 or user.gid == 0:
+        return f"gatekeeper-user: {name} must not be root, or in its group"
+    return user
+
+
+def prepare_cell(config: Config) -> Cell | str:
+    """Make the empty directory if it is missing; returns why it cannot be, if so.
+
+    Without root nobody can be locked in, and gatekeepers are ordinary processes.
+    """
+    if os.geteuid() != 0:
+        return Cell(None, os.getegid(), "")
+    user = gatekeeper_user(config)
+    if isinstance(user, str):
+        return user
+    directory = os.path.join(config.state_directory, EMPTY)
+    try:
+        make_directory(config.state_directory, 0o711)
+        make_directory(directory, 0o555)
+        status = os.lstat(directory)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+            return f"{directory}: must be a directory that only root can write to"
+        if os.listdir(directory):
+            return f"{directory}: must be empty"
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    return Cell(user.uid, user.gid, directory)

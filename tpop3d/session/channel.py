@@ -1,0 +1,230 @@
+"""What gatekeeper and monitor say to each other: messages of a fixed form, with hard limits.
+
+One message is one packet of a SOCK_SEQPACKET socketpair. The monitor gives an order, with the
+connection's descriptors; the gatekeeper asks about login attempts, one at a time, and reports how
+it ended. The monitor takes every octet from the gatekeeper for hostile: whatever is not exactly of
+this form is a `Violation`.
+"""
+
+from __future__ import annotations
+
+import _socket
+import struct
+
+from tpop3d.pop3.authorization import Attempt, Policy
+from tpop3d.pop3.commands import MAX_RESPONSE
+from tpop3d.session.wire import EOF, ERROR, QUIT, RECEIVE, SIGNAL, TIMEOUT
+
+MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
+MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
+MAX_LEVEL = 7  # of syslog's levels, the least urgent
+MAX_LINE = 1000  # octets of a line for the log
+MAX_MESSAGE = 2 * MAX_NAME + MAX_PENDING + 64
+
+# Verdicts, from the monitor.
+ADMITTED = b"+"
+REFUSED = b"-"
+REFUSED_FOR_LAST = b"="
+UNDECIDED = b"?"
+UNDECIDED_FOR_LAST = b"!"
+VERDICTS = (ADMITTED, REFUSED, REFUSED_FOR_LAST, UNDECIDED, UNDECIDED_FOR_LAST)
+
+_ORDER = struct.Struct("!c?dB")  # kind, plaintext, seconds to log in, length of the timestamp
+_ATTEMPT = struct.Struct("!ccHHIQQ")  # kind, method, lengths of name, secret, pending; octets
+_ENDED = struct.Struct("!ccQQ")  # kind, how, octets in and out
+_LINE = struct.Struct("!cB")  # kind, level; the line follows
+_DESCRIPTORS = struct.Struct("2i")
+_METHODS = {b"U": "USER", b"P": "PLAIN", b"A": "APOP"}
+_ENDS = {b"q": QUIT, b"e": EOF, b"t": TIMEOUT, b"s": SIGNAL, b"x": ERROR, b"a": ""}
+DIGEST_LENGTH = 32
+
+
+class Violation(Exception):
+    """A message that no gatekeeper of ours sends."""
+
+
+class Order:
+    """Serve this connection: its descriptors, its policy, and the seconds there are to log in."""
+
+    __slots__ = ("fds", "login_seconds", "policy")
+
+    def __init__(self, fds: tuple[int, int], policy: Policy, login_seconds: float) -> None:
+        self.fds = fds
+        self.policy = policy
+        self.login_seconds = login_seconds
+
+
+class Request:
+    """May it log in? With what the client has sent besides, and the octets in and out so far."""
+
+    __slots__ = ("attempt", "octets_in", "octets_out", "pending")
+
+    def __init__(self, attempt: Attempt, pending: bytes, octets_in: int, octets_out: int) -> None:
+        self.attempt = attempt
+        self.pending = pending
+        self.octets_in = octets_in
+        self.octets_out = octets_out
+
+
+class Ending:
+    """The connection is over for the gatekeeper: `how`, "" after an admission."""
+
+    __slots__ = ("how", "octets_in", "octets_out")
+
+    def __init__(self, how: str, octets_in: int, octets_out: int) -> None:
+        self.how = how
+        self.octets_in = octets_in
+        self.octets_out = octets_out
+
+
+class Line:
+    """A line for the log, which the gatekeeper cannot reach."""
+
+    __slots__ = ("level", "text")
+
+    def __init__(self, level: int, text: str) -> None:
+        self.level = level
+        self.text = text
+
+
+class Channel:
+    """One end of the socketpair."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, end: _socket.socket) -> None:
+        self._socket = end
+
+    def fileno(self) -> int:
+        """The descriptor, to poll for."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end; the other one reads an end of file."""
+        self._socket.close()
+
+    # The monitor's side
+
+    def give_order(self, order: Order) -> None:
+        """Hand a connection over. Raises OSError."""
+        policy = order.policy
+        header = _ORDER.pack(
+            b"O", policy.plaintext, order.login_seconds, len(policy.apop_timestamp)
+        )
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
+        self._socket.sendmsg([header + policy.apop_timestamp], [rights], _socket.MSG_NOSIGNAL)
+
+    def give_verdict(self, verdict: bytes) -> None:
+        """Answer a request. A gatekeeper that is gone needs no answer."""
+        try:
+            self._socket.send(verdict, _socket.MSG_NOSIGNAL)
+        except OSError:
+            pass
+
+    def receive(self) -> Request | Ending | Line | None:
+        """The gatekeeper's next message, None at the end of file. Does not wait.
+
+        Raises `Violation`; BlockingIOError where there is no message.
+        """
+        try:
+            message, rights, flags, _ = self._socket.recvmsg(MAX_MESSAGE, 0, _socket.MSG_DONTWAIT)
+        except ConnectionError:
+            return None
+        if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC) or rights:
+            raise Violation("too large, or with descriptors")
+        if not message:
+            return None
+        if message[:1] == b"A":
+            return _request(message)
+        if message[:1] == b"E":
+            return _ending(message)
+        if message[:1] == b"L":
+            return _line(message)
+        raise Violation("of no known kind")
+
+    # The gatekeeper's side
+
+    def take_order(self) -> Order | None:
+        """The next connection to serve; None when there will be none."""
+        message, rights, _, _ = self._socket.recvmsg(
+            MAX_MESSAGE, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
+        )
+        if not message:
+            return None
+        _, plaintext, login_seconds, length = _ORDER.unpack_from(message)
+        timestamp = message[_ORDER.size : _ORDER.size + length]
+        fds = _DESCRIPTORS.unpack(rights[0][2])
+        return Order(fds, Policy(timestamp, plaintext), login_seconds)
+
+    def ask(self, request: Request) -> bytes:
+        """Ask for a verdict, and wait for it. b"": the monitor is gone."""
+        attempt = request.attempt
+        secret = attempt.digest if attempt.password is None else attempt.password
+        header = _ATTEMPT.pack(
+            b"A",
+            attempt.method[:1].encode(),
+            len(attempt.name),
+            len(secret),
+            len(request.pending),
+            request.octets_in,
+            request.octets_out,
+        )
+        message = header + attempt.name + secret + request.pending
+        self._socket.send(message, _socket.MSG_NOSIGNAL)
+        return self._socket.recv(1)
+
+    def log(self, level: int, line: str) -> None:
+        """Have a line logged."""
+        self._socket.send(_LINE.pack(b"L", level) + line.encode()[:MAX_LINE], _socket.MSG_NOSIGNAL)
+
+    def report(self, ending: Ending) -> None:
+        """Say that the connection is over here."""
+        how = next(code for code, word in _ENDS.items() if word == ending.how)
+        message = _ENDED.pack(b"E", how, ending.octets_in, ending.octets_out)
+        self._socket.send(message, _socket.MSG_NOSIGNAL)
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Two ends: the monitor's and the gatekeeper's."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    return Channel(ours), Channel(theirs)
+
+
+def _request(message: bytes) -> Request:
+    if len(message) < _ATTEMPT.size:
+        raise Violation("a short attempt")
+    _, method, name, secret, pending, octets_in, octets_out = _ATTEMPT.unpack_from(message)
+    if method not in _METHODS or not 0 < name <= MAX_NAME or secret > MAX_NAME:
+        raise Violation("an impossible attempt")
+    if pending > MAX_PENDING or len(message) != _ATTEMPT.size + name + secret + pending:
+        raise Violation("an attempt of the wrong length")
+    start = _ATTEMPT.size
+    name_octets = message[start : start + name]
+    secret_octets = message[start + name : start + name + secret]
+    if b"\0" in name_octets or b"\n" in name_octets or b"\r" in name_octets:
+        raise Violation("an impossible name")
+    if method == b"A":
+        if len(secret_octets) != DIGEST_LENGTH:
+            raise Violation("an impossible digest")
+        attempt = Attempt("APOP", name_octets, digest=secret_octets)
+    else:
+        attempt = Attempt(_METHODS[method], name_octets, password=secret_octets)
+    return Request(attempt, message[start + name + secret :], octets_in, octets_out)
+
+
+def _ending(message: bytes) -> Ending:
+    if len(message) != _ENDED.size:
+        raise Violation("an ending of the wrong length")
+    _, how, octets_in, octets_out = _ENDED.unpack(message)
+    if how not in _ENDS:
+        raise Violation("an impossible ending")
+    return Ending(_ENDS[how], octets_in, octets_out)
+
+
+def _line(message: bytes) -> Line:
+    if not _LINE.size <= len(message) <= _LINE.size + MAX_LINE:
+        raise Violation("a line of the wrong length")
+    _, level = _LINE.unpack_from(message)
+    if level > MAX_LEVEL:
+        raise Violation("a line of no level")
+    return Line(level, message[_LINE.size :].decode("latin-1"))

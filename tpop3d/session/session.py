@@ -1,0 +1,167 @@
+"""After login: the maildrop's user serves TRANSACTION and UPDATE on the connection itself."""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d import logs
+from tpop3d.mailspool import refusal, state
+from tpop3d.mailspool.refusal import Refusal, Truncated
+from tpop3d.mailspool.spool import Spool, Terms, open_spool
+from tpop3d.pop3 import capabilities, replies  # noqa: F401  see `serve`
+from tpop3d.pop3.transaction import Transaction
+from tpop3d.session.conversation import Conversation
+from tpop3d.session.privileges import become
+from tpop3d.session.wire import EOF, ERROR, QUIT, Ended, Wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Account
+    from tpop3d.config import Config
+    from tpop3d.pop3.authorization import Policy
+    from tpop3d.session.summary import Summary
+
+OPENING = {
+    refusal.IN_USE: replies.MAILDROP_IN_USE,
+    refusal.TEMPORARY: replies.MAILDROP_TROUBLE,
+    refusal.PERMANENT: replies.MAILDROP_REFUSED,
+}
+EXPUNGING = {
+    refusal.IN_USE: replies.NOTHING_REMOVED,
+    refusal.TEMPORARY: replies.NOTHING_REMOVED,
+    refusal.PERMANENT: replies.NOTHING_REMOVED,
+    refusal.PARTIAL: replies.PARTLY_REMOVED,
+}
+
+
+def serve(
+    fds: tuple[int, int],
+    pending: bytes,
+    wakeup: int,
+    account: Account,
+    policy: Policy,
+    config: Config,
+    summary: Summary,
+) -> None:
+    """Become the account's user, for good, and serve the session to its end.
+
+    `pending` is what the client sent after the login. Whatever happens, one line says how the
+    session ended.
+
+    Everything that a session needs is imported by now: the user may not be allowed to read the
+    program's own files.
+    """
+    path = next((one for one in account.mailboxes if _exists(one)), account.mailboxes[0])
+    place = state.prepare(config.state_directory, path, account.uid, account.gid)
+    if why := become(account.uid, account.gid):
+        logs.error(summary.line("maildrop refused", reason=why))
+        # Still privileged, so nothing is read from the client: one line out, and the end.
+        wire = Wire(*fds, wakeup)
+        _say_and_hope(wire, replies.MAILDROP_REFUSED.line)
+        summary.log_end(ERROR)
+        return
+    os.umask(0o077)
+    wire = Wire(*fds, wakeup, pending)
+    wire.octets_in, wire.octets_out = summary.octets_in, summary.octets_out
+    session = _Session(wire, config, policy, summary)
+    try:
+        end = session.run(path, place, account.uid)
+    except Ended as ended:
+        end = ended.how
+    except Exception as error:
+        # A bug, or a broken machine. The client learns nothing of it.
+        logs.error(f"internal error: {logs.describe(error)}")
+        _say_and_hope(wire, replies.INTERNAL_ERROR.line)
+        end = ERROR
+    summary.octets_in, summary.octets_out = wire.octets_in, wire.octets_out
+    summary.log_end(end)
+    if end in (QUIT, ERROR) and wire.has_unread():
+        wire.part()
+
+
+class _Session:
+    """The session of one user, who we are by now."""
+
+    def __init__(self, wire: Wire, config: Config, policy: Policy, summary: Summary) -> None:
+        self._wire = wire
+        self._config = config
+        self._policy = policy
+        self._summary = summary
+        wire.extension = config.timeout_seconds
+        wire.deadline = wire.now() + wire.extension
+
+    def run(self, path: str, place: str | Refusal, owner: int) -> str:
+        """Open the maildrop and serve it; returns how the session ended. Raises `Ended`."""
+        terms = Terms(
+            dotlock=not self._config.mailspool_no_dotfile_locking,
+            lock_timeout=self._config.lock_timeout_seconds,
+            pause=self._wire.pause,
+        )
+        spool = place if isinstance(place, Refusal) else open_spool(path, owner, place, terms)
+        conversation = Conversation(self._wire)
+        if isinstance(spool, Refusal):
+            logs.error(self._summary.line("maildrop refused", reason=spool.reason))
+            conversation.say(OPENING[spool.kind])
+            self._wire.flush()
+            return ERROR
+        try:
+            return self._transact(conversation, spool)
+        finally:
+            spool.close()
+
+    def _transact(self, conversation: Conversation, spool: Spool) -> str:
+        """TRANSACTION, from the answer to the login on."""
+        summary = self._summary
+        if spool.warning:
+            logs.warning(spool.warning)
+        logs.info(summary.line("login", messages=len(spool)))
+        transaction = Transaction(spool, self._policy)
+        summary.retrieved, summary.topped = transaction.retrieved, transaction.topped
+        summary.left = len(spool)
+        conversation.say(replies.logged_in(len(spool), transaction.left_octets))
+        try:
+            last = conversation.run(transaction)
+        except Truncated:
+            # In the middle of a message: the client must not take what it has for the whole.
+            why = "it became shorter while it was read"
+            logs.error(summary.line("maildrop changed", reason=why))
+            raise Ended(ERROR) from None
+        if last.outcome == replies.UPDATE:
+            return self._update(conversation, spool, transaction)
+        if last.outcome == replies.BROKEN:
+            logs.error(summary.line("maildrop changed", reason=spool.changed()))
+        self._wire.flush()
+        return ERROR
+
+    def _update(self, conversation: Conversation, spool: Spool, transaction: Transaction) -> str:
+        """UPDATE: remove what is marked, let go of the maildrop, and only then answer."""
+        if self._config.no_commit_on_early_close and self._wire.has_hung_up():
+            return EOF
+        refused = spool.expunge(transaction.deleted)
+        spool.close()
+        if refused is None:
+            self._summary.left = transaction.left
+            self._summary.deleted = len(spool) - transaction.left
+            conversation.say(replies.GOODBYE)
+        else:
+            logs.error(self._summary.line("maildrop not updated", reason=refused.reason))
+            conversation.say(EXPUNGING[refused.kind])
+        self._wire.flush()
+        return QUIT if refused is None else ERROR
+
+
+def _say_and_hope(wire: Wire, line: bytes) -> None:
+    """Tell the client, if it can be told, that this is not its fault."""
+    try:
+        wire.send((line, b"\r\n"))
+        wire.flush()
+    except Ended:
+        pass
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
