@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 
+TLS_NAME = "pop3s"  # FileDescriptorName= of a socket that speaks TLS from the first octet on
 MISSING = (
     "systemd has passed sockets, and the package systemd-python, which takes them, is missing:"
     " pip install 'tpop3d[systemd]'"
@@ -33,8 +34,10 @@ def take() -> Passed | str:
         from systemd import daemon
     except ImportError:
         return MISSING
-    # The names are kept for TLS: a socket named pop3s speaks it from the first octet on.
-    fds = list(daemon.listen_fds_with_names(unset_environment=True))
+    passed = daemon.listen_fds_with_names(unset_environment=True)
+    if TLS_NAME in passed.values():
+        return f"a socket named {TLS_NAME} wants TLS, which this version does not speak"
+    fds = list(passed)
     listening = []
     for fd in fds:
         if not daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, -1):
