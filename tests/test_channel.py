@@ -18,6 +18,7 @@ from tpop3d.session.channel import (
     MAX_NAME,
     MAX_PENDING,
     VERDICTS,
+    Asked,
     Channel,
     Ending,
     Line,
@@ -209,7 +210,7 @@ LARGEST = {
 
 @pytest.mark.parametrize("largest", LARGEST.values(), ids=LARGEST)
 def test_limits_are_exact(largest):
-    assert isinstance(received(attempt_packet(**largest)), Request)
+    assert isinstance(received(attempt_packet(**largest)), Asked)
     one_more = {part: octets + b"x" for part, octets in largest.items()}
     with pytest.raises(Violation):
         received(attempt_packet(**one_more))

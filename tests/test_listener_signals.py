@@ -114,6 +114,8 @@ def test_a_reload_changes_limits_and_addresses_and_keeps_sessions(site):
         ({"max-children": "many"}, "max-children: must be a number"),
         ({"no-such-directive": "yes"}, "no-such-directive: unknown directive"),
         ({"listen-address": "192.0.2.1:110"}, "cannot listen on 192.0.2.1:110: Cannot assign"),
+        ({"listen-address": "mail..example:110"}, "mail..example:110: no name of a host"),
+        ({"listen-address": None}, "nothing to listen on: give listen-address"),
     ],
 )
 def test_a_bad_configuration_changes_nothing(site, settings, complaint):
@@ -269,6 +271,63 @@ def test_detached_it_answers_when_the_command_returns(site):
     finally:
         os.kill(pid, signal.SIGTERM)
         poll(lambda: not site.processes(), "the daemon to end")
+
+
+def test_detached_it_finds_its_files_where_they_were_meant(site):
+    """It leaves the directory that it was started in, for good."""
+    port = free_port()
+    site.configure({"listen-address": f"127.0.0.1:{port}", "max-children": 1})
+    site.configure({"max-children-per-source": 0})
+    command = [*doors.SERVER, "-f", site.conf.name, "--detach", "-p", "pid"]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, cwd=site.path, capture_output=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0
+    pid = int((site.path / "pid").read_text())
+    taken = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(2)]
+    try:
+        assert [one.recv(3) for one in taken] == [b"+OK", b"-ER"]
+        site.configure({"max-children": 2})
+        os.kill(pid, signal.SIGHUP)
+
+        def let_in():
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as one:
+                return one.recv(3) == b"+OK"
+
+        poll(let_in, "the new limit")
+    finally:
+        for one in taken:
+            one.close()
+        os.kill(pid, signal.SIGTERM)
+        poll(lambda: not Path(f"/proc/{pid}").exists(), "the daemon to end")
+    assert not (site.path / "pid").exists()
+
+
+CLOSED = {"all": "<&- >&- 2>&-", "stdin": "<&-", "stderr": "2>&-", "stdout and stderr": ">&- 2>&-"}
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("how", ["", "--detach"])
+def test_it_may_be_started_without_standard_descriptors(site, closed, how):
+    site.add("anna", SPOOL)
+    pidfile, port = site.path / "pid", free_port()
+    site.configure({"listen-address": f"127.0.0.1:{port}"})
+    command = [*doors.SERVER, "-f", str(site.conf), "-p", str(pidfile), *how.split()]
+    shell = ["/bin/sh", "-c", f'exec "$@" {CLOSED[closed]}', "sh", *command]
+    process = subprocess.Popen(shell, env=ENVIRONMENT, cwd="/")
+    try:
+        poll(pidfile.exists, "the pid file")
+        pid = int(poll(pidfile.read_text, "its content"))
+        poll(lambda: not refuses(port), "it to listen")
+        door = doors.Door(port, None)
+        assert session(door, "anna") == ""
+        files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+        assert not any("socket" in file for file in files)
+        assert not any("pipe" in file for file in files[:1])
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        process.wait(PATIENCE)
+        poll(lambda: not site.processes(), "it to end")
 
 
 def test_detached_it_fails_as_loudly_as_in_the_foreground(site):

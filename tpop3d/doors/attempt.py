@@ -13,32 +13,34 @@ from tpop3d.session.privileges import close_all_but
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config import Config
-    from tpop3d.session.channel import Channel, Request
+    from tpop3d.session.channel import Asked, Channel
     from tpop3d.session.monitor import Monitor
 
 # What it ends with.
 OVER = 0  # somebody was let in, and the session is over
 REFUSED = 10
 UNDECIDED = 11
+BROKEN = 12  # somebody was let in, and there was no session
 
 
-def start(fd: int, channel: Channel, monitor: Monitor, request: Request, config: Config) -> int:
+def start(fd: int, channel: Channel, monitor: Monitor, request: Asked, config: Config) -> int:
     """Fork the child; returns its pid. Raises OSError where there can be no further process.
 
     `fd` is the connection. `channel` leads to the gatekeeper that asks: it is told of an
     admission by the child, and of a refusal by whoever called, when the child has ended.
     """
-    pid = os.fork()
+    pid = signals.fork()
     if pid:
         return pid
     status = 1
     try:
-        wakeup = signals.catch()
+        wakeup, _ = signals.descriptors()
         keep = (fd, channel.fileno(), *signals.descriptors())
         logs.reopen(lambda: close_all_but(keep))
         verdict = monitor.decide(request)
         if verdict.answer == YES:
             channel.give_verdict(channels.ADMITTED)
+            status = BROKEN
             channel.close()
             account = verdict.account
             assert account is not None
@@ -47,6 +49,8 @@ def start(fd: int, channel: Channel, monitor: Monitor, request: Request, config:
             status = OVER
         else:
             status = UNDECIDED if verdict.answer == CANNOT_SAY else REFUSED
+    except signals.Interrupted:
+        status = UNDECIDED
     except BaseException as error:
         logs.error(f"internal error: {logs.describe(error)}")
     finally:

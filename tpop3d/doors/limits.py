@@ -1,8 +1,9 @@
-"""How many connections are served at once: in all, and from one source."""
+"""How many connections are served at once: in all, and from one source; and what that takes."""
 
 from __future__ import annotations
 
 import _socket
+import resource
 from time import monotonic
 
 from tpop3d import logs
@@ -11,9 +12,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config import Config
 
-SILENCE = 10.0  # seconds between two log lines about one source
+SILENCE = 10.0  # seconds between two log lines about one source, or one trouble
 MAX_SOURCES = 1000  # whose last log line is remembered
+DESCRIPTORS = 2  # that a connection takes: itself, and the channel to its gatekeeper
+FURTHER = 64  # descriptors for all else
 LOCAL = ("unix", "unknown")  # peers without an address, to which the limit of a source is none
+
+
+class Seldom:
+    """Whose turn it is to be logged: once in a while for each of many keys."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def may(self, key: str) -> bool:
+        """Has there been no line about `key` for some time? If so, there will be one now."""
+        now = monotonic()
+        if now - self._logged.get(key, -SILENCE) < SILENCE:
+            return False
+        if len(self._logged) >= MAX_SOURCES:
+            self._logged.clear()
+        self._logged[key] = now
+        return True
 
 
 class Limits:
@@ -22,7 +42,7 @@ class Limits:
     def __init__(self, config: Config) -> None:
         self._count = 0
         self._sources: dict[str, int] = {}
-        self._logged: dict[str, float] = {}
+        self._seldom = Seldom()
         self.change(config)
 
     def change(self, config: Config) -> None:
@@ -57,13 +77,8 @@ class Limits:
 
     def line(self, peer: str, refused: str) -> str:
         """What to log of a refusal; "" if there was a line about this source just now."""
-        now = monotonic()
-        source = source_of(peer) or peer
-        if now - self._logged.get(source, -SILENCE) < SILENCE:
+        if not self._seldom.may(source_of(peer) or peer):
             return ""
-        if len(self._logged) >= MAX_SOURCES:
-            self._logged.clear()
-        self._logged[source] = now
         return logs.event("connection refused", rip=peer, limit=refused)
 
 
@@ -75,3 +90,19 @@ def source_of(peer: str) -> str:
         except OSError:
             return peer
     return "" if peer in LOCAL else peer
+
+
+def provide_descriptors(connections: int) -> None:
+    """Raise this process's limit on open files to what so many connections take, as far as it may
+    be raised; where that is not enough, the log says so."""
+    wanted = connections * DESCRIPTORS + FURTHER
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logs.warning(
+            f"max-children ({connections}) may need {wanted} open files, and {allowed} are allowed:"
+            " raise LimitNOFILE= or ulimit -n"
+        )

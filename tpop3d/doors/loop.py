@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 from time import monotonic, sleep
 
 from tpop3d import logs
+from tpop3d.session.wire import milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Loop:
         A handler that raises has a bug: it is logged, and the loop goes on.
         """
         due = [one for one in (deadline, *[action[0] for action in self._actions[:1]]) if one]
-        wait = max(0.0, min(due) - monotonic()) * 1000 + 1 if due else None
+        wait = milliseconds(min(due) - monotonic()) + 1 if due else None
         for fd, _ in self._poll.poll(wait):
             # The handler before may have taken the descriptor away.
             if fd in self._handlers:

@@ -11,11 +11,14 @@ def asks() -> bool:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, through systemd-python."""
+    """Tell systemd, through systemd-python. When it does not listen, it is told the next time."""
     if asks():
         from systemd import daemon
 
-        daemon.notify(state)
+        try:
+            daemon.notify(state)
+        except OSError:
+            pass
 
 
 def watchdog_interval() -> float:

@@ -15,32 +15,44 @@ if TYPE_CHECKING:
 
     from tpop3d.session.privileges import Cell
 
-SPARES = 4  # gatekeepers that wait, so that a greeting needs no fork
+LEAST = 2  # gatekeepers that wait, so that a greeting needs no fork; with fewer there will be
+SPARES = 4
+MOST = 8  # that go on waiting when many have come back
+RETRY = 0.1  # seconds until forking is tried again, at first
+MAX_RETRY = 5.0  # and after gatekeeper upon gatekeeper has died at once
 
 
 class Pool:
-    """All gatekeepers, by pid; those that wait are `spares`."""
+    """All gatekeepers, by pid; those that wait are spares."""
 
     def __init__(self, cell: Cell, connections: int) -> None:
-        self.cell = cell
-        self.connections = connections  # that one gatekeeper may serve
-        self.all: dict[int, Gatekeeper] = {}
+        self._cell = cell
+        self._connections = connections  # that one gatekeeper may serve
+        self._generation = 0
         self._spares: list[Gatekeeper] = []
+        self.all: dict[int, Gatekeeper] = {}
+        self.retry = RETRY  # seconds until the next try where one has failed
+
+    def renew(self, cell: Cell, connections: int) -> list[Gatekeeper]:
+        """Another configuration: those that wait are ended, and are returned; those that are busy
+        are not used again."""
+        self._cell = cell
+        self._connections = connections
+        self._generation += 1
+        return self.drop_spares()
 
     def fill(self, wanted: int) -> Iterator[Gatekeeper]:
-        """Fork what is missing of `wanted` spares, `SPARES` at most; yields the new ones.
+        """Have spares again if there are few, but no more than `wanted`; yields the new ones.
 
         Raises OSError where there can be no further process.
         """
-        missing = min(wanted, SPARES) - len(self._spares)
-        for _ in range(missing):
-            yield self._start()
-
-    def _start(self) -> Gatekeeper:
-        made = Gatekeeper(*gatekeeper.start(self.cell))
-        self.all[made.pid] = made
-        self._spares.append(made)
-        return made
+        if len(self._spares) >= min(wanted, LEAST):
+            return
+        for _ in range(min(wanted, SPARES) - len(self._spares)):
+            made = Gatekeeper(*gatekeeper.start(self._cell), self._generation)
+            self.all[made.pid] = made
+            self._spares.append(made)
+            yield made
 
     def take(self) -> Gatekeeper | None:
         """A gatekeeper that waits, or None."""
@@ -50,13 +62,20 @@ class Pool:
         """A gatekeeper has finished with a connection. False: it is not used again."""
         one.served = None
         one.connections += 1
-        if one.connections >= self.connections or len(self._spares) >= SPARES:
+        self.retry = RETRY
+        worn = one.connections >= self._connections or one.generation != self._generation
+        if worn or len(self._spares) >= MOST:
             return False
         self._spares.append(one)
         return True
 
     def drop(self, one: Gatekeeper) -> None:
-        """End a gatekeeper, whatever it is doing. Its death is noticed later."""
+        """End a gatekeeper, whatever it is doing. Its death is noticed later, and not logged."""
+        one.is_dropped = True
+        self.kill(one)
+
+    def kill(self, one: Gatekeeper) -> None:
+        """End a gatekeeper, if it has not ended by itself; what ended it is logged."""
         if one in self._spares:
             self._spares.remove(one)
         if one.pid in self.all:
@@ -76,8 +95,13 @@ class Pool:
             return None
         if one in self._spares:
             self._spares.remove(one)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != _signal.SIGKILL:
+        if one.is_dropped:
+            return one
+        if os.WIFSIGNALED(status):
             logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
-        elif os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        elif os.WEXITSTATUS(status):
             logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
+        if not one.connections and one.served is None:
+            # One that dies at once would be replaced by another that dies at once.
+            self.retry = min(2 * self.retry, MAX_RETRY)
         return one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import os
 
 from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
 
@@ -19,25 +20,47 @@ UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission 
 class Served:
     """A connection that is being served: by a gatekeeper, by an attempt's child, by a session."""
 
-    __slots__ = ("child", "fd", "gatekeeper", "monitor", "source")
+    __slots__ = ("asked", "child", "fd", "gatekeeper", "monitor", "released_by", "source")
 
     def __init__(self, fd: int, monitor: Monitor, source: str) -> None:
         self.fd = fd  # -1 once the session alone has it
         self.monitor = monitor
         self.source = source
         self.gatekeeper: Gatekeeper | None = None
+        self.released_by: Gatekeeper | None = None  # who has said that somebody was let in
         self.child = 0  # pid of an attempt, which becomes the session; or one of the above
+        self.asked = 0.0  # moment of monotonic() at which the latest attempt came
+
+    def let_go(self) -> None:
+        """The session alone has the connection from now on."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def hang_up(self) -> None:
+        """End the connection, also for a process that keeps a duplicate of it."""
+        if self.fd < 0:
+            return
+        connection = _socket.socket(fileno=self.fd)
+        self.fd = -1
+        try:
+            connection.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            pass  # it was the client who ended it
+        connection.close()
 
 
 class Gatekeeper:
     """One gatekeeper process, and the connection that it serves, if any."""
 
-    __slots__ = ("channel", "connections", "pid", "served")
+    __slots__ = ("channel", "connections", "generation", "is_dropped", "pid", "served")
 
-    def __init__(self, pid: int, channel: Channel) -> None:
+    def __init__(self, pid: int, channel: Channel, generation: int) -> None:
         self.pid = pid
         self.channel = channel
+        self.generation = generation  # of the configuration that it was forked with
         self.connections = 0
+        self.is_dropped = False
         self.served: Served | None = None
 
 

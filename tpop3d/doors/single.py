@@ -16,9 +16,9 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.auth.driver import YES
 from tpop3d.session import gatekeeper, signals
-from tpop3d.session.channel import Channel, Ending, Line, Order, Request, Violation
+from tpop3d.session.channel import Asked, Channel, Ending, Line, Order, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
-from tpop3d.session.wire import ERROR, SIGNAL, Wire
+from tpop3d.session.wire import ERROR, SIGNAL, Wire, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
         summary.log_end(ended.how)
         return
     except (Violation, OSError) as error:
-        log_violation(summary, pid, error)
+        log_violation(summary.client, pid, error)
         _end(pid)
         summary.log_end(ERROR)
         return
@@ -74,7 +74,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
 
 def _admitted(
     channel: Channel, monitor: Monitor, wakeup: int, deadline: float, config: Config
-) -> Request:
+) -> Asked:
     """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""
     while True:
         message = _receive(channel, wakeup, deadline)
@@ -88,20 +88,26 @@ def _admitted(
         if isinstance(message, Ending):
             raise _Ended(message.how or ERROR)
         monitor.check(message)
-        verdict = monitor.decide(message)
+        answered = monotonic() + config.auth_failure_delay_seconds
+        try:
+            verdict = monitor.decide(message)
+        except signals.Interrupted:
+            raise _Ended(SIGNAL) from None
         code = monitor.answer(verdict.answer)
         if verdict.answer == YES:
             return message
-        _hold_back(wakeup, config.auth_failure_delay_seconds)
+        _hold_back(wakeup, answered)
         channel.give_verdict(code)
+        # The time that this took was not the gatekeeper's.
+        deadline = max(deadline, monotonic() + GRACE)
 
 
-def _receive(channel: Channel, wakeup: int, deadline: float) -> Request | Ending | Line | None:
+def _receive(channel: Channel, wakeup: int, deadline: float) -> Asked | Ending | Line | None:
     """The gatekeeper's next message."""
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     poll.register(wakeup, select.POLLIN)
-    ready = dict(poll.poll(max(0.0, deadline - monotonic()) * 1000))
+    ready = dict(poll.poll(milliseconds(deadline - monotonic())))
     if wakeup in ready:
         raise _Ended(SIGNAL)
     if not ready:
@@ -109,17 +115,19 @@ def _receive(channel: Channel, wakeup: int, deadline: float) -> Request | Ending
     return channel.receive()
 
 
-def _hold_back(wakeup: int, seconds: float) -> None:
-    """Let time pass before a refusal: guessing costs time, whatever was guessed."""
+def _hold_back(wakeup: int, until: float) -> None:
+    """Let time pass before a refusal: guessing costs time, the same whatever was guessed."""
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
-    if poll.poll(seconds * 1000):
+    if poll.poll(milliseconds(until - monotonic())):
         raise _Ended(SIGNAL)
 
 
 def _end(pid: int) -> None:
     """End the gatekeeper, and see that it has ended."""
-    os.kill(pid, _signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != _signal.SIGKILL:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        os.kill(pid, _signal.SIGKILL)
+        os.waitpid(pid, 0)
+    elif os.WIFSIGNALED(status):
         logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")

@@ -37,12 +37,19 @@ class Sockets:
         Those that are bound already stay as they are. When one cannot be bound, all is as before.
         Sockets that are wanted no more are the caller's to close.
         """
+        if not addresses:
+            raise CannotListen("nothing to listen on: give listen-address in the configuration")
         wanted = dict.fromkeys((one.host, one.port) for one in addresses)
         new: dict[tuple[str, int], list[_socket.socket]] = {}
+        leaving = [one for place, old in self._bound.items() if place not in wanted for one in old]
         try:
+            # One that goes may have the port of one that comes (0.0.0.0 and 127.0.0.1).
+            _share(leaving, True)
             for place in wanted:
-                new[place] = self._bound.get(place) or _listen(*place)
+                new[place] = self._bound.get(place) or _listen(*place, share=bool(leaving))
+            _share([one for sockets in new.values() for one in sockets], False)
         except CannotListen:
+            _share(leaving, False)
             for place, sockets in new.items():
                 if place not in self._bound:
                     for one in sockets:
@@ -52,8 +59,14 @@ class Sockets:
         return [one for sockets in new.values() for one in sockets]
 
 
-def _listen(host: str, port: int) -> list[_socket.socket]:
-    """Listening sockets for every address of a host."""
+def _share(sockets: list[_socket.socket], on: bool) -> None:
+    """May others of ours bind what these are bound to (socket(7), SO_REUSEPORT)?"""
+    for one in sockets:
+        one.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, on)
+
+
+def _listen(host: str, port: int, share: bool) -> list[_socket.socket]:
+    """Listening sockets for every address of a host. Raises `CannotListen`."""
     made = []
     try:
         found = _socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE)
@@ -64,13 +77,15 @@ def _listen(host: str, port: int) -> list[_socket.socket]:
             if family == _socket.AF_INET6:
                 # [::] and 0.0.0.0 are two addresses here, as they are two lines to configure.
                 one.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+            _share([one], share)
             one.bind(address)
             one.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         for one in made:
             one.close()
         shown = f"[{host}]" if ":" in host else host
-        raise CannotListen(f"cannot listen on {shown}:{port}: {error.strerror}") from None
+        why = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise CannotListen(f"cannot listen on {shown}:{port}: {why}") from None
     return made
 
 
@@ -87,16 +102,14 @@ def run(
     from tpop3d.doors.listener import Listener
     from tpop3d.session.cell import prepare_cell
 
-    own = Sockets() if sockets is None else None
+    own = Sockets()
     cell = prepare_cell(config)
     if isinstance(cell, str):
         return _fail(cell)
     try:
-        listening = sockets if own is None else own.bind(config.listen_address)
+        listening = own.bind(config.listen_address) if sockets is None else sockets
     except CannotListen as error:
         return _fail(str(error))
-    if not listening:
-        return _fail("nothing to listen on: give listen-address in the configuration")
     tell = _detach() if detach else None
     if pidfile and (why := _write_pidfile(pidfile)):
         return _fail(why)
@@ -112,7 +125,7 @@ def run(
             logs.error("reload: the configuration has errors, and is kept as it was")
             return None
         try:
-            now = listening if own is None else own.bind(again.listen_address)
+            now = own.bind(again.listen_address) if sockets is None else sockets
         except CannotListen as error:
             logs.error(f"reload: {error}; the configuration is kept as it was")
             return None

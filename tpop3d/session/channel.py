@@ -55,7 +55,10 @@ class Order:
 
 
 class Request:
-    """May it log in? With what the client has sent besides, and the octets in and out so far."""
+    """May it log in? With what the client has sent besides, and the octets in and out so far.
+
+    This is the gatekeeper's side of it; the monitor's is `Asked`.
+    """
 
     __slots__ = ("attempt", "octets_in", "octets_out", "pending")
 
@@ -64,6 +67,59 @@ class Request:
         self.pending = pending
         self.octets_in = octets_in
         self.octets_out = octets_out
+
+
+class Asked:
+    """A request as the monitor has it. The listener forks whoever needs what is secret in it, and
+    forgets that itself, so it stays in one buffer, which can be wiped, until somebody takes it.
+
+    Raises `Violation` for a message that is no request.
+    """
+
+    __slots__ = ("_attempt", "_buffer", "_length", "_name", "_secret", "method", "octets_in",
+                 "octets_out")  # fmt: skip
+
+    def __init__(self, buffer: bytearray, length: int) -> None:
+        if length < _ATTEMPT.size:
+            raise Violation("a short attempt")
+        _, method, name, secret, pending, self.octets_in, self.octets_out = _ATTEMPT.unpack_from(
+            buffer
+        )
+        if method not in _METHODS or not 0 < name <= MAX_NAME or secret > MAX_NAME:
+            raise Violation("an impossible attempt")
+        if pending > MAX_PENDING or length != _ATTEMPT.size + name + secret + pending:
+            raise Violation("an attempt of the wrong length")
+        self.method = _METHODS[method]
+        self._buffer = buffer
+        self._length = length
+        self._name = _ATTEMPT.size + name  # where it ends, and
+        self._secret = self._name + secret
+        if any(buffer.find(c, _ATTEMPT.size, self._name) >= 0 for c in b"\0\r\n"):
+            raise Violation("an impossible name")
+        if self.method == "APOP" and secret != DIGEST_LENGTH:
+            raise Violation("an impossible digest")
+        self._attempt: Attempt | None = None
+
+    @property
+    def attempt(self) -> Attempt:
+        """Who wants to log in, and how."""
+        if self._attempt is None:
+            name = bytes(self._buffer[_ATTEMPT.size : self._name])
+            secret = bytes(self._buffer[self._name : self._secret])
+            if self.method == "APOP":
+                self._attempt = Attempt(self.method, name, digest=secret)
+            else:
+                self._attempt = Attempt(self.method, name, password=secret)
+        return self._attempt
+
+    @property
+    def pending(self) -> bytes:
+        """What the client has sent after its attempt."""
+        return bytes(self._buffer[self._secret : self._length])
+
+    def wipe(self) -> None:
+        """Forget all that is secret. Nothing may be taken any more."""
+        _wipe(self._buffer)
 
 
 class Ending:
@@ -106,49 +162,58 @@ class Channel:
     # The monitor's side
 
     def give_order(self, order: Order) -> None:
-        """Hand a connection over. Raises OSError."""
+        """Hand a connection over. Raises OSError, also where the other side does not read."""
         policy = order.policy
         header = _ORDER.pack(
             b"O", policy.plaintext, order.login_seconds, len(policy.apop_timestamp)
         )
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
-        self._socket.sendmsg([header + policy.apop_timestamp], [rights], _socket.MSG_NOSIGNAL)
+        flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
+        self._socket.sendmsg([header + policy.apop_timestamp], [rights], flags)
 
     def give_verdict(self, verdict: bytes) -> None:
-        """Answer a request. A gatekeeper that is gone needs no answer."""
+        """Answer a request. A gatekeeper that is gone needs no answer, and for one that does not
+        read nobody waits."""
         try:
-            self._socket.send(verdict, _socket.MSG_NOSIGNAL)
+            self._socket.send(verdict, _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
         except OSError:
             pass
 
-    def receive(self) -> Request | Ending | Line | None:
+    def receive(self) -> Asked | Ending | Line | None:
         """The gatekeeper's next message, None at the end of file. Does not wait.
 
         Raises `Violation`; BlockingIOError where there is no message.
         """
+        buffer = bytearray(MAX_MESSAGE)
         try:
-            message, rights, flags, _ = self._socket.recvmsg(MAX_MESSAGE, 0, _socket.MSG_DONTWAIT)
+            length, rights, flags, _ = self._socket.recvmsg_into([buffer], 0, _socket.MSG_DONTWAIT)
         except ConnectionError:
             return None
-        if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC) or rights:
-            raise Violation("too large, or with descriptors")
-        if not message:
-            return None
-        if message[:1] == b"A":
-            return _request(message)
-        if message[:1] == b"E":
-            return _ending(message)
-        if message[:1] == b"L":
-            return _line(message)
-        raise Violation("of no known kind")
+        try:
+            if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC) or rights:
+                raise Violation("too large, or with descriptors")
+            if not length:
+                return None
+            if buffer[:1] == b"A":
+                return Asked(buffer, length)
+            if buffer[:1] == b"E":
+                return _ending(bytes(buffer[:length]))
+            if buffer[:1] == b"L":
+                return _line(bytes(buffer[:length]))
+            raise Violation("of no known kind")
+        except Violation:
+            _wipe(buffer)
+            raise
 
     # The gatekeeper's side
 
     def take_order(self) -> Order | None:
         """The next connection to serve; None when there will be none."""
-        message, rights, _, _ = self._socket.recvmsg(
-            MAX_MESSAGE, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
-        )
+        message = b"?"
+        while len(message) == 1:  # a verdict on somebody who is let in already, or gone
+            message, rights, _, _ = self._socket.recvmsg(
+                MAX_MESSAGE, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
+            )
         if not message:
             return None
         _, plaintext, login_seconds, length = _ORDER.unpack_from(message)
@@ -190,26 +255,8 @@ def pair() -> tuple[Channel, Channel]:
     return Channel(ours), Channel(theirs)
 
 
-def _request(message: bytes) -> Request:
-    if len(message) < _ATTEMPT.size:
-        raise Violation("a short attempt")
-    _, method, name, secret, pending, octets_in, octets_out = _ATTEMPT.unpack_from(message)
-    if method not in _METHODS or not 0 < name <= MAX_NAME or secret > MAX_NAME:
-        raise Violation("an impossible attempt")
-    if pending > MAX_PENDING or len(message) != _ATTEMPT.size + name + secret + pending:
-        raise Violation("an attempt of the wrong length")
-    start = _ATTEMPT.size
-    name_octets = message[start : start + name]
-    secret_octets = message[start + name : start + name + secret]
-    if b"\0" in name_octets or b"\n" in name_octets or b"\r" in name_octets:
-        raise Violation("an impossible name")
-    if method == b"A":
-        if len(secret_octets) != DIGEST_LENGTH:
-            raise Violation("an impossible digest")
-        attempt = Attempt("APOP", name_octets, digest=secret_octets)
-    else:
-        attempt = Attempt(_METHODS[method], name_octets, password=secret_octets)
-    return Request(attempt, message[start + name + secret :], octets_in, octets_out)
+def _wipe(buffer: bytearray) -> None:
+    buffer[:] = bytes(len(buffer))
 
 
 def _ending(message: bytes) -> Ending:

@@ -42,13 +42,13 @@ def start(cell: Cell) -> tuple[int, Channel]:
     It serves one order after the other until the channel is closed.
     """
     ours, theirs = channels.pair()
-    pid = os.fork()
+    pid = signals.fork()
     if pid:
         theirs.close()
         return pid, ours
     status = 1
     try:
-        wakeup = signals.catch()
+        wakeup, _ = signals.descriptors()
         confine(cell, (theirs.fileno(), *signals.descriptors()))
         logs.hand_over(theirs.log)
         while (order := theirs.take_order()) is not None:

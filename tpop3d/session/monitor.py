@@ -13,13 +13,14 @@ from tpop3d.auth.driver import CANNOT_SAY, YES, Verdict
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Policy
 from tpop3d.session import channel as channels
-from tpop3d.session.channel import Request, Violation
+from tpop3d.session import signals
+from tpop3d.session.channel import Violation
 from tpop3d.session.summary import Summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config import Config
-    from tpop3d.session.channel import Line
+    from tpop3d.session.channel import Asked, Line
 
 MAX_FAILED_LOGINS = 3
 MAX_LINES = 2  # of one connection, without -v
@@ -42,27 +43,31 @@ class Monitor:
         self._undecided = 0
         self._closed = False
         self._lines = 0
+        self._is_verbose = logs.is_verbose()  # as the gatekeeper is, whatever a reload says
         timestamp = apop_timestamp() if self._switch.checks_apop else b""
         self.policy = Policy(timestamp, plaintext=not config.apop_only)
 
-    def check(self, request: Request) -> None:
+    def check(self, request: Asked) -> None:
         """Raises `Violation` for a request that cannot come now."""
         self.summary.octets_in = request.octets_in
         self.summary.octets_out = request.octets_out
-        attempt = request.attempt
-        self.summary.method = attempt.method
+        self.summary.method = request.method
         if self._closed:
             raise Violation("an attempt after the last one")
-        if attempt.password is None and not self.policy.apop_timestamp:
+        if request.method == "APOP" and not self.policy.apop_timestamp:
             raise Violation("APOP that was not offered")
-        if attempt.password is not None and not self.policy.plaintext:
+        if request.method != "APOP" and not self.policy.plaintext:
             raise Violation("a password that was not asked for")
+
+    def decide(self, request: Asked) -> Verdict:
+        """Ask the auth switch about an attempt that passed `check`, and log it if refused.
+
+        Raises `signals.Interrupted` when the process is told to end.
+        """
+        attempt = request.attempt
         # Ours, whatever the gatekeeper says: a digest of another connection is worth nothing.
         attempt.timestamp = self.policy.apop_timestamp
-
-    def decide(self, request: Request) -> Verdict:
-        """Ask the auth switch about an attempt that passed `check`, and log it if refused."""
-        attempt = request.attempt
+        signals.interrupt(True)
         try:
             # Only now: a host name in listen-address may have to be looked up.
             wanted = self._config.append_domain
@@ -72,6 +77,8 @@ class Monitor:
             logs.error(f"internal error: {logs.describe(error)}")
             self.verdict = Verdict.cannot_say("internal error")
             self._undecided = MAX_UNDECIDED
+        finally:
+            signals.interrupt(False)
         self.summary.note_attempt(attempt.method, self.verdict)
         if self.verdict.answer != YES:
             undecided = self.verdict.answer == CANNOT_SAY
@@ -87,12 +94,15 @@ class Monitor:
         return self.verdict
 
     def log(self, line: Line) -> None:
-        """Write a gatekeeper's line: as many as it likes with -v, else only that it has failed."""
-        if not logs.is_verbose():
+        """Write a gatekeeper's line: as many as it likes with -v, else only that it has failed.
+
+        It is marked as such: whoever reads the log must not take it for ours.
+        """
+        if not self._is_verbose:
             self._lines += 1
-            if line.level < LOG_ERR or self._lines > MAX_LINES:
+            if line.level != LOG_ERR or self._lines > MAX_LINES:
                 raise Violation("lines for the log that nobody asked for")
-        logs.write(line.level, line.text)
+        logs.write(line.level, logs.event("gatekeeper", rip=self.summary.client, says=line.text))
 
     def answer(self, answer: str) -> bytes:
         """What the gatekeeper is told of a verdict's answer, and whether it was the last one."""
@@ -115,6 +125,7 @@ def apop_timestamp() -> bytes:
     return b"<%b@%b>" % (unique, host[:64] or b"localhost")
 
 
-def log_violation(summary: Summary, pid: int, what: object) -> None:
-    """A gatekeeper that does what ours never do is in somebody else's hands."""
-    logs.error(logs.event("attack", rip=summary.client, gatekeeper=pid, reason=str(what)))
+def log_violation(client: str, pid: int, what: object) -> None:
+    """A gatekeeper that does what ours never do is in somebody else's hands; `client` is "" where
+    it has no connection."""
+    logs.error(logs.event("attack", rip=client, gatekeeper=pid, reason=str(what)))

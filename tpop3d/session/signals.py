@@ -13,22 +13,36 @@ ENDING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
 _pipe = (-1, -1)
 _caught: set[int] = set()
+_endings: tuple[int, ...] = ENDING
+
+
+class Interrupted(BaseException):
+    """The process was told to end while `interrupt` was on."""
+
+
+def spare_from_hangup() -> None:
+    """From now on SIGHUP ends nothing, in this process and in those that it forks: to a listener
+    it means something else, and people send it to all processes of a name."""
+    global _endings
+    _endings = (_signal.SIGTERM, _signal.SIGINT)
 
 
 def catch(*more: int) -> int:
     """From now on the ending signals, and `more`, make the returned descriptor readable.
 
-    One octet a signal, its number (signal.set_wakeup_fd); nothing else happens. A child made by
-    fork must call it anew, or it would share the descriptor.
+    One octet a signal, its number (signal.set_wakeup_fd); nothing else happens.
     """
     global _pipe
     before, _pipe = _pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     _signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
-    for number in _caught.difference(ENDING, more):
+    for number in _caught.difference(_endings, more):
         # Caught by the parent, and no business of a child's.
-        _signal.signal(number, _signal.SIG_DFL if number == _signal.SIGCHLD else _signal.SIG_IGN)
+        _signal.signal(number, _signal.SIG_IGN)
+    if _signal.SIGCHLD not in more:
+        # Whoever started us may have it ignored, and then nobody can wait for a child.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     _caught.clear()
-    for number in (*ENDING, *more):
+    for number in (*_endings, *more):
         _signal.signal(number, _ignore)
         _caught.add(number)
     for fd in before:
@@ -37,9 +51,42 @@ def catch(*more: int) -> int:
     return _pipe[0]
 
 
+def fork() -> int:
+    """fork(2). The child has called `catch`: a signal that it gets, however soon, is its own.
+
+    Raises OSError where there can be no further process.
+    """
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
+    try:
+        pid = os.fork()
+        if not pid:
+            _catch_or_exit()
+        return pid
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def _catch_or_exit() -> None:
+    """An exception would take the child for its parent, whose fork has failed."""
+    try:
+        catch()
+    except OSError:
+        os._exit(1)
+
+
 def descriptors() -> tuple[int, int]:
-    """Both ends of what `catch` made last, for whoever closes all others."""
+    """Both ends of what `catch` made last: the one that becomes readable, and the other."""
     return _pipe
+
+
+def interrupt(on: bool) -> None:
+    """While on, the ending signals raise `Interrupted`, too, wherever the process is."""
+    for number in _caught.intersection(ENDING):
+        _signal.signal(number, _interrupt if on else _ignore)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted
 
 
 def _ignore(number: int, frame: object) -> None:

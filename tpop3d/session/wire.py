@@ -30,6 +30,9 @@ PARTING_SECONDS = 1.0  # for the client to close after we did
 PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
 
 
+MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
+
+
 class Ended(Exception):
     """The connection is over: TIMEOUT, EOF, ERROR or SIGNAL."""
 
@@ -140,15 +143,15 @@ class Wire:
 
     def _wait(self, fd: int, mask: int) -> None:
         """Wait until `fd` can be used. Raises `Ended` at the deadline, and on a signal."""
-        left = self.deadline - monotonic()
-        if left <= 0:
-            raise Ended(TIMEOUT)  # also for a client that never stops sending
         poll = select.poll()
         poll.register(fd, mask)
         poll.register(self._wakeup, select.POLLIN)
-        ready = poll.poll(left * 1000)
-        if not ready:
-            raise Ended(TIMEOUT)
+        ready: list[tuple[int, int]] = []
+        while not ready:
+            left = self.deadline - monotonic()
+            if left <= 0:
+                raise Ended(TIMEOUT)  # also for a client that never stops sending
+            ready = poll.poll(milliseconds(left))
         if any(found == self._wakeup for found, _ in ready):
             raise Ended(SIGNAL)
 
@@ -194,6 +197,11 @@ class Wire:
         """Let go of what this object opened; the descriptors it was given stay open."""
         if self._socket is not None:
             self._socket.close()
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds for poll(2), as many of them as it takes at a time."""
+    return min(max(0.0, seconds), MAX_POLL) * 1000
 
 
 def name_of(connection: _socket.socket, call: str) -> tuple[str, int]:
