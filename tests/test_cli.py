@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authkit import SERVER, at_door, converse, recorded_syslog, text_of, tpop3d
+from authkit import LEAST, SERVER, at_door, converse, recorded_syslog, text_of, tpop3d
 from mailsite import ENVIRONMENT, PATIENCE
 from tpop3d import __version__, cli
 
@@ -43,7 +43,7 @@ def test_the_help_names_every_option(option):
 WRONG_USE = [
     ["--nonsense"], ["-x"], ["-f"], ["--inetd", "-f"], ["-f", "--inetd"], ["-f", "-v"],
     ["argument"], ["--inetd", "argument"], ["--demo", "x"], ["--demo=1.5"], ["--inetd=yes"],
-    ["-fx", "y"], ["-p"], ["--detach=yes"],
+    ["-fx", "y"], ["-p"], ["--detach=yes"], ["-d", "--detach"],
 ]  # fmt: skip
 
 
@@ -220,8 +220,9 @@ def test_v_logs_commands_and_replies(conf):
     quiet = converse(conf, QUIT)
     assert b"QUIT" not in quiet.stderr
     ended = converse(conf, QUIT, "-v")
-    assert b"C: QUIT\n" in ended.stderr
-    assert b"S: +OK goodbye\n" in ended.stderr
+    # Marked as a gatekeeper's words, from whom nothing else is believed, either.
+    assert b'gatekeeper rip=unix says="C: QUIT"\n' in ended.stderr
+    assert b'gatekeeper rip=unix says="S: +OK goodbye"\n' in ended.stderr
     assert ended.client == quiet.client
 
 
@@ -255,6 +256,29 @@ def test_a_mistake_in_the_configuration_is_one_refusal_and_the_reason_is_logged(
     log = ended.stderr.decode(errors="replace") if fd2 == "pipe" else syslog.read_text()
     reasons = [line for line in log.splitlines() if str(conf) in line]
     assert len(reasons) == (2 if content and content.count(b"\n") == 2 else 1) or b"\0" in content
+
+
+@pytest.mark.parametrize("option", ["-d", "--detach", "-p"])
+def test_what_only_a_listener_knows_makes_one_although_stdin_is_a_socket(tmp_path, option):
+    """As when an administrator's shell, or a service manager, has one there."""
+    ours, theirs = socket.socketpair()
+    conf = tmp_path / "tpop3d.conf"
+    conf.write_text(text_of(LEAST | at_door(tmp_path)))
+    arguments = [option, tmp_path / "pid"] if option == "-p" else [option]
+    with ours, theirs:
+        done = tpop3d("-f", conf, *arguments, stdin=theirs)
+    assert done.returncode == 1
+    assert NOTHING_TO_LISTEN_ON in done.stderr
+
+
+def test_it_may_be_started_by_somebody_who_ignores_his_children(conf):
+    """With SIGCHLD ignored, which is inherited, nobody could wait for a gatekeeper."""
+    ignoring = [*SERVER[:1], "-c", "import os, signal, sys\n"
+                "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+                "os.execv(sys.argv[1], sys.argv[1:])", *SERVER, "--inetd"]  # fmt: skip
+    ended = converse(conf, b"USER ann\r\nPASS wrong\r\nQUIT\r\n", command=ignoring)
+    assert [line[:4] for line in ended.lines] == [b"+OK ", b"+OK ", b"-ERR", b"+OK "]
+    assert b"internal error" not in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["-d"], ["--detach"]])

@@ -27,9 +27,9 @@ def adapted(site, port, conf, path, **changed):
 
     `path` is PYTHONPATH; `changed` are values of attributes that the file has.
     """
+    changed = {"server_args": f"{' '.join(doors.SERVER[1:])} --inetd -f {conf}"} | changed
     changed |= {
         "server": doors.SERVER[0],
-        "server_args": f"{' '.join(doors.SERVER[1:])} --inetd -f {conf}",
         "banner_fail": str(site.path / "xinetd.d" / BUSY.name),
         # A line more in its place: this one is about IPv6, and the test's address is not.
         "flags": f"NORETRY\n\tport = {port}\n\tbind = {doors.Door.host}\n\ttype = UNLISTED"
@@ -140,6 +140,35 @@ BROKEN = {
     "no configuration at all": "GIF89a\0\xff\n",
     "an empty file": "",
 }
+
+
+MISUSES = {
+    "an option that there is none": ("--inetd --bogus", "unrecognized arguments: --bogus"),
+    "no file after -f": ("--inetd -f", "-f: expected one argument"),
+    "options that exclude each other": ("-d --detach", "-d stays in the foreground"),
+}
+
+
+@pytest.mark.parametrize("how", MISUSES)
+def test_a_command_line_that_is_wrong_is_one_line_to_the_client(site, door, how):
+    arguments, reason = MISUSES[how]
+    environment, record = recorded_syslog(site.path)
+    server_args = f"{' '.join(doors.SERVER[1:])} {arguments}"
+    refusal = answer(door(path=environment["PYTHONPATH"], server_args=server_args))
+    assert refusal.startswith(b"-ERR [SYS/PERM] ")
+    assert refusal.count(b"\n") == 1
+    assert reason in record.read_text()
+
+
+def test_a_server_that_is_not_whole_is_one_line_to_the_client(site, door):
+    """As in the middle of an upgrade: one of its modules is of another time."""
+    environment, record = recorded_syslog(site.path)
+    with (site.path / "sitecustomize.py").open("a") as file:
+        file.write("import sys\nsys.modules['tpop3d.config'] = sys\n")
+    refusal = answer(door(path=environment["PYTHONPATH"]))
+    assert refusal.startswith(b"-ERR [SYS/")
+    assert refusal.count(b"\n") == 1
+    assert "ImportError" in record.read_text()
 
 
 @pytest.mark.parametrize("how", [*BROKEN, "no file", "a directory", "a file nobody may read"])

@@ -17,6 +17,8 @@ OK = 0
 FAILED = 1
 WRONG_USE = 2  # argparse's, and that of a configuration with errors
 DEMO_PORT = 1110
+LAST_WORDS = b"-ERR [SYS/PERM] the server is not installed as it should be\r\n"
+PRINTING = frozenset(("-h", "--help", "-V", "--check-config", "--demo"))  # for people, not clients
 
 
 class Options:
@@ -35,6 +37,8 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     """The command `tpop3d`; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if _stderr_is_connection() and not PRINTING.intersection(arguments):
+        return _inetd_without_stderr(arguments)
     options = _quick_options(arguments) or _options(arguments)
     if options.check_config:
         from tpop3d.check import check_config
@@ -50,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if activation.is_ours():
         return _activated(options)
-    if _stdin_is_connection():
+    if _stdin_is_connection() and not (options.debug or options.detach or options.pidfile):
         return _inetd(options)
     return _listen(options, None)
 
@@ -119,7 +123,10 @@ def _options(arguments: list[str]) -> Options:
         "-p", dest="pidfile", metavar="PIDFILE", help="listener: write the process id to a file"
     )
     parser.add_argument("-V", action="version", version=f"tpop3d {__version__}")
-    return parser.parse_args(arguments, namespace=Options())
+    options = parser.parse_args(arguments, namespace=Options())
+    if options.debug and options.detach:
+        parser.error("-d stays in the foreground, and --detach leaves it")
+    return options
 
 
 def _stdin_is_connection() -> bool:
@@ -138,6 +145,45 @@ def _stdin_is_connection() -> bool:
     except OSError:
         return False
     return True
+
+
+def _stderr_is_connection() -> bool:
+    """Is stderr the very socket that is on stdin, as under xinetd and inetd?"""
+    import stat
+
+    try:
+        stdin, stderr = os.fstat(0), os.fstat(2)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(stderr.st_mode) and os.path.samestat(stdin, stderr)
+
+
+def _inetd_without_stderr(arguments: list[str]) -> int:
+    """Serve the connection on stdin, stdout and stderr. Whatever goes wrong from here on, the
+    client sees nothing of it but one line."""
+    from tpop3d.doors import inetd
+
+    connection = inetd.Connection()
+    logs.start("mail", "info", to_stderr=False)
+    import io
+
+    complaint = sys.stderr = io.StringIO()
+    try:
+        options = _quick_options(arguments) or _options(arguments)
+    except SystemExit:
+        from tpop3d.pop3 import replies
+
+        logs.error(complaint.getvalue().rstrip().rpartition("\n")[2])
+        inetd.say(connection.fd_out, replies.SERVER_MISCONFIGURED)
+        return WRONG_USE
+    finally:
+        sys.stderr = sys.__stderr__
+    try:
+        return _serve(options, connection.fd_in, connection.fd_out, connection.stderr_is_free)
+    except Exception as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+        os.write(connection.fd_out, LAST_WORDS)
+        return FAILED
 
 
 def _inetd(options: Options) -> int:
@@ -212,6 +258,10 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
     from tpop3d.config import load
     from tpop3d.doors import manager, standalone
 
+    _have_standard_descriptors()
+    # A detached process leaves the directory that these are meant in.
+    options.file = os.path.abspath(options.file)
+    options.pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
     config = load(options.file)
     if isinstance(config, list):
         for problem in config:
@@ -243,6 +293,13 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
         detach=options.detach,
         start_log=log_as,
     )
+
+
+def _have_standard_descriptors() -> None:
+    """Whoever started us may have closed stdin, stdout or stderr; nothing of ours may be there."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
