@@ -20,6 +20,8 @@ def version() -> str:
 SYSTEMD = ["systemd-python"]
 PAM = ["python-pam"]
 MYSQL = ["mysqlclient"]
+ARGON2 = ["argon2-cffi"]
+SECCOMP = ["pyseccomp"]
 
 setup(
     name="tpop3d",
@@ -31,7 +33,8 @@ setup(
     python_requires=">=3.11",
     # The top-level folders systemd/, xinetd/ and tests/ are not packages.
     packages=find_packages(include=["tpop3d", "tpop3d.*"]),
-    package_data={"tpop3d": ["py.typed"]},
+    # Beside the drivers that they belong to: a database schema and a PAM service, to be copied.
+    package_data={"tpop3d": ["py.typed"], "tpop3d.auth": ["vmail-sql.sql", "tpop3d.pam"]},
     entry_points={"console_scripts": ["tpop3d = tpop3d.cli:main"]},
     # crypt(3) left the standard library with Python 3.13.
     install_requires=['crypt_r; python_version >= "3.13"'],
@@ -39,8 +42,9 @@ setup(
         "systemd": SYSTEMD,
         "pam": PAM,
         "mysql": MYSQL,
-        "seccomp": ["pyseccomp"],
-        "all": SYSTEMD + PAM + MYSQL,
+        "argon2": ARGON2,
+        "seccomp": SECCOMP,
+        "all": SYSTEMD + PAM + MYSQL + ARGON2 + SECCOMP,
         "test": ["pytest", "hypothesis", "ruff", "mypy"],
     },
     classifiers=[

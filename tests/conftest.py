@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import databases
 import doors
 import systemdbox
 from mailsite import Site
@@ -83,3 +84,23 @@ def box(installation):
     yield installation
     print(installation.journal())  # which pytest shows if the test has failed
     installation.reset()  # what still runs may be what a failing test has left
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """A MariaDB of our own, for all tests that want one."""
+    databases.require()
+    server = databases.MariaDB()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def database(mariadb):
+    """That MariaDB with vmail-sql's tables, empty; it runs before and after each test."""
+    mariadb.furnish()
+    yield mariadb
+    if mariadb.process is None:
+        mariadb.start()

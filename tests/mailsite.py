@@ -80,6 +80,7 @@ class Site:
         """Add or replace directives; the value None removes one."""
         self.settings |= settings
         lines = [f"{key}: {value}\n" for key, value in self.settings.items() if value is not None]
+        self.conf.touch(mode=0o640)  # there may be a password in it
         self.conf.write_text("".join(lines))
 
     def add(self, user, spool=b"", hashed="{plaintext}secret"):

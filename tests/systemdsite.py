@@ -146,6 +146,7 @@ class SystemdSite(SystemdBox):
     def configure(self, settings):
         """The configuration: what it always has, and `settings`."""
         lines = [f"{key}: {value}\n" for key, value in (SETTINGS | settings).items()]
+        self.path("/etc/tpop3d.conf").touch(mode=0o640)  # there may be a password in it
         self.path("/etc/tpop3d.conf").write_text("".join(lines))
 
     def adapt(self, unit, **settings):

@@ -29,6 +29,7 @@ class Driver:
 
 def conf(directory, content):
     file = directory / "tpop3d.conf"
+    file.touch(mode=0o600)
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return file
 

@@ -118,7 +118,7 @@ def test_an_error_has_file_line_and_key(content, start):
 def test_an_unknown_driver_is_named_with_those_there_are():
     error = errors("auth-nobody-enable: yes")[0]
     assert "'nobody'" in error
-    assert "passwd, flatfile" in error
+    assert "built in are pam, passwd, mysql, flatfile" in error
 
 
 def test_a_file_that_ends_within_a_line_is_an_error():

@@ -22,6 +22,7 @@ DEFAULTS = {
     "lock-timeout-seconds": 10,
     "auth-failure-delay-seconds": 3,
     "auth-timeout-seconds": 30,
+    "auth-drivers": [],
     "append-domain": False,
     "strip-domain": False,
     "domain-separators": "@%!:",
@@ -67,6 +68,7 @@ RIGHT = {
     **dict.fromkeys(BOOLEANS, BOOLEAN),
     "auth-failure-delay-seconds": {"0": 0, **POSITIVE},
     "max-children-per-source": {"0": 0, "half": None, **POSITIVE},
+    "auth-drivers": {"": [], "flatfile": ["flatfile"]},
     "gatekeeper-user": {"nobody": "nobody", "65534": "65534", "no-such-user": "no-such-user"},
     "domain-separators": {"@": "@", "+": "+", "@%!:": "@%!:", "-._": "-._"},
     "mailbox": {"/m/$(user)": "/m/$(user)", "bsd:/m /n": "bsd:/m /n"},
@@ -83,6 +85,7 @@ WRONG = {
     "max-children-per-source": [
         *(one for one in NOT_POSITIVE if one != "0"), "Half", "a half", "1/2",
     ],
+    "auth-drivers": ["flatfile flatfile", "pam mysql pam"],
     "gatekeeper-user": [],  # who it is, is seen when a door opens
     "domain-separators": ["", "a", "@x", "@ %", "1", "é", "@\t%"],
     "mailbox": ["", "mail/x", "maildir:/x", "/m/$(nobody)", "/m/$(user", "/m x"],
@@ -103,7 +106,7 @@ def test_the_directives_are_those_of_the_documents():
 
 
 def test_the_annotations_are_the_directives():
-    names = {key.replace("-", "_") for key in DIRECTIVES} | {"drivers", "effective"}
+    names = {key.replace("-", "_") for key in DIRECTIVES} | {"drivers", "effective", "warnings"}
     assert set(Config.__annotations__) == names
 
 

@@ -69,6 +69,7 @@ def test_only_who_reads_a_secret_has_it(tmp_path, line):
     conf = tmp_path / "tpop3d.conf"
     lines = ["auth-secretive-enable: yes", line.format(secret=SECRET)]
     lines.append(f"auth-secretive-plain: {PLAIN}")
+    conf.touch(mode=0o600)
     conf.write_bytes("\n".join(lines).encode())
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), conf, disguised(SECRET), disguised(PLAIN)],

@@ -205,6 +205,7 @@ def test_no_session_has_a_secret_of_the_configuration_in_its_memory(tmp_path, wh
     lines = IN_THE_FILE[what].replace(CANARY, CANARY * 3000)
     wrong = what in ERRORS
     content = f"auth-vault-enable: yes\n{lines}\nmailbox: /{known.decode()}/x\n"
+    conf.touch(mode=0o600)
     conf.write_text(text_of(at_door(tmp_path)) + content)
     processes = memory_at_greeting(conf, env, b"-ERR [SYS/PERM]" if wrong else b"+OK")
     assert len(processes) == (1 if wrong or not IS_ROOT else 2)  # the gatekeeper is the other one

@@ -4,6 +4,7 @@ import faulthandler
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from contextlib import contextmanager
@@ -17,9 +18,7 @@ from mailsite import PATIENCE
 from tpop3d import logs
 from tpop3d.auth import isolation
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Verdict
-from tpop3d.auth.flatfile import driver as flatfile
 from tpop3d.auth.isolation import MAX_REASON
-from tpop3d.auth.passwd import driver as passwd
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Attempt
 
@@ -209,23 +208,19 @@ def test_it_is_another_process_and_its_memory_goes_with_it():
     assert seen == []
 
 
-def test_whoever_says_nothing_else_is_asked_in_a_process_of_its_own():
-    def process(driver):
-        switch = Switch({"x": driver}, config_of())
-        attempt = Attempt("USER", b"ann", password=b"x")
-        return int(switch.decide(attempt, b"", "").reason)
-
-    driver = Foreign(lambda login: Verdict.no(f"{os.getpid()}"))
-    assert process(driver) != os.getpid()
-    driver.own_process = True
-    assert process(driver) != os.getpid()
-    driver.own_process = False
-    assert process(driver) == os.getpid()
+def test_a_driver_is_asked_in_a_process_of_its_own():
+    switch = Switch({"x": Foreign(lambda login: Verdict.no(f"{os.getpid()}"))}, config_of())
+    verdict = switch.decide(Attempt("USER", b"ann", password=b"x"), b"", "")
+    assert int(verdict.reason) != os.getpid()
 
 
-def test_those_that_hold_no_secret_cost_no_process():
-    assert flatfile.own_process is False
-    assert passwd.own_process is False
+def test_a_driver_has_no_descriptor_but_the_one_for_its_answer():
+    """The connection least of all: what it starts may live on, and would keep it open."""
+    ours = socket.socketpair()
+    with ours[0], ours[1]:
+        verdict = ask(lambda login: Verdict.no(" ".join(os.listdir("/proc/self/fd"))))
+    *standard, _answer, _listing = sorted(map(int, verdict.reason.split()))
+    assert standard == [0, 1, 2]
 
 
 def test_a_signal_that_ends_sessions_ends_a_driver():
@@ -239,9 +234,9 @@ def test_a_signal_that_ends_sessions_ends_a_driver():
 
 def test_what_a_driver_prints_is_not_its_answer():
     def prints(login):
-        print("y", flush=True)
-        sys.stderr.write("y")
-        sys.stdout.write("left in the buffer")
+        print("y", flush=True, file=sys.__stdout__)  # what pytest has in its place is closed
+        sys.__stderr__.write("y")
+        sys.__stdout__.write("left in the buffer")
         return Verdict.no("really")
 
     assert parts(ask(prints)) == (NO, None, "really")
@@ -265,7 +260,7 @@ def raising(error):
 
 FAILURES = {
     "returns nothing": (lambda login: None, "what it returned is no verdict"),
-    "prints, and returns nothing": (lambda login: print("y"), "what it returned is no verdict"),
+    "prints, and returns a number": (lambda login: os.write(1, b"y"), "returned is no verdict"),
     "returns a text": (lambda login: YES, "what it returned is no verdict"),
     "gives an answer that is none": (lambda login: Verdict("perhaps"), "is no verdict"),
     "raises": (raising(ValueError(CANARY)), "driver failed: ValueError at test_isolation.py"),

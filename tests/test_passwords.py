@@ -113,7 +113,15 @@ def test_the_default_scheme_is_the_drivers():
     assert passwords.check(SESAME, b"54ef36ec71201fdf9d1423fd26f97f6b", "md5")
     assert not passwords.check(SESAME, b"54ef36ec71201fdf9d1423fd26f97f6b", "crypt")
     assert passwords.check(SESAME, MD5_CRYPT, "crypt")
-    assert not passwords.check(SESAME, MD5_CRYPT, "md5")
+    assert not passwords.check(SESAME, b"{crypt}54ef36ec71201fdf9d1423fd26f97f6b", "md5")
+
+
+@pytest.mark.parametrize("stored", [MD5_CRYPT, SHA512_CRYPT, YESCRYPT, BCRYPT_B])
+def test_where_md5_is_the_default_a_dollar_is_crypts(stored):
+    """No MD5 begins with one, and tables hold both."""
+    assert passwords.check(SESAME, stored, "md5")
+    assert passwords.check(SESAME, b"{md5}" + stored, "crypt")
+    assert not passwords.check(b"wrong", stored, "md5")
 
 
 MALFORMED = [
@@ -141,7 +149,7 @@ def test_the_hash_is_not_the_password(stored):
         assert not passwords.check(stored, b"{%b}" % scheme.encode() + stored, "crypt")
 
 
-@pytest.mark.parametrize("stored", [b"{ssha}x", b"{}x", b"{md4}x", b"{\xff}x", b"{md5 }x"])
+@pytest.mark.parametrize("stored", [b"{nosuch}x", b"{}x", b"{md4}x", b"{\xff}x", b"{md5 }x"])
 def test_an_unknown_scheme_is_an_error_that_quotes_nothing(stored):
     with pytest.raises(passwords.Unusable) as raised:
         passwords.check(SESAME, stored, "crypt")

@@ -12,7 +12,8 @@ from tpop3d.session.cell import gatekeeper_user
 def check_config(file: str) -> int:
     """Print the configuration in effect, as a configuration file, secrets masked; returns 0.
 
-    With errors: print each on stderr, with file, line and key, and return 2.
+    With errors: print each on stderr, with file, line and key, and return 2. Warnings go there,
+    too.
     """
     config = load(file)
     problems = config if isinstance(config, list) else []
@@ -23,6 +24,8 @@ def check_config(file: str) -> int:
         for problem in problems:
             _print(problem, sys.stderr.fileno())
         return 2
+    for warning in config.warnings:
+        _print(f"warning: {warning}", sys.stderr.fileno())
     _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())
     for key, value, is_default in config.effective:
         line = f"{key}: {value}".rstrip()

@@ -242,6 +242,7 @@ def _serve_or_problems(
     if isinstance(config, list):
         return config
     start_log(config, options.verbose, stderr_is_free)
+    _warn(config)
     from tpop3d.session.cell import prepare_cell
 
     cell = prepare_cell(config)
@@ -283,6 +284,7 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
             logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
         else:
             start_log(config, options.verbose, stderr_is_free=not options.detach)
+        _warn(config)
 
     log_as(config)
     return standalone.run(
@@ -306,6 +308,11 @@ def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
     """Send the log where the configuration says. A client's connection is not stderr."""
     level = _level(config, verbose)
     logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
+
+
+def _warn(config: Config) -> None:
+    for warning in config.warnings:
+        logs.warning(warning)
 
 
 def _level(config: Config, verbose: bool) -> str:

@@ -18,6 +18,7 @@ from tpop3d.directives import (
     boolean,
     from_zero,
     mailbox,
+    names,
     one_of,
     per_source,
     positive,
@@ -47,6 +48,7 @@ DIRECTIVES: dict[str, Directive] = {
     "lock-timeout-seconds": Directive(positive, "10"),
     "auth-failure-delay-seconds": Directive(from_zero, "3"),
     "auth-timeout-seconds": Directive(positive, "30"),
+    "auth-drivers": Directive(names, ""),
     "append-domain": Directive(boolean, "no"),
     "strip-domain": Directive(boolean, "no"),
     "domain-separators": Directive(separators, "@%!:"),
@@ -77,6 +79,7 @@ class Config:
     lock_timeout_seconds: int
     auth_failure_delay_seconds: int
     auth_timeout_seconds: int
+    auth_drivers: list[str]  # in the order in which they are asked; none: in that of BUILT_IN
     append_domain: bool
     strip_domain: bool
     domain_separators: str
@@ -92,6 +95,7 @@ class Config:
     log_stderr: bool
     drivers: dict[str, Driver]  # those that are enabled, by name, in the order they are asked
     effective: list[tuple[str, str, bool]]  # key, value as text, is it the default?
+    warnings: list[str]  # what is no error, each with the file
 
     def local_domain(self, host: str, port: int) -> bytes:
         """The domain of logins made at a local address: that of its `listen-address`, or b""."""
@@ -123,18 +127,22 @@ class Secret:
 def load(file: str) -> Config | list[str]:
     """Read a configuration file; returns the errors, each with file, line and key, if any."""
     try:
-        content = content_without_secrets(file, _is_secret)
+        content, is_exposed = content_without_secrets(file, _is_secret)
     except OSError as error:
         return [f"{file}: {error.strerror}"]
     except ValueError as error:
         return [f"{file}: {error}"]
-    return read(content, file)
+    config = read(content, file)
+    if not is_exposed:
+        return config
+    exposed = f"{file}: holds a password, and every user can read it: chmod o-rwx {file}"
+    return [exposed, *(config if isinstance(config, list) else ())]
 
 
 def _is_secret(key: str) -> bool:
     """Does the directive of some driver say that its value is one?"""
     parts = key.split("-", 2)
-    if len(parts) < 3 or parts[0] != "auth" or key in DIRECTIVES:
+    if len(parts) < 3 or parts[0] != "auth" or parts[2] == "enable" or key in DIRECTIVES:
         return False
     from tpop3d.auth import drivers
 
@@ -156,7 +164,10 @@ def read(content: str, file: str) -> Config | list[str]:
     reader.refuse_rest()
     if not reader.errors:
         reader.refuse_contradictions(config)
-    return reader.problems() or config
+    if not reader.errors and config.auth_drivers:
+        config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
+    config.warnings = reader.told(reader.warnings)
+    return reader.told(reader.errors) or config
 
 
 class _Reader:
@@ -166,6 +177,7 @@ class _Reader:
         self._file = file
         self.lines: dict[str, tuple[int, str]] = {}  # key: line number and value
         self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
+        self.warnings: list[tuple[int, str, str]] = []
         self.effective: list[tuple[str, str, bool]] = []
         for number, line in logical_lines(content):
             self._add(number, line)
@@ -222,6 +234,7 @@ class _Reader:
             if found is None:
                 continue
             before = len(self.errors)
+            self._respell(getattr(found, "misspelled", {}), prefix)
             settings = self.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
             if not settings.pop("enable") or len(self.errors) > before:
                 continue
@@ -233,7 +246,22 @@ class _Reader:
             except (Exception, SystemExit) as error:
                 why = f"the driver does not start: {logs.describe(error)}"
                 self.errors.append((number, f"{prefix}enable", why))
+            else:
+                told = getattr(enabled[name], "warnings", ())
+                self.warnings += [(number, f"{prefix}enable", why) for why in told]
         return enabled
+
+    def _respell(self, misspelled: Mapping[str, str], prefix: str) -> None:
+        """Take directives by the names that they had, with a warning."""
+        for wrong, right in misspelled.items():
+            if (prefix + wrong) not in self.lines:
+                continue
+            number, text = self.lines.pop(prefix + wrong)
+            if (prefix + right) in self.lines:
+                self.errors.append((number, prefix + wrong, f"is {prefix + right}, given as well"))
+                continue
+            self.lines[prefix + right] = number, text
+            self.warnings.append((number, prefix + wrong, f"is taken for {prefix + right}"))
 
     def refuse_rest(self) -> None:
         """Whatever nobody took is unknown."""
@@ -254,13 +282,22 @@ class _Reader:
 
             enable = " or ".join(f"auth-{name}-enable: yes" for name in drivers.BUILT_IN)
             self.errors.append((0, "auth-...-enable", f"nobody could log in; give {enable}"))
-        elif config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
+            return
+        for name in config.auth_drivers:
+            if name not in config.drivers:
+                why = f"{name} is not enabled; give auth-{name}-enable: yes"
+                self.errors.append((0, "auth-drivers", why))
+        for name in config.drivers if config.auth_drivers else ():
+            if name not in config.auth_drivers:
+                why = f"{name} is enabled, and has no place in it"
+                self.errors.append((0, "auth-drivers", why))
+        if config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
             why = "nobody could log in: no enabled driver can check APOP"
             self.errors.append((0, "apop-only", why))
 
-    def problems(self) -> list[str]:
-        """The errors for people, in the order of the file."""
+    def told(self, found: list[tuple[int, str, str]]) -> list[str]:
+        """Errors or warnings for people, in the order of the file."""
         return [
             f"{self._file}:{number}: {key}: {why}" if number else f"{self._file}: {key}: {why}"
-            for number, key, why in sorted(self.errors)
+            for number, key, why in sorted(found)
         ]

@@ -21,8 +21,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 INCOMPLETE = "\n"  # at the end of a line that is continued, and nothing follows
 
 
-def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> str:
-    """The text of a file, without comments, and with asterisks for the value of each secret key.
+def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> tuple[str, bool]:
+    """The text of a file, without comments, and with asterisks for the value of each secret key;
+    and whether there was one in a file that every user can read.
 
     A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it before
     anything becomes a text, so no process that serves a session has ever had them. What follows
@@ -31,6 +32,7 @@ def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> str:
     buffer = bytearray(MAX_FILE + 1)
     length = 0
     with open(file, "rb", buffering=0) as opened:
+        is_open_to_all = bool(os.fstat(opened.fileno()).st_mode & 0o004)
         while got := opened.readinto(memoryview(buffer)[length:]):
             length += got
     if length > MAX_FILE:
@@ -43,6 +45,7 @@ def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> str:
         buffer[comment:end] = b" " * (end - comment)
         comment = buffer.find(b"#", end, length)
     start = 0
+    is_exposed = False
     while start < length:
         end = _end_of_line(buffer, start, length)
         key, after = read_key(buffer, start, end)
@@ -51,8 +54,9 @@ def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> str:
             start, end = end + 1, _end_of_line(buffer, end + 1, length)
         if malformed or is_secret(key):
             _wipe(buffer, after if malformed else after + 1, end)
+            is_exposed |= is_open_to_all and not malformed
         start = end + 1
-    return os.fsdecode(bytes(buffer[:length]))
+    return os.fsdecode(bytes(buffer[:length])), is_exposed
 
 
 def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:

@@ -74,6 +74,14 @@ def boolean(text: str) -> bool:
     raise ValueError(f"must be yes or no, not {text!r}")
 
 
+def names(text: str) -> list[str]:
+    """Words, each of them once."""
+    words = text.split()
+    if len(set(words)) < len(words):
+        raise ValueError(f"must name each one once, not {text!r}")
+    return words
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdecimal() or not text.isascii() or int(text[:10]) == 0 or len(text) > 9:
@@ -159,18 +167,24 @@ def _address(word: str) -> Address:
     place, parenthesis, domain = place.partition("(")
     if parenthesis and (not domain.endswith(")") or len(domain) < 2):
         raise ValueError(f"{word}: the domain must stand in parentheses")
+    host, port = host_and_port(place)
+    return Address(host, _port(port, word), domain[:-1])
+
+
+def host_and_port(place: str) -> tuple[str, str]:
+    """The parts of `host[:port]`, the port "" without one. An IPv6 address stands in brackets."""
     if place.startswith("["):
         host, bracket, port = place[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
-            raise ValueError(f"{word}: must be [address] or [address]:port")
+            raise ValueError(f"{place}: must be [address] or [address]:port")
         port = port[1:]
     else:
         host, _, port = place.partition(":")
         if ":" in port:
-            raise ValueError(f"{word}: an IPv6 address must stand in brackets")
+            raise ValueError(f"{place}: an IPv6 address must stand in brackets")
     if not host:
-        raise ValueError(f"{word}: has no host")
-    return Address(host, _port(port, word), domain[:-1])
+        raise ValueError(f"{place}: has no host")
+    return host, port
 
 
 def _port(text: str, word: str) -> int:

@@ -5,11 +5,19 @@ A driver is a small class. It has
 - `directives`: its part of the configuration, `{"passwd-file": Directive(...)}` for the directive
   `auth-NAME-passwd-file` (see `tpop3d.directives.Directive`);
 - `checks_apop`: can it check an APOP digest?
-- `own_process`: False lets it run where the session will; without the attribute, or with True, it
-  runs in a process of its own, which is cut off after `auth-timeout-seconds`;
 - `__init__(settings)`: the values of its directives. Raises ValueError, with a text for the
   administrator, where they do not fit together;
-- `authenticate(login)`: the verdict.
+- `authenticate(login)`: the verdict. It runs in a process of its own, which is cut off after
+  `auth-timeout-seconds`, and takes with it whatever secrets it has read.
+
+It may have
+
+- `misspelled`: `{"databse": "database"}` for directives that are taken, with a warning, for others;
+- `warnings`: texts for the administrator, after `__init__`;
+- `preload()`: loads code that `authenticate` needs; a process that forks many children calls it
+  once before;
+- `on_login(login)`, or None for it: called after every good login, whichever driver said yes;
+  returns "", or what went wrong. It, too, runs in a process of its own.
 
 Drivers of other packages are found in the entry-point group `tpop3d.auth`; `auth-NAME-enable: yes`
 switches one on. A driver that raises has said *cannot say*.
@@ -18,6 +26,7 @@ switches one on. A driver that raises has said *cannot say*.
 from __future__ import annotations
 
 import os
+import sys
 
 from tpop3d.auth import passwords
 
@@ -81,11 +90,27 @@ class Login:
     def matches(self, stored: bytes, scheme: str) -> bool:
         """Does the attempt know the secret behind a stored hash (`scheme` where it names none)?
 
-        Raises `passwords.Unusable` for a hash that cannot be checked this way.
+        Raises `passwords.Unusable` for a hash that cannot be checked this way, and
+        `passwords.Missing` for one that cannot be checked on this machine.
         """
         if self._password is None:
             return passwords.check_apop(self._timestamp, self._digest, stored, scheme)
         return passwords.check(self._password, stored, scheme)
+
+    def refusal(self, stored: bytes | None, decoy: bytes, scheme: str) -> Verdict | None:
+        """Why the attempt is not good for a stored hash; None: it is.
+
+        `stored` is None for an unknown user, on whom the time of checking `decoy` is spent.
+        """
+        try:
+            good = self.matches(decoy if stored is None else stored, scheme)
+        except passwords.Unusable as error:
+            return Verdict.no("unknown user" if stored is None else str(error))
+        except passwords.Missing as error:
+            return Verdict.cannot_say(str(error))
+        if stored is None:
+            return Verdict.no("unknown user")
+        return None if good else Verdict.no("wrong password")
 
 
 class Account:
@@ -145,6 +170,15 @@ def checked(verdict: object) -> Verdict:
     ):
         return Verdict.cannot_say("driver failed: its account has no name, or no mailbox")
     return verdict
+
+
+def require(module: str, package: str, extra: str) -> None:
+    """See that a driver's package is there, without the time that importing it takes.
+
+    Raises ValueError, with a text for the administrator, where it is not.
+    """
+    if not any(finder.find_spec(module, None) for finder in sys.meta_path):
+        raise ValueError(f"needs the package {package}: pip install 'tpop3d[{extra}]'")
 
 
 def is_plain(name: bytes) -> bool:

@@ -6,12 +6,15 @@ from tpop3d import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tpop3d.auth.driver import Driver
 
+# In the order in which they are asked, unless auth-drivers says otherwise.
 BUILT_IN = {
+    "pam": "tpop3d.auth.pam",
     "passwd": "tpop3d.auth.passwd",
+    "mysql": "tpop3d.auth.mysql",
     "flatfile": "tpop3d.auth.flatfile",
 }
 PARTS = ("directives", "checks_apop", "authenticate")  # what a driver must have
@@ -19,11 +22,23 @@ ENTRY_POINTS = "tpop3d.auth"  # the group in which other packages announce their
 
 
 def in_order(mentioned: Iterable[str]) -> list[str]:
-    """The mentioned names in the order in which the drivers are asked: ours, then others."""
+    """The mentioned names in the order in which drivers are asked by default: ours, then others."""
     names = dict.fromkeys(mentioned)
     return [name for name in BUILT_IN if name in names] + [
         name for name in names if name not in BUILT_IN
     ]
+
+
+def preload(drivers: Iterable[Driver]) -> None:
+    """Load what the drivers' processes need, so that not each of them has to load it anew."""
+    for driver in drivers:
+        load: Callable[[], None] | None = getattr(driver, "preload", None)
+        try:
+            if load is not None:
+                load()
+        except (Exception, SystemExit) as error:
+            # Whoever is asked later says the same, and that it cannot say.
+            logs.error(f"a driver does not load what it needs: {logs.describe(error)}")
 
 
 _found: dict[str, type[Driver] | None] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tpop3d.auth import passwords
 from tpop3d.auth.driver import Account, Login, Verdict
 from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
@@ -29,7 +28,6 @@ class Flatfile:
         "mailbox": Directive(Mailbox),
     }
     checks_apop = True
-    own_process = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._file: Template = settings["passwd-file"]
@@ -59,14 +57,8 @@ class Flatfile:
                 stored, decoy = _look_up(file.read(), names)
         except OSError as error:
             return Verdict.cannot_say(f"{path}: {error.strerror}")
-        try:
-            good = login.matches(stored if stored is not None else decoy, "crypt")
-        except passwords.Unusable as error:
-            return Verdict.no("unknown user" if stored is None else str(error))
-        if stored is None:
-            return Verdict.no("unknown user")
-        if not good:
-            return Verdict.no("wrong password")
+        if refusal := login.refusal(stored, decoy, "crypt"):
+            return refusal
         values["home"] = self._user.home
         mailboxes = self._mailbox.paths(values)
         if not mailboxes:

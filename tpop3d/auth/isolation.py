@@ -1,7 +1,8 @@
 """Asking a driver in a process of its own, which can be cut off and whose memory goes with it.
 
-For drivers that hold a secret or run foreign code. The answer comes through a pipe, in a fixed
-form: the process that gave it is no more trusted than the code that ran in it.
+Every driver reads secrets, if only everybody's hashes, and many run foreign code; who becomes the
+session must have neither. The answer comes through a pipe, in a fixed form: the process that gave
+it is no more trusted than the code that ran in it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from time import monotonic
 
 from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
+from tpop3d.descriptors import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tpop3d.auth.driver import Driver
 
 MAX_ANSWER = 1 << 16  # octets
@@ -27,14 +31,24 @@ _ANSWERS = {b"y": YES, b"n": NO, b"?": CANNOT_SAY}
 
 
 def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
-    """The driver's verdict, or *cannot say* where it gives none within `seconds`.
+    """The driver's verdict, or *cannot say* where it gives none within `seconds`."""
+    return _run(lambda: checked(driver.authenticate(login)), seconds)
+
+
+def tell(on_login: Callable[[Login], str], login: Login, seconds: float) -> str:
+    """Tell a driver of a good login; returns "", or what went wrong."""
+    return _run(lambda: Verdict.no(on_login(login)), seconds).reason
+
+
+def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
+    """What `work` gives in a process of its own; *cannot say* where it gives nothing in time.
 
     When this returns, the process and what it has started in its process group are gone.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
     if not pid:
-        _authenticate(driver, login, write_end)
+        _work(work, write_end)
     os.close(write_end)
     deadline = monotonic() + seconds
     watched = os.pidfd_open(pid)
@@ -57,15 +71,17 @@ def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
     return _decode(answer)
 
 
-def _authenticate(driver: Driver, login: Login, write_end: int) -> None:
-    """In the child: ask the driver, and pass on what it says. Does not return."""
+def _work(work: Callable[[], Verdict], write_end: int) -> None:
+    """In the child: do it, and pass on what comes of it. Does not return."""
     try:
         os.setsid()
         _signal.set_wakeup_fd(-1)
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_DFL)
+        # The client's connection is none of its business, nor of what it may leave running.
+        logs.reopen(lambda: close_all_but((write_end,)))
         try:
-            answer = _encode(checked(driver.authenticate(login)))
+            answer = _encode(work())
         except BaseException as error:
             answer = _encode(Verdict.cannot_say(f"driver failed: {logs.describe(error)}"))
         os.write(write_end, answer)

@@ -1,6 +1,7 @@
 """Stored passwords: `{scheme}hash`, each scheme a function in one table.
 
-The schemes are the original's. Comparisons take the same time wherever the difference is.
+The schemes are the original's, and Dovecot's by its names for them. Comparisons take the same
+time wherever the difference is.
 """
 
 from __future__ import annotations
@@ -12,22 +13,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Checker = Callable[[bytes, bytes], bool]
+
 
 class Unusable(Exception):
     """The stored hash cannot be checked: an unknown scheme, or APOP and no plaintext."""
 
 
+class Missing(Exception):
+    """The stored hash cannot be checked on this machine: its text names the package it takes."""
+
+
 def split(stored: bytes, default: str) -> tuple[str, bytes]:
-    """The scheme and the hash of a stored password; `default` where it names no scheme."""
+    """The scheme and the hash of a stored password; `default` where it names no scheme.
+
+    Of Dovecot's `{SHA256.hex}` the scheme is `sha256`: hex and base64 are told apart by length.
+    """
     if stored.startswith(b"{"):
         scheme, brace, rest = stored[1:].partition(b"}")
         if brace:
-            return scheme.decode("ascii", "replace").lower(), rest
+            name = scheme.decode("ascii", "replace").lower()
+            return name.removesuffix(".hex").removesuffix(".b64").removesuffix(".base64"), rest
     return default, stored
 
 
 def check(password: bytes, stored: bytes, default: str) -> bool:
-    """Is it the password? Raises `Unusable` for a scheme that nobody knows."""
+    """Is it the password? Raises `Unusable` for a scheme that nobody knows, and `Missing`."""
     scheme, rest = split(stored, default)
     checker = SCHEMES.get(scheme)
     if checker is None:
@@ -38,9 +49,9 @@ def check(password: bytes, stored: bytes, default: str) -> bool:
 def check_apop(timestamp: bytes, digest: bytes, stored: bytes, default: str) -> bool:
     """Is `digest` the lower-case hex MD5 of timestamp and secret (RFC 1939 section 7)?"""
     scheme, secret = split(stored, default)
-    if scheme != "plaintext":
+    if SCHEMES.get(scheme) is not _plaintext:
         raise Unusable("APOP needs a {plaintext} password")
-    return same(_hex_digest("md5", timestamp + secret), digest)
+    return same(_digest("md5", timestamp + secret).hex().encode(), digest)
 
 
 def crypt(password: bytes, setting: bytes) -> bytes:
@@ -78,10 +89,10 @@ def _crypt_octets(password: bytes, setting: bytes) -> bytes:
     return hashed or b""
 
 
-def _hex_digest(name: str, octets: bytes) -> bytes:
+def _digest(name: str, octets: bytes) -> bytes:
     import hashlib
 
-    return hashlib.new(name, octets, usedforsecurity=False).hexdigest().encode()
+    return hashlib.new(name, octets, usedforsecurity=False).digest()
 
 
 def _crypt(password: bytes, stored: bytes) -> bool:
@@ -96,17 +107,53 @@ def _crypt_md5(password: bytes, stored: bytes) -> bool:
     return stored.startswith(b"$1$") and _crypt(password, stored)
 
 
-def _md5(password: bytes, stored: bytes) -> bool:
-    """Hex, or base64 with or without padding."""
-    digest = _hex_digest("md5", password)
-    if len(stored) == 32:
-        return same(digest, stored.lower())
-    base64 = binascii.b2a_base64(binascii.unhexlify(digest), newline=False)
-    return same(base64.rstrip(b"="), stored.rstrip(b"="))
+def _plain_digest(name: str, size: int) -> Checker:
+    """A checker of a digest without salt, of `size` octets: hex, or base64 with or without padding.
+
+    What begins with "$" is neither, but crypt(3)'s, as tables have it whose default is {md5}.
+    """
+
+    def check_digest(password: bytes, stored: bytes) -> bool:
+        if stored.startswith(b"$"):
+            return _crypt(password, stored)
+        digest = _digest(name, password)
+        if len(stored) == 2 * size:
+            return same(digest.hex().encode(), stored.lower())
+        base64 = binascii.b2a_base64(digest, newline=False)
+        return same(base64.rstrip(b"="), stored.rstrip(b"="))
+
+    return check_digest
 
 
-def _sha1(password: bytes, stored: bytes) -> bool:
-    return same(_hex_digest("sha1", password), stored.lower())
+def _salted_digest(name: str, size: int) -> Checker:
+    """A checker of base64(digest + salt), the digest of `size` octets being that of password and
+    salt (RFC 2307's userPassword, as OpenLDAP extends it)."""
+
+    def check_digest(password: bytes, stored: bytes) -> bool:
+        bare = stored.rstrip(b"=")
+        try:
+            octets = binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
+        except ValueError:
+            return False
+        return same(_digest(name, password + octets[size:]), octets[:size])
+
+    return check_digest
+
+
+def _argon2(password: bytes, stored: bytes) -> bool:
+    """Argon2, which crypt(3) does not know; whatever variant the hash names (RFC 9106)."""
+    try:
+        from argon2 import exceptions, low_level
+    except ImportError:
+        raise Missing("argon2-cffi is missing: pip install 'tpop3d[argon2]'") from None
+    kinds = {b"argon2id": low_level.Type.ID, b"argon2i": low_level.Type.I}
+    kind = kinds.get(stored[1:].partition(b"$")[0])
+    if kind is None or not stored.startswith(b"$"):
+        return False
+    try:
+        return low_level.verify_secret(stored, password, kind)
+    except (exceptions.Argon2Error, exceptions.InvalidHash):
+        return False
 
 
 def _plaintext(password: bytes, stored: bytes) -> bool:
@@ -126,11 +173,32 @@ def _mysql(password: bytes, stored: bytes) -> bool:
     return len(stored) in (8, 16) and same(hashed[: len(stored)], stored.lower())
 
 
-SCHEMES: dict[str, Callable[[bytes, bytes], bool]] = {
+_md5 = _plain_digest("md5", 16)
+_sha1 = _plain_digest("sha1", 20)
+SCHEMES: dict[str, Checker] = {
     "crypt": _crypt,
     "crypt_md5": _crypt_md5,
     "md5": _md5,
     "sha1": _sha1,
     "plaintext": _plaintext,
     "mysql": _mysql,
+    # From here on, Dovecot's.
+    "des-crypt": _crypt,
+    "md5-crypt": _crypt,
+    "sha256-crypt": _crypt,
+    "sha512-crypt": _crypt,
+    "blf-crypt": _crypt,
+    "plain-md5": _md5,
+    "ldap-md5": _md5,
+    "sha": _sha1,
+    "sha256": _plain_digest("sha256", 32),
+    "sha512": _plain_digest("sha512", 64),
+    "smd5": _salted_digest("md5", 16),
+    "ssha": _salted_digest("sha1", 20),
+    "ssha256": _salted_digest("sha256", 32),
+    "ssha512": _salted_digest("sha512", 64),
+    "argon2i": _argon2,
+    "argon2id": _argon2,
+    "plain": _plaintext,
+    "cleartext": _plaintext,
 }

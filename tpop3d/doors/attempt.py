@@ -6,9 +6,9 @@ import os
 
 from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, YES
+from tpop3d.descriptors import close_all_but
 from tpop3d.session import channel as channels
 from tpop3d.session import session, signals
-from tpop3d.session.privileges import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import os
 from time import monotonic
 
 from tpop3d import logs
+from tpop3d.auth import drivers
 from tpop3d.doors import manager
 from tpop3d.doors.connections import Connections
 from tpop3d.doors.limits import provide_descriptors
@@ -52,6 +53,7 @@ class Listener:
         wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
         self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
         provide_descriptors(self._config.max_children)
+        drivers.preload(self._config.drivers.values())
         gc.collect()
         gc.freeze()  # what is here now is never garbage, and stays shared with the children
         self._connections.fill()
@@ -173,6 +175,7 @@ class Listener:
             self._close(one)
         self._config, self._sockets = config, sockets
         provide_descriptors(config.max_children)
+        drivers.preload(config.drivers.values())
         self._connections.change(config, cell)
         for one in new:
             self._listen(one)

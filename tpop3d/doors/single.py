@@ -50,7 +50,8 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
     try:
         channel.give_order(Order((fd_in, fd_out), monitor.policy, config.login_seconds))
         # While the client reads the greeting: a session may not be able to read these files.
-        from tpop3d.session import session
+        from tpop3d.session import session  # isort: skip
+        from tpop3d.auth import isolation  # noqa: F401
 
         deadline = summary.started + config.login_seconds + GRACE
         request = _admitted(channel, monitor, wakeup, deadline, config)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import resource
 
+from tpop3d.descriptors import close_all_but
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,15 +112,6 @@ def _switch(uid: int, gid: int, groups: list[int]) -> None:
         except PermissionError:
             continue
         raise StillPrivileged
-
-
-def close_all_but(keep: tuple[int, ...]) -> None:
-    """Close every descriptor from 3 on that is not in `keep`."""
-    first = 3
-    for fd in sorted({fd for fd in keep if fd >= first}):
-        os.closerange(first, fd)
-        first = fd + 1
-    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _prctl() -> Callable[[int, int], None]:

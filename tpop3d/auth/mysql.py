@@ -1,0 +1,150 @@
+"""auth-mysql: virtual domains in a MySQL or MariaDB database, through the package mysqlclient.
+
+The default queries are those of vmail-sql's tables; see vmail-sql.sql beside this file.
+
+The driver holds the database's user name and password, so it runs in a process of its own (see
+`tpop3d.auth.isolation`): that process reads them from the configuration file, connects, asks,
+closes, and ends, and the memory that they were in is gone.
+"""
+
+from __future__ import annotations
+
+from tpop3d.auth.database import Database, Unanswered, execute, hosts, select
+from tpop3d.auth.driver import Account, Login, Verdict, require, text
+from tpop3d.auth.queries import query_or_none
+from tpop3d.directives import Directive, absolute_path, group_id, user_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from tpop3d.auth.queries import Query
+
+SCHEME = "md5"  # of a hash that names none
+VMAIL_SQL = (
+    "SELECT CONCAT(domain.path, '/', popbox.mbox_name), popbox.password_hash, domain.unix_user,"
+    " 'bsd' FROM popbox JOIN domain ON domain.domain_name = popbox.domain_name"
+    " WHERE popbox.local_part = '$(local_part)' AND popbox.domain_name = '$(domain)'"
+)
+COLUMNS = ("mailbox path", "password hash", "unix user", "mailbox type")
+# Somebody's hash, to spend the time of checking one where there is none. Only tables that we know
+# can be asked for it.
+VMAIL_SQL_DECOY = "SELECT password_hash FROM popbox WHERE password_hash IS NOT NULL LIMIT 1"
+
+
+class MySQL:
+    """Whom the queries find."""
+
+    directives = {
+        "hostname": Directive(hosts, "localhost"),
+        "database": Directive(str),
+        "username": Directive(str, secret=True),
+        "password": Directive(str, secret=True),
+        "ssl-ca": Directive(absolute_path),
+        "mail-group": Directive(group_id),
+        "pass-query": Directive(query_or_none, VMAIL_SQL),
+        "apop-query": Directive(query_or_none, VMAIL_SQL),
+        "onlogin-query": Directive(query_or_none, "none"),
+    }
+    misspelled = {"databse": "database"}  # so the C program's first README has it
+    checks_apop = True
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        require("MySQLdb", "mysqlclient", extra="mysql")
+        for needed in ("database", "username"):
+            if not settings[needed]:
+                raise ValueError(f"auth-mysql-{needed} must be given")
+        self._database = Database(
+            settings["hostname"],
+            settings["database"],
+            settings["username"],
+            settings["password"],
+            settings["ssl-ca"],
+        )
+        group = settings["mail-group"]
+        self._gid: int | None = None if group is None else group.gid
+        self._pass_query: Query | None = settings["pass-query"]
+        self._apop_query: Query | None = settings["apop-query"]
+        self._on_login_query: Query | None = settings["onlogin-query"]
+        self.on_login = self._note_login if self._on_login_query else None
+        if self._pass_query is self._apop_query is None:
+            raise ValueError("auth-mysql-pass-query and auth-mysql-apop-query are none")
+        self.checks_apop = self._apop_query is not None
+
+    @staticmethod
+    def preload() -> None:
+        """Load what `authenticate` needs: once, before many children are forked."""
+        import MySQLdb.connections  # noqa: F401  which `connect` imports
+
+    def authenticate(self, login: Login) -> Verdict:
+        """Look the name up, and check the attempt against what is found."""
+        query = self._apop_query if login.password is None else self._pass_query
+        if query is None:
+            kind = "apop" if login.password is None else "pass"
+            return Verdict.no(f"auth-mysql-{kind}-query is none")
+        try:
+            rows, columns, decoy = self._look_up(query, login)
+        except UnicodeDecodeError:
+            return Verdict.no("the name is not UTF-8")
+        except Unanswered as error:
+            return Verdict.cannot_say(str(error))
+        if columns != len(COLUMNS):
+            wanted = f"must give {len(COLUMNS)}: {', '.join(COLUMNS)}"
+            return Verdict.cannot_say(f"the query gives {columns} columns, and {wanted}")
+        if len(rows) > 1:
+            return Verdict.cannot_say(f"the query gives {len(rows)} rows for one name")
+        if not rows:
+            return login.refusal(None, decoy, SCHEME) or Verdict.no("unknown user")
+        path, stored, user, kind_of_mailbox = rows[0]
+        refusal = login.refusal(stored, decoy, SCHEME)
+        if path is None or stored is None or user is None or kind_of_mailbox is None:
+            return Verdict.no(f"{COLUMNS[rows[0].index(None)]} is NULL")
+        return refusal or self._account(login.name, path, user, kind_of_mailbox)
+
+    def _look_up(
+        self, query: Query, login: Login
+    ) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
+        """The rows for a login, how many columns they have, and a decoy if there are none."""
+        parameters = query.parameters(login)
+
+        def look_up(connection: Any) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
+            rows, columns = select(connection, query.sql, parameters)
+            if rows or query.text != VMAIL_SQL:
+                return rows, columns, b""
+            decoys, _ = select(connection, VMAIL_SQL_DECOY)
+            return rows, columns, (decoys[0][0] if decoys else None) or b""
+
+        return self._database.ask(look_up)
+
+    def _account(self, name: bytes, path: bytes, user: bytes, kind: bytes) -> Verdict:
+        """A yes, for a row whose password was right."""
+        try:
+            owner = user_id(text(user))
+        except ValueError as error:
+            return Verdict.cannot_say(f"unix user: {error}")
+        if owner.uid == 0:
+            return Verdict.no("root has no mailbox here")
+        if kind.lower() != b"bsd":
+            return Verdict.cannot_say(f"mailbox type: {text(kind)!r} is unknown here; there is bsd")
+        parts = path.split(b"/")
+        if not path.startswith(b"/") or b"\0" in path or b".." in parts or not parts[-1]:
+            return Verdict.cannot_say("mailbox path: must be that of a file, from the root")
+        gid = owner.gid if self._gid is None else self._gid
+        return Verdict.yes(Account(name, owner.uid, gid, [text(path)]))
+
+    def _note_login(self, login: Login) -> str:
+        """Run the on-login query; returns "", or what went wrong."""
+        query = self._on_login_query
+        assert query is not None
+        try:
+            parameters = query.parameters(login)
+            self._database.ask(lambda connection: execute(connection, query.sql, parameters))
+        except UnicodeDecodeError:
+            return "the name is not UTF-8"
+        except Unanswered as error:
+            return str(error)
+        return ""
+
+
+driver = MySQL

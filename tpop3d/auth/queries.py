@@ -1,0 +1,103 @@
+"""The administrator's SQL: a `$(variable)` becomes a parameter, never a part of the text."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Login
+
+VARIABLES = ("local_part", "domain", "user", "clienthost")
+QUOTES = "'\""
+
+
+class Query:
+    """A query: `text` as it was given, and `sql` with a `%s` for each of its `names`.
+
+    As the C program put names into the text, queries that were written for it have quotes around
+    the variables. A literal with variables is therefore taken apart: `'$(user)'` becomes `%s`,
+    and `'%$(domain)'` becomes `CONCAT('%%', %s)`. Raises ValueError, with a text for the
+    administrator, where that cannot be done.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.names: list[str] = []
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("must be UTF-8") from None
+        self.sql = ""
+        rest = text
+        while rest:
+            if rest[0] in QUOTES or rest[0] == "`":
+                end = _end_of_literal(rest)
+                self.sql += self._literal(rest[:end])
+            else:
+                end = next((n for n, c in enumerate(rest) if c in QUOTES or c == "`"), len(rest))
+                self.sql += "%s".join(_doubled(part) for part in self._split(rest[:end]))
+            rest = rest[end:]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def parameters(self, login: Login) -> tuple[str, ...]:
+        """The value of each parameter, for one login. Raises UnicodeDecodeError."""
+        values = {
+            "local_part": login.local_part,
+            "domain": login.domain,
+            "user": login.name,
+            "clienthost": login.client.encode(),
+        }
+        return tuple(values[name].decode() for name in self.names)
+
+    def _literal(self, literal: str) -> str:
+        """A quoted piece of the text."""
+        quote = literal[0]
+        parts = self._split(literal[1:-1])
+        if len(parts) == 1:
+            return _doubled(literal)
+        if quote == "`":
+            raise ValueError("a variable cannot be a part of the name of a table or a column")
+        pieces = ["%s"] * (2 * len(parts) - 1)
+        pieces[::2] = [f"{quote}{_doubled(part)}{quote}" if part else "" for part in parts]
+        pieces = [piece for piece in pieces if piece]
+        return pieces[0] if len(pieces) == 1 else f"CONCAT({', '.join(pieces)})"
+
+    def _split(self, text: str) -> list[str]:
+        """What is around the variables in a piece of the text; the variables go to `names`."""
+        before, opening, rest = text.partition("$(")
+        parts = [before]
+        while opening:
+            name, closing, rest = rest.partition(")")
+            if not closing or name not in VARIABLES:
+                known = ", ".join(f"$({variable})" for variable in VARIABLES)
+                raise ValueError(f"unknown variable $({name}); there are {known}")
+            self.names.append(name)
+            before, opening, rest = rest.partition("$(")
+            parts.append(before)
+        return parts
+
+
+def query_or_none(text: str) -> Query | None:
+    """A query; "none" is none."""
+    if not text:
+        raise ValueError("must be a query, or none")
+    return None if text.lower() == "none" else Query(text)
+
+
+def _end_of_literal(text: str) -> int:
+    """Where the literal or name ends that `text` begins with."""
+    quote, position = text[0], 1
+    while position < len(text):
+        if text[position] == "\\" and quote != "`":
+            position += 1  # whatever comes next is no end
+        elif text[position] == quote:
+            if text[position + 1 : position + 2] != quote:
+                return position + 1
+            position += 1  # a doubled quote stands for one
+        position += 1
+    raise ValueError(f"has no closing {quote}")
+
+
+def _doubled(text: str) -> str:
+    return text.replace("%", "%%")

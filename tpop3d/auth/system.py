@@ -1,0 +1,92 @@
+"""What the drivers of the system's own users share: who may have a maildrop, and where it is."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from time import time
+
+from tpop3d.auth.driver import Account, Login, Verdict, is_plain, text
+from tpop3d.auth.templates import Mailbox
+from tpop3d.directives import Directive, absolute_path, group_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+SHADOW = "/etc/shadow"
+DAY = 86400  # seconds; shadow(5) counts in days
+
+DIRECTIVES = {
+    "mailspool-dir": Directive(absolute_path),
+    "mail-group": Directive(group_id),
+}
+
+
+class Maildrops:
+    """The maildrops of the system's users, by what `DIRECTIVES` came to."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        directory: str | None = settings["mailspool-dir"]
+        self._mailbox: Mailbox = settings["default-mailbox"]
+        if directory is not None:
+            self._mailbox = Mailbox(f"{directory}/$(user)")
+        group = settings["mail-group"]
+        self._gid: int | None = None if group is None else group.gid
+
+    def of(self, name: bytes, user: pwd.struct_passwd) -> Verdict:
+        """A yes, with the account of a user whose password was right."""
+        values = {"user": name, "local_part": name, "home": os.fsencode(user.pw_dir)}
+        mailboxes = self._mailbox.paths(values)
+        if not mailboxes:
+            return Verdict.no("the name makes no mailbox path")
+        gid = user.pw_gid if self._gid is None else self._gid
+        return Verdict.yes(Account(name, user.pw_uid, gid, mailboxes))
+
+
+def refusal(login: Login) -> Verdict | None:
+    """Why an attempt is refused before anything is looked up, or None."""
+    if login.password is None:
+        return Verdict.no("APOP needs a stored plaintext password")
+    if not is_plain(login.name):
+        return Verdict.no("not a plain user name")
+    return None
+
+
+def find(name: bytes) -> pwd.struct_passwd | None:
+    """The system's user of that name (getpwnam(3))."""
+    try:
+        return pwd.getpwnam(text(name))
+    except KeyError:
+        return None
+
+
+def is_locked(stored: bytes) -> bool:
+    """Does a password field say that no password is right (shadow(5))?"""
+    return stored[:1] in (b"!", b"*")
+
+
+class Shadow:
+    """What /etc/shadow says of a user: `stored`, the hash, and `expired` (shadow(5), field 8).
+
+    `decoy` is a hash of somebody's, to spend the same time on where there is no other.
+    Raises OSError where the file cannot be read.
+    """
+
+    def __init__(self, name: bytes) -> None:
+        self.stored = b"*"
+        self.expired = False
+        self.decoy = b""
+        with open(SHADOW, "rb") as file:
+            lines = file.read().split(b"\n")
+        for line in lines:
+            fields = line.split(b":")
+            if len(fields) < 2:
+                continue
+            if not self.decoy and fields[1].startswith(b"$"):
+                self.decoy = fields[1]
+            if fields[0] == name:
+                self.stored = fields[1]
+                day = fields[7] if len(fields) > 7 else b""
+                self.expired = day.isdigit() and int(day) <= time() // DAY
