@@ -206,7 +206,7 @@ class _Reader:
                 continue
             if directive.secret:
                 self.effective.append((key, MASK, number == 0))
-                values[name] = Secret(self._file, key)
+                values[name] = Secret(self._file, key) if text else None
                 continue
             self.effective.append((key, text, number == 0))
             try:

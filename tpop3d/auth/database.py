@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 PORT = 3306
 CONNECT_SECONDS = 5  # for each host
 ANSWER_SECONDS = 10  # for each answer; then the next host is asked
+# What MySQL says of comparing a name with a column whose character set does not have its letters.
+ILLEGAL_MIX_OF_COLLATIONS = (1267, 1270, 1271)
 
 
 class Unanswered(Exception):
     """No host has answered. Its text says why, and holds neither user name nor password."""
+
+
+class Impossible(Exception):
+    """What was asked for cannot be in the tables: their character set does not have it."""
 
 
 class Host:
@@ -82,12 +88,14 @@ class Database:
     def ask(self, work: Callable[[Any], T]) -> T:
         """What `work` gives for a connection to the first host with which it can be done.
 
-        Raises `Unanswered`; OSError and KeyError where the configuration file has changed so that
-        user name or password cannot be read.
+        Raises `Unanswered`, and what `work` raises; OSError and KeyError where the configuration
+        file has changed so that user name or password cannot be read.
         """
         import MySQLdb
 
         username = self._username.read()
+        if not username:
+            raise Unanswered("no user name")  # the library would take that of the system's user
         password = "" if self._password is None else self._password.read()
         problems = []
         for host in self._hosts:
@@ -125,8 +133,19 @@ def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
 def select(
     connection: Any, sql: str, parameters: tuple[str, ...] = ()
 ) -> tuple[list[tuple[bytes | None, ...]], int]:
-    """The rows of a query, values as octets, and how many columns it has, 0 if it gives no rows."""
-    cursor = execute(connection, sql, parameters)
+    """The rows of a query, values as octets, and how many columns it has, 0 if it gives no rows.
+
+    Raises `Impossible`.
+    """
+    import MySQLdb
+
+    try:
+        cursor = execute(connection, sql, parameters)
+    except MySQLdb.OperationalError as error:
+        # Columns that do not go together are the administrator's, and fail for each name.
+        if error.args[0] not in ILLEGAL_MIX_OF_COLLATIONS or "".join(parameters).isascii():
+            raise
+        raise Impossible from None
     rows = [tuple(_octets(value) for value in row) for row in cursor.fetchall()]
     return rows, len(cursor.description or ())
 
@@ -137,6 +156,8 @@ def _octets(value: object) -> bytes | None:
 
 def _reason(error: Exception, username: str) -> str:
     """What the server or the client library says, without the user name."""
+    import re
+
     number, words = (*error.args, "", "")[:2]
-    shown = str(words).replace(f"'{username}'", "'...'")
+    shown = re.sub(rf"(?<!\w){re.escape(username)}(?!\w)", "...", str(words))
     return f"{shown} ({number})" if shown else f"{type(error).__name__} ({number})"

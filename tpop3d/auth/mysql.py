@@ -9,7 +9,7 @@ closes, and ends, and the memory that they were in is gone.
 
 from __future__ import annotations
 
-from tpop3d.auth.database import Database, Unanswered, execute, hosts, select
+from tpop3d.auth.database import Database, Impossible, Unanswered, execute, hosts, select
 from tpop3d.auth.driver import Account, Login, Verdict, require, text
 from tpop3d.auth.queries import query_or_none
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
@@ -27,6 +27,7 @@ VMAIL_SQL = (
     " 'bsd' FROM popbox JOIN domain ON domain.domain_name = popbox.domain_name"
     " WHERE popbox.local_part = '$(local_part)' AND popbox.domain_name = '$(domain)'"
 )
+MAX_PATH = 4095  # octets; Linux opens no longer one
 COLUMNS = ("mailbox path", "password hash", "unix user", "mailbox type")
 # Somebody's hash, to spend the time of checking one where there is none. Only tables that we know
 # can be asked for it.
@@ -87,6 +88,8 @@ class MySQL:
             rows, columns, decoy = self._look_up(query, login)
         except UnicodeDecodeError:
             return Verdict.no("the name is not UTF-8")
+        except Impossible:
+            return Verdict.no("the tables' character set has no such name")
         except Unanswered as error:
             return Verdict.cannot_say(str(error))
         if columns != len(COLUMNS):
@@ -105,12 +108,12 @@ class MySQL:
     def _look_up(
         self, query: Query, login: Login
     ) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
-        """The rows for a login, how many columns they have, and a decoy if there are none."""
+        """The rows for a login, how many columns they have, and a decoy if there is no hash."""
         parameters = query.parameters(login)
 
         def look_up(connection: Any) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
             rows, columns = select(connection, query.sql, parameters)
-            if rows or query.text != VMAIL_SQL:
+            if query.text != VMAIL_SQL or (rows and rows[0][1] is not None):
                 return rows, columns, b""
             decoys, _ = select(connection, VMAIL_SQL_DECOY)
             return rows, columns, (decoys[0][0] if decoys else None) or b""
@@ -128,7 +131,7 @@ class MySQL:
         if kind.lower() != b"bsd":
             return Verdict.cannot_say(f"mailbox type: {text(kind)!r} is unknown here; there is bsd")
         parts = path.split(b"/")
-        if not path.startswith(b"/") or b"\0" in path or b".." in parts or not parts[-1]:
+        if parts[0] or not parts[-1] or b".." in parts or b"\0" in path or len(path) > MAX_PATH:
             return Verdict.cannot_say("mailbox path: must be that of a file, from the root")
         gid = owner.gid if self._gid is None else self._gid
         return Verdict.yes(Account(name, owner.uid, gid, [text(path)]))
