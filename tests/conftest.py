@@ -8,6 +8,7 @@ import databases
 import doors
 import systemdbox
 from mailsite import Site
+from samples import MESSAGES, spool_of
 from systemdsite import SystemdSite
 from tpop3d.config import DIRECTIVES
 
@@ -104,3 +105,18 @@ def database(mariadb):
     yield mariadb
     if mariadb.process is None:
         mariadb.start()
+
+
+@pytest.fixture
+def vmail(database):
+    """Two domains in it, with an ann in each."""
+    for domain, password in (("example.org", "secret"), ("example.net", "other")):
+        database.add_domain(domain, f"/var/mail/{domain}")
+        database.add("ann", domain, f"{{plaintext}}{password}")
+    return database
+
+
+@pytest.fixture
+def mail_site(database, site):
+    """A site that serves ann@example.org out of the database."""
+    return database.serve(site, spool_of(MESSAGES))

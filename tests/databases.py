@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from authkit import text_of
 from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, end, need, poll
+from tpop3d.auth.switch import Switch
+from tpop3d.config import load
+from tpop3d.pop3.authorization import Attempt
 
 SCHEMA = CHECKOUT / "tpop3d/auth/vmail-sql.sql"
 DATABASE, USERNAME, PASSWORD = "mail", "tpop3d-reader", "hunter2-database-sesame"
@@ -36,9 +40,9 @@ class MariaDB:
         self.options = []
         self.port = 0
         self.process = None
+        command = [need("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", *AS_ROOT]
         done = subprocess.run(
-            [need("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", *AS_ROOT]
-            + ["--auth-root-authentication-method=normal", "--skip-test-db"],
+            [*command, "--auth-root-authentication-method=normal", "--skip-test-db"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -49,11 +53,18 @@ class MariaDB:
         if not self.port:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
+        places = {
+            "datadir": self.data,
+            "socket": self.socket,
+            "pid-file": self.directory / "pid",
+            "port": self.port,
+            "bind-address": "127.0.0.1",
+        }
+        command = [need("mariadbd"), "--no-defaults", *AS_ROOT, *MODEST, "--skip-name-resolve"]
+        command += [f"--{key}={value}" for key, value in places.items()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [need("mariadbd"), "--no-defaults", f"--datadir={self.data}", *AS_ROOT, *MODEST]
-                + [f"--socket={self.socket}", f"--port={self.port}", "--bind-address=127.0.0.1"]
-                + [f"--pid-file={self.directory}/pid", "--skip-name-resolve", *self.options],
+                [*command, *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -66,9 +77,15 @@ class MariaDB:
         return self.client("SELECT 1").returncode == 0
 
     def client(self, sql, database=""):
+        command = [need("mariadb"), "--no-defaults", f"--socket={self.socket}", "--user=root"]
         return subprocess.run(
-            [need("mariadb"), "--no-defaults", f"--socket={self.socket}", "--user=root", "-N", "-B"]
-            + ["--default-character-set=utf8mb4", *([database] if database else [])],
+            [
+                *command,
+                "-N",
+                "-B",
+                "--default-character-set=utf8mb4",
+                *([database] * bool(database)),
+            ],
             input=sql,
             capture_output=True,
             text=True,
@@ -126,6 +143,33 @@ class MariaDB:
             "password": PASSWORD,
         }
         return {f"auth-mysql-{key}": value for key, value in (ours | more).items()}
+
+    def config(self, directory, general=None, **more):
+        """The configuration of a site with this driver, out of a file of its own."""
+        file = directory / f"{len(list(directory.iterdir()))}.conf"
+        file.touch(mode=0o600)
+        file.write_text(
+            text_of({"gatekeeper-user": "nobody"} | self.settings(**more) | (general or {}))
+        )
+        return load(str(file))
+
+    def serve(self, site, spool=b"", **more):
+        """Let a site serve ann@example.org out of it, with the password secret."""
+        self.add_domain("example.org", site.spools)
+        self.add("ann", "example.org", "{plaintext}secret")
+        site.add("ann", spool)
+        ours = {"auth-flatfile-enable": "no", "auth-failure-delay-seconds": 0}
+        site.configure(ours | self.settings(**more))
+        return site
+
+
+def decide(config, name, password=b"secret", *, client="", **attempt):
+    """What the switch says, asking the driver in a process of its own as the server does."""
+    assert not isinstance(config, list), config
+    name = name if isinstance(name, bytes) else name.encode()
+    return Switch(config.drivers, config).decide(
+        Attempt("USER", name, password=password, **attempt), b"", client
+    )
 
 
 def quoted(text):

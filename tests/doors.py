@@ -186,7 +186,10 @@ def door_of(process, port, logs):
 
 
 def xinetd(site):
-    """The real xinetd; the server's stderr is the client's connection there."""
+    """The real xinetd; the server's stderr is the client's connection there.
+
+    By its whole name (NAMEINARGS) Python knows which virtual environment it is in.
+    """
     if not IS_ROOT:
         pytest.skip("only root can start services as root behind xinetd")
     program = need("xinetd")
@@ -203,8 +206,9 @@ def xinetd(site):
                 user = root
                 bind = {Door.host}
                 port = {port}
+                flags = NAMEINARGS
                 server = {SERVER[0]}
-                server_args = {" ".join(SERVER[1:])} --inetd -f {site.conf}
+                server_args = {" ".join(SERVER)} --inetd -f {site.conf}
                 env = PYTHONPATH={CHECKOUT}
                 cps = 1000 1
                 instances = UNLIMITED

@@ -1,0 +1,132 @@
+"""auth-mysql's directives: what is refused, what is taken with a warning."""
+
+import pytest
+
+import doors
+from authkit import text_of, tpop3d
+from databases import DATABASE, PASSWORD, USERNAME, decide
+from tpop3d.auth.driver import YES
+from tpop3d.auth.mysql import VMAIL_SQL
+from tpop3d.config import MASK, load
+
+NEEDED = {
+    "gatekeeper-user": "nobody",
+    "auth-mysql-enable": "yes",
+    "auth-mysql-database": DATABASE,
+    "auth-mysql-username": USERNAME,
+    "auth-mysql-password": PASSWORD,
+}
+
+
+@pytest.fixture
+def conf(tmp_path):
+    """Write a configuration file; returns its path."""
+    pytest.importorskip("MySQLdb")
+    file = tmp_path / "tpop3d.conf"
+    file.touch(mode=0o640)
+
+    def write(**more):
+        more = {f"auth-mysql-{key.replace('_', '-')}": value for key, value in more.items()}
+        file.write_text(text_of(NEEDED | more))
+        return file
+
+    return write
+
+
+def test_a_database_and_two_secrets_are_enough(conf):
+    file = conf()
+    driver = load(str(file)).drivers["mysql"]
+    assert driver.checks_apop
+    assert driver.on_login is None
+    shown = tpop3d("--check-config", "-f", file)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    lines = shown.stdout.decode().splitlines()
+    assert f"auth-mysql-pass-query: {VMAIL_SQL}    # default" in lines
+    assert f"auth-mysql-apop-query: {VMAIL_SQL}    # default" in lines
+    assert "auth-mysql-onlogin-query: none    # default" in lines
+    assert "auth-mysql-hostname: localhost    # default" in lines
+    assert f"auth-mysql-username: {MASK}" in lines
+    assert f"auth-mysql-password: {MASK}" in lines
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("database", None),
+        ("database", ""),
+        ("username", None),
+        ("username", ""),  # or it would be that of the system's user
+        ("hostname", ""),
+        ("ssl-ca", "ca.pem"),
+        ("mail-group", "no-such-group-here"),
+        ("mail-group", "0"),
+        ("pass-query", ""),
+        ("pass-query", "SELECT '$(password)'"),
+        ("apop-query", "SELECT '$(user)"),
+        ("onlogin-query", "INSERT INTO `$(user)` VALUES (1)"),
+        ("colour", "red"),
+    ],
+)
+def test_wrong_settings_are_errors(conf, key, value):
+    errors = load(str(conf(**{key: value})))
+    assert isinstance(errors, list)
+    assert f"auth-mysql-{key}" in errors[0]
+
+
+def test_somebody_must_be_able_to_log_in(conf):
+    errors = load(str(conf(pass_query="none", apop_query="none")))
+    assert (
+        "auth-mysql-enable: auth-mysql-pass-query and auth-mysql-apop-query are none" in errors[0]
+    )
+
+
+def test_the_spelling_of_the_first_readme_is_taken_with_a_warning(vmail, tmp_path, conf):
+    ours = {"hostname": vmail.socket, "database": None, "databse": DATABASE}
+    file = conf(**ours)
+    config = load(str(file))
+    assert decide(config, "ann@example.org").answer == YES
+    warning = f"{file}:6: auth-mysql-databse: is taken for auth-mysql-database"
+    assert config.warnings == [warning]
+    done = tpop3d("--check-config", "-f", file)
+    assert done.returncode == 0
+    assert done.stderr.decode() == f"warning: {warning}\n"
+    assert f"auth-mysql-database: {DATABASE}\n" in done.stdout.decode()
+
+
+def test_both_spellings_are_an_error(conf):
+    file = conf(databse=DATABASE)
+    errors = load(str(file))
+    assert errors == [f"{file}:6: auth-mysql-databse: is auth-mysql-database, given as well"]
+    assert tpop3d("--check-config", "-f", file).returncode == 2
+
+
+def test_that_warning_is_in_the_log(mail_site):
+    mail_site.configure({"auth-mysql-database": None, "auth-mysql-databse": DATABASE})
+    with doors.inetd(mail_site) as wire:
+        wire.login("ann@example.org")
+        assert wire.logs.wait_for("auth-mysql-databse: is taken for auth-mysql-database")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o440])
+def test_a_file_of_few_may_hold_the_password(conf, mode):
+    file = conf()
+    file.chmod(mode)
+    assert load(str(file)).drivers
+    assert tpop3d("--check-config", "-f", file).returncode == 0
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o666])
+def test_a_file_of_all_may_not(conf, mode):
+    file = conf()
+    file.chmod(mode)
+    why = f"{file}: holds a password, and every user can read it: chmod o-rwx {file}"
+    assert load(str(file)) == [why]
+    done = tpop3d("--check-config", "-f", file)
+    assert (done.returncode, done.stderr.decode()) == (2, f"{why}\n")
+
+
+def test_a_file_of_all_may_have_a_database_without_secrets(conf):
+    """One line less: the error is that the user name is missing, and not the file's mode."""
+    file = conf(username=None, password=None)
+    file.chmod(0o644)
+    assert load(str(file)) == [f"{file}:2: auth-mysql-enable: auth-mysql-username must be given"]
