@@ -76,20 +76,13 @@ class MariaDB:
         assert self.process.poll() is None, self.log.read_text()
         return self.client("SELECT 1").returncode == 0
 
-    def client(self, sql, database=""):
+    def command(self, database=""):
         command = [need("mariadb"), "--no-defaults", f"--socket={self.socket}", "--user=root"]
-        return subprocess.run(
-            [
-                *command,
-                "-N",
-                "-B",
-                "--default-character-set=utf8mb4",
-                *([database] * bool(database)),
-            ],
-            input=sql,
-            capture_output=True,
-            text=True,
-        )
+        command += ["-N", "-B", "--unbuffered", "--default-character-set=utf8mb4"]
+        return [*command, database] if database else command
+
+    def client(self, sql, database=""):
+        return subprocess.run(self.command(database), input=sql, capture_output=True, text=True)
 
     def sql(self, statements, database=DATABASE):
         """Run statements; returns the values of the last one, one row a line."""
