@@ -18,6 +18,7 @@ from tpop3d.pop3.authorization import Attempt
 SCHEMA = CHECKOUT / "tpop3d/auth/vmail-sql.sql"
 DATABASE, USERNAME, PASSWORD = "mail", "tpop3d-reader", "hunter2-database-sesame"
 MODEST = ["--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--skip-log-bin"]
+MODEST += ["--max-user-connections=50"]  # without a number, none could be set later
 AS_ROOT = ["--user=root"] if IS_ROOT else []
 
 

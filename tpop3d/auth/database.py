@@ -160,4 +160,5 @@ def _reason(error: Exception, username: str) -> str:
 
     number, words = (*error.args, "", "")[:2]
     shown = re.sub(rf"(?<!\w){re.escape(username)}(?!\w)", "...", str(words))
+    shown = re.sub("'[^']*'@", "'...'@", shown)  # a long one is cut off
     return f"{shown} ({number})" if shown else f"{type(error).__name__} ({number})"
