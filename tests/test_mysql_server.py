@@ -1,11 +1,14 @@
 """auth-mysql behind the real doors, beside other drivers, and what is told it of logins."""
 
 import poplib
+import subprocess
+import sys
 
 import pytest
 
 import doors
 from databases import DATABASE, USERNAME, connections, decide
+from mailsite import ENVIRONMENT, poll
 from samples import MESSAGES, on_the_wire, spool_of
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES
 
@@ -42,7 +45,7 @@ def test_mail_is_read_behind_every_door(mail_site, database, door):
     with doors.TCP_DOORS[door](mail_site) as tcp:
         client = tcp.connect()
         client.login("ann@example.org")
-        assert connections(database) == 0  # they are closed at once
+        poll(lambda: not connections(database), "its connection to be closed")
         assert client.ask_long("RETR 1")[1] == on_the_wire(MESSAGES[0])
         assert client.ask("DELE 1").startswith(b"+OK")
         assert client.ask("QUIT").startswith(b"+OK")
@@ -51,7 +54,7 @@ def test_mail_is_read_behind_every_door(mail_site, database, door):
             assert other.line().startswith(b"+OK")
             assert other.ask(f"USER {name}").startswith(b"+OK")
             assert other.ask(f"PASS {password}").startswith(b"-ERR [AUTH]")
-            assert connections(database) == 0
+            poll(lambda: not connections(database), "the connection to be closed")
         assert client.line() == b""
     assert mail_site.spool("ann").read_bytes() == spool_of(MESSAGES[1:])
 
@@ -86,6 +89,26 @@ def test_without_an_apop_query_apop_is_not_offered(mail_site):
         wire.send(b"USER ann@example.org\r\nPASS secret\r\n")
         assert wire.line().startswith(b"+OK")
         assert wire.line().startswith(b"+OK")
+
+
+AFTER_PRELOAD = """
+import sys
+from tpop3d.auth import drivers
+from tpop3d.auth.driver import Login
+from tpop3d.config import load
+enabled = load(sys.argv[1]).drivers
+drivers.preload(enabled.values())
+before = set(sys.modules)
+print(enabled["mysql"].authenticate(Login(b"ann", b"example.org", password=b"secret")).answer)
+print(*set(sys.modules) - before)
+"""
+
+
+def test_a_listener_has_loaded_all_that_a_login_needs(mail_site):
+    """Each login would load it anew: the library's Python part takes as long as the login."""
+    command = [sys.executable, "-c", AFTER_PRELOAD, mail_site.conf]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.stdout, done.stderr) == ("yes\n\n", "")
 
 
 # Beside other drivers

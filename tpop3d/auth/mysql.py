@@ -76,7 +76,8 @@ class MySQL:
     @staticmethod
     def preload() -> None:
         """Load what `authenticate` needs: once, before many children are forked."""
-        import MySQLdb.connections  # noqa: F401  which `connect` imports
+        import MySQLdb.connections  # which `connect` imports, and then these
+        import MySQLdb.converters  # noqa: F401
 
     def authenticate(self, login: Login) -> Verdict:
         """Look the name up, and check the attempt against what is found."""
