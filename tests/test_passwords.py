@@ -12,7 +12,7 @@ The password is "open sesame" unless the table names another. Where the hashes a
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpop3d.auth import passwords
@@ -134,6 +134,17 @@ MALFORMED = [
     b"{sha1}", b"{sha1}5bca", b"{sha1}" + b"z" * 40, b"{sha1}\xff",
     b"{mysql}", b"{mysql}0", b"{mysql}6f8c114b58f2ce9", b"{mysql}6f8c114b58f2ce9e0", b"{mysql}\xff",
     b"{plaintext}", b"{plaintext}\0", b"{crypt", b"{", b"}",
+    b"{plain}", b"{clear}", b"{cleartext}\0", b"{plain.hex}", b"{plain.b64}",
+    b"{sha}", b"{sha}=", b"{sha}W8r/fyL/UzygmbNAjq2HbA67qa", b"{sha.hex}", b"{sha.hex}5bca",
+    b"{sha256}", b"{sha256}" + b"z" * 64, b"{sha512}" + b"\xff" * 128, b"{sha512.b64}====",
+    b"{ssha}", b"{ssha}=", b"{ssha}x", b"{ssha}\xff", b"{ssha}" + b"A" * 26, b"{ssha}" + b"=" * 40,
+    b"{smd5}AA==", b"{ssha256}A A=", b"{ssha512}" + b"A" * 200, b"{ssha.hex}", b"{ssha.hex}00ff",
+    b"{ldap-md5}", b"{plain-md5}$", b"{md5}$1$", b"{sha256}$6$saltstring$", b"{md5-crypt}$1$",
+    b"{blf-crypt}$2y$04$", b"{des-crypt}a", b"{sha512-crypt}$6$rounds=x$salt$hash",
+    b"{argon2id}", b"{argon2id}$", b"{argon2id}$argon2id$", b"{argon2id}argon2id$v=19$m=8,t=1,p=1$",
+    b"{argon2id}$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$", b"{argon2id}$argon2d$v=19$m=8,t=1,p=1$x",
+    b"{argon2id}$argon2id$v=19$m=0,t=0,p=0$AAAAAAAAAAA$AAAA", b"{argon2id}$argon2id$\xff\0$",
+    b"{argon2i}$argon2i$v=99$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAA", b"{argon2i}" + SHA512_CRYPT,
 ]  # fmt: skip
 
 
@@ -141,6 +152,40 @@ MALFORMED = [
 @pytest.mark.parametrize("password", [SESAME, LATIN, b"*0", b"*1", b"*", b"!", b"x", b"a\0b"])
 def test_nobody_knows_the_password_behind_a_malformed_hash(stored, password):
     assert passwords.check(password, stored, "crypt") is False
+
+
+SALTS = [b"", b"$1$", b"$6$rounds=1000$", b"$2y$04$", b"$argon2id$v=19$m=8,t=1,p=1$", b"ab", b"*"]
+ALPHABET = st.sampled_from(b"./=$,+ 09afAFzZ\0\n\xff")
+
+
+@given(
+    st.sampled_from([*passwords.SCHEMES]),
+    st.sampled_from(["", ".hex", ".b64", ".base64", ".", ".x", ".hex.hex"]),
+    st.sampled_from(SALTS),
+    st.lists(ALPHABET, max_size=90).map(bytes) | st.binary(max_size=90),
+    st.binary(max_size=20),
+)
+@settings(deadline=None, max_examples=500)
+def test_whatever_is_stored_raises_nothing_else(scheme, encoding, salt, rest, password):
+    """Than what it says; and it is no password of anybody's."""
+    stored = f"{{{scheme}{encoding}}}".encode() + salt + rest
+    try:
+        good = passwords.check(password, stored, "crypt")
+    except (passwords.Unusable, passwords.Missing):
+        return
+    plain = passwords.SCHEMES[scheme] is passwords.SCHEMES["plain"]
+    assert good is False or plain or (password == salt == rest == b"")
+
+
+@pytest.mark.parametrize("stored", [
+    b"{sha.hex}5bc", b"{sha.hex}zz", b"{sha.b64}W8r/fyL/UzygmbNAjq2Hb!", b"{plain.b64}x",
+    b"{sha.}x", b"{plain.hex}\xff", b"{plain.rot13}x", b"{crypt.hex.b64}00",
+    b"{.hex}00x", b"{plain.hex }00x",
+])  # fmt: skip
+def test_what_is_not_encoded_as_it_says_is_an_error_that_quotes_nothing(stored):
+    with pytest.raises(passwords.Unusable) as raised:
+        passwords.check(SESAME, stored, "crypt")
+    assert stored.partition(b"}")[2].decode("latin-1") not in str(raised.value).replace("x", "?")
 
 
 @given(st.binary(min_size=1, max_size=20))

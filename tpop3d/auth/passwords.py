@@ -27,14 +27,21 @@ class Missing(Exception):
 def split(stored: bytes, default: str) -> tuple[str, bytes]:
     """The scheme and the hash of a stored password; `default` where it names no scheme.
 
-    Of Dovecot's `{SHA256.hex}` the scheme is `sha256`: hex and base64 are told apart by length.
+    Raises `Unusable` for a hash that is not in the encoding that Dovecot's `{SHA256.hex}` names.
     """
-    if stored.startswith(b"{"):
-        scheme, brace, rest = stored[1:].partition(b"}")
-        if brace:
-            name = scheme.decode("ascii", "replace").lower()
-            return name.removesuffix(".hex").removesuffix(".b64").removesuffix(".base64"), rest
-    return default, stored
+    if not stored.startswith(b"{"):
+        return default, stored
+    name, brace, rest = stored[1:].partition(b"}")
+    if not brace:
+        return default, stored
+    scheme, dot, encoding = name.decode("ascii", "replace").lower().partition(".")
+    if not dot:
+        return scheme, rest
+    try:
+        octets = ENCODINGS[encoding](rest)
+    except (KeyError, ValueError):
+        raise Unusable("a password that is not encoded as it says") from None
+    return scheme, binascii.b2a_base64(octets, newline=False) if scheme in DIGESTS else octets
 
 
 def check(password: bytes, stored: bytes, default: str) -> bool:
@@ -89,6 +96,12 @@ def _crypt_octets(password: bytes, setting: bytes) -> bytes:
     return hashed or b""
 
 
+def _from_base64(text: bytes) -> bytes:
+    """Padded or not. Raises ValueError."""
+    bare = text.rstrip(b"=")
+    return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
+
+
 def _digest(name: str, octets: bytes) -> bytes:
     import hashlib
 
@@ -130,9 +143,8 @@ def _salted_digest(name: str, size: int) -> Checker:
     salt (RFC 2307's userPassword, as OpenLDAP extends it)."""
 
     def check_digest(password: bytes, stored: bytes) -> bool:
-        bare = stored.rstrip(b"=")
         try:
-            octets = binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
+            octets = _from_base64(stored)
         except ValueError:
             return False
         return same(_digest(name, password + octets[size:]), octets[:size])
@@ -200,5 +212,12 @@ SCHEMES: dict[str, Checker] = {
     "argon2i": _argon2,
     "argon2id": _argon2,
     "plain": _plaintext,
+    "clear": _plaintext,
     "cleartext": _plaintext,
 }
+# Those whose hashes are octets: written in hex or base64 even without a suffix that says so.
+DIGESTS = {
+    *("md5", "plain-md5", "ldap-md5", "smd5"),
+    *("sha1", "sha", "sha256", "sha512", "ssha", "ssha256", "ssha512"),
+}
+ENCODINGS = {"hex": binascii.a2b_hex, "b64": _from_base64, "base64": _from_base64}
