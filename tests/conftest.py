@@ -6,6 +6,7 @@ import pytest
 
 import databases
 import doors
+import pamkit
 import systemdbox
 from mailsite import Site
 from samples import MESSAGES, spool_of
@@ -120,3 +121,10 @@ def vmail(database):
 def mail_site(database, site):
     """A site that serves ann@example.org out of the database."""
     return database.serve(site, spool_of(MESSAGES))
+
+
+@pytest.fixture
+def pam(monkeypatch):
+    """PAM with services of our own, and the driver that asks it."""
+    with pamkit.site(monkeypatch) as site:
+        yield site

@@ -43,7 +43,8 @@ def tell(on_login: Callable[[Login], str], login: Login, seconds: float) -> str:
 def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
     """What `work` gives in a process of its own; *cannot say* where it gives nothing in time.
 
-    When this returns, the process and what it has started in its process group are gone.
+    When this returns, the process is gone, and what it has started in its process group, too; if
+    it was cut off, so are all of its descendants.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -52,17 +53,17 @@ def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
     os.close(write_end)
     deadline = monotonic() + seconds
     watched = os.pidfd_open(pid)
+    in_time = False
     try:
         answer = _read(read_end, watched, deadline)
         in_time = answer is not None and _wait(watched, deadline)
     finally:
         os.close(read_end)
         os.close(watched)
-        for kill, number in ((os.killpg, pid), (os.kill, pid)):
-            try:
-                kill(number, _signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        for descendant in () if in_time else _descendants(pid):
+            _send(os.kill, descendant, _signal.SIGKILL)
+        for kill in (os.killpg, os.kill):
+            _send(kill, pid, _signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
     if answer is None or not in_time:
         return Verdict.cannot_say(f"driver gave no answer in {seconds:g} seconds")
@@ -87,6 +88,27 @@ def _work(work: Callable[[], Verdict], write_end: int) -> None:
         os.write(write_end, answer)
     finally:
         os._exit(0)
+
+
+def _descendants(pid: int) -> list[int]:
+    """What a process has started, in whatever process group. All are stopped, to start no more."""
+    found = [pid]
+    for one in found:
+        _send(os.kill, one, _signal.SIGSTOP)
+        try:
+            for thread in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{thread}/children") as children:
+                    found += map(int, children.read().split())
+        except OSError:
+            pass  # it is gone, or the kernel keeps no such list
+    return found[1:]
+
+
+def _send(kill: Callable[[int, int], None], pid: int, number: int) -> None:
+    try:
+        kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # it is gone, or has become somebody whom we may not end
 
 
 def _wait(watched: int, deadline: float) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
+from tpop3d import logs
 from tpop3d.auth import system
 from tpop3d.auth.driver import Login, Verdict, require
 from tpop3d.directives import Directive
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 
 PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # of a service's file, pam.d(5)
 FAIL_DELAY = 10  # <security/_pam_types.h>: PAM_FAIL_DELAY, for which python-pam has no name
+WRONG = "wrong password"
 # What PAM's answers come to, besides yes. All that are not here are *cannot say*.
 # <security/_pam_types.h>
 NO = {
     6: "",  # PAM_PERM_DENIED: pam_access and the like
-    7: "wrong password",  # PAM_AUTH_ERR
+    7: WRONG,  # PAM_AUTH_ERR
     10: "unknown user",  # PAM_USER_UNKNOWN
     11: "",  # PAM_MAXTRIES
     12: "expired password",  # PAM_NEW_AUTHTOK_REQD; it cannot be changed here
@@ -50,8 +53,8 @@ class Pam:
         self.warnings = []
         if not _is_configured(self._service):
             self.warnings.append(
-                f"auth-pam-facility: there is no {PLACES[0]}/{self._service}; PAM does what it does"
-                " for any other service, which is to refuse everybody on most systems"
+                f"auth-pam-facility: there is no {PLACES[0]}/{self._service.lower()};"
+                f" what PAM does instead is in {PLACES[0]}/other, if anywhere"
             )
 
     @staticmethod
@@ -65,12 +68,14 @@ class Pam:
         """Ask PAM for the password, and whether the account is valid (pam_acct_mgmt(3))."""
         if refusal := system.refusal(login):
             return refusal
+        if login.password is None or b"\0" in login.password:
+            return Verdict.no("no password has a NUL")
         user = system.find(login.name)
         if user is not None and user.pw_uid == 0:
             return Verdict.no("root has no mailbox here")
         code, text = self._ask(login)
         if code != SUCCESS:
-            return _refused(code, text, login.name)
+            return _refused(code, text, login.name, user is not None)
         if user is None:
             return Verdict.no("PAM knows the user, and the system does not")
         return self._maildrops.of(login.name, user)
@@ -79,19 +84,25 @@ class Pam:
         """PAM's answer, and its words for it."""
         import pam
 
+        sys.unraisablehook = _log  # by default it writes to stderr, which is none of ours
         asked = pam.PamAuthenticator()  # a fresh one: it keeps what PAM has said
         authenticate = asked.pam_authenticate
         # The monitor holds refusals back, all for the same time. No module need sleep for that.
         no_delay = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)(_do_nothing)
+        items: list[tuple[int, object]] = [(FAIL_DELAY, no_delay)]
+        if login.client:
+            items.append((pam.PAM_RHOST, ctypes.c_char_p(login.client.encode())))
+        # An account without a password is let in by pam_unix with any: only without one.
+        flags = pam.PAM_DISALLOW_NULL_AUTHTOK if login.password else 0
 
-        def authenticate_from(handle: Any, flags: int) -> int:
+        def authenticate_from(handle: Any, _: int) -> int:
             """After pam_start(3), before pam_authenticate(3): python-pam has no place for it."""
-            asked.pam_set_item(handle, FAIL_DELAY, no_delay)
-            if login.client:
-                client = ctypes.c_char_p(login.client.encode())
-                asked.pam_set_item(handle, pam.PAM_RHOST, client)
-            answer: int = authenticate(handle, flags)
-            return answer
+            for item, value in items:
+                code: int = asked.pam_set_item(handle, item, value)
+                if code != SUCCESS:
+                    return code
+            code = authenticate(handle, flags)
+            return code
 
         asked.pam_authenticate = authenticate_from
         # Latin-1 takes any octets that a module may say. Credentials would end with this process.
@@ -101,31 +112,43 @@ class Pam:
         return asked.code, str(asked.reason)
 
 
+def _log(what: sys.UnraisableHookArgs) -> None:
+    """What goes wrong between PAM and Python, in a call that cannot fail."""
+    if isinstance(what.exc_value, Exception):
+        logs.error(f"python-pam: {logs.describe(what.exc_value)}")
+
+
 def _do_nothing(*_: object) -> None:
     """In place of the delay of pam_fail_delay(3)."""
 
 
-def _refused(code: int, text: str, name: bytes) -> Verdict:
+def _refused(code: int, text: str, name: bytes, is_known: bool) -> Verdict:
     if code not in NO:
+        if text.startswith("pam_start()"):  # python-pam's own words, which are a repr
+            text = "pam_start(3) failed; is there a file of the service?"
         return Verdict.cannot_say(f"PAM: {text} ({code})")
     why = NO[code] or f"PAM: {text}"
-    if why == "wrong password" and _is_locked(name):
+    # PAM says no more, and only the log is told.
+    if why == WRONG and not is_known:
+        why = "unknown user"
+    elif why == WRONG and _is_locked(name):
         why = "locked account"
     return Verdict.no(why)
 
 
 def _is_locked(name: bytes) -> bool:
-    """Is that why the password was wrong? PAM does not say, and only the log is told."""
     try:
-        return system.is_locked(system.Shadow(name).stored)
+        shadow = system.Shadow(name)
     except OSError:
         return False
+    return shadow.found and system.is_locked(shadow.stored)
 
 
 def _is_configured(service: str) -> bool:
-    return os.path.exists("/etc/pam.conf") or any(
-        os.path.exists(f"{place}/{service.lower()}") for place in PLACES
-    )
+    """Is there a file of the service? Without any of the directories all are in /etc/pam.conf."""
+    if not any(os.path.isdir(place) for place in PLACES):
+        return os.path.exists("/etc/pam.conf")
+    return any(os.path.exists(f"{place}/{service.lower()}") for place in PLACES)
 
 
 driver = Pam

@@ -70,11 +70,14 @@ def is_locked(stored: bytes) -> bool:
 class Shadow:
     """What /etc/shadow says of a user: `stored`, the hash, and `expired` (shadow(5), field 8).
 
-    `decoy` is a hash of somebody's, to spend the same time on where there is no other.
+    Where it says nothing, `stored` is a hash of nobody's, and `found` is False.
+
+    `decoy` is one of somebody's, to spend the same time on where there is no other.
     Raises OSError where the file cannot be read.
     """
 
     def __init__(self, name: bytes) -> None:
+        self.found = False
         self.stored = b"*"
         self.expired = False
         self.decoy = b""
@@ -87,6 +90,7 @@ class Shadow:
             if not self.decoy and fields[1].startswith(b"$"):
                 self.decoy = fields[1]
             if fields[0] == name:
+                self.found = True
                 self.stored = fields[1]
                 day = fields[7] if len(fields) > 7 else b""
                 self.expired = day.isdigit() and int(day) <= time() // DAY

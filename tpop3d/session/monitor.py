@@ -72,7 +72,10 @@ class Monitor:
             # Only now: a host name in listen-address may have to be looked up.
             wanted = self._config.append_domain
             domain = self._config.local_domain(*self._local) if wanted else b""
-            self.verdict = self._switch.decide(attempt, domain, self.summary.client)
+            client = self.summary.client
+            # Peers without an address have a word in its place, for the log.
+            address = client if "." in client or ":" in client else ""
+            self.verdict = self._switch.decide(attempt, domain, address)
         except Exception as error:
             logs.error(f"internal error: {logs.describe(error)}")
             self.verdict = Verdict.cannot_say("internal error")
