@@ -119,6 +119,9 @@ typedef struct pam_handle pam_handle_t;
 int pam_get_authtok(pam_handle_t *, int, const char **, const char *);
 int pam_prompt(pam_handle_t *, int, char **, const char *, ...);
 int pam_fail_delay(pam_handle_t *, unsigned);
+int pam_get_item(const pam_handle_t *, int, const void **);
+struct message { int style; const char *text; };
+struct conversation { int (*call)(int, const struct message **, void **, void *); void *data; };
 
 int pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **argv)
 {
@@ -143,6 +146,12 @@ int pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **arg
     }
     if (!strcmp(what, "ask-twice") && pam_prompt(pam, 1, (char **)&answer, "Code: "))
         return 19;
+    if (!strcmp(what, "expect-nothing")) { /* no place for the response, which is odd indeed */
+        struct message message = {4, "hello"}, *messages = &message;
+        const struct conversation *back;
+        pam_get_item(pam, 5, (const void **)&back);
+        back->call(1, (const struct message **)&messages, NULL, back->data);
+    }
     if (!strcmp(what, "delay"))
         return pam_fail_delay(pam, 7000000) ? 4 : 7;
     if (!strcmp(what, "not-null"))

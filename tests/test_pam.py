@@ -99,12 +99,23 @@ def test_every_code_of_pam(pam, code):
         pam.service(*lines)
         verdict = pam.ask()
         assert verdict.answer == answer
+        if code == "auth_err" and lines[1] != ACCOUNT:
+            reason = "refused account"  # after the right password
         assert verdict.reason.startswith(reason)
         assert (verdict.account is not None) == (answer == YES)
 
 
 def test_of_an_account_that_is_refused_nobody_learns_without_the_password(pam):
     pam.service(pam.matrix()[0], "account required pam_debug.so acct=acct_expired")
+    assert says(pam.ask()) == (NO, "expired account")
+    assert says(pam.ask(password="wrong")) == (NO, "wrong password")
+
+
+def test_the_log_is_told_of_an_expired_account_where_pam_says_no_more(pam):
+    """Debian's services end in pam_deny(8)."""
+    pam.service(pam.matrix()[0], "account required pam_deny.so")
+    assert says(pam.ask()) == (NO, "refused account")
+    pam.shadow.write_text(f"{ANN}:$6$x$y:19000:0:99999:7::0:\n")
     assert says(pam.ask()) == (NO, "expired account")
     assert says(pam.ask(password="wrong")) == (NO, "wrong password")
 

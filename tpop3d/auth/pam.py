@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # of a service's file, pam.d(5)
 FAIL_DELAY = 10  # <security/_pam_types.h>: PAM_FAIL_DELAY, for which python-pam has no name
-WRONG = "wrong password"
-# What PAM's answers come to, besides yes. All that are not here are *cannot say*.
+SUCCESS = 0
+AUTH_ERR = 7
+# What else PAM answers that is a no, and why. All that are not here are *cannot say*.
 # <security/_pam_types.h>
 NO = {
     6: "",  # PAM_PERM_DENIED: pam_access and the like
-    7: WRONG,  # PAM_AUTH_ERR
     10: "unknown user",  # PAM_USER_UNKNOWN
     11: "",  # PAM_MAXTRIES
     12: "expired password",  # PAM_NEW_AUTHTOK_REQD; it cannot be changed here
@@ -35,7 +35,6 @@ NO = {
     16: "",  # PAM_CRED_EXPIRED
     27: "expired password",  # PAM_AUTHTOK_EXPIRED
 }
-SUCCESS = 0
 
 
 class Pam:
@@ -73,20 +72,25 @@ class Pam:
         user = system.find(login.name)
         if user is not None and user.pw_uid == 0:
             return Verdict.no("root has no mailbox here")
-        code, text = self._ask(login)
+        code, text, accepted = self._ask(login)
+        if code == AUTH_ERR:
+            return Verdict.no(_why(login.name, user is not None, accepted))
+        if code in NO:
+            return Verdict.no(NO[code] or f"PAM: {text}")
         if code != SUCCESS:
-            return _refused(code, text, login.name, user is not None)
+            return Verdict.cannot_say(f"PAM: {text} ({code})")
         if user is None:
             return Verdict.no("PAM knows the user, and the system does not")
         return self._maildrops.of(login.name, user)
 
-    def _ask(self, login: Login) -> tuple[int, str]:
-        """PAM's answer, and its words for it."""
+    def _ask(self, login: Login) -> tuple[int, str, bool]:
+        """PAM's answer, its words for it, and whether the password was accepted."""
         import pam
 
         sys.unraisablehook = _log  # by default it writes to stderr, which is none of ours
         asked = pam.PamAuthenticator()  # a fresh one: it keeps what PAM has said
-        authenticate = asked.pam_authenticate
+        authenticate, check_account = asked.pam_authenticate, asked.pam_acct_mgmt
+        accepted = False
         # The monitor holds refusals back, all for the same time. No module need sleep for that.
         no_delay = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)(_do_nothing)
         items: list[tuple[int, object]] = [(FAIL_DELAY, no_delay)]
@@ -104,12 +108,21 @@ class Pam:
             code = authenticate(handle, flags)
             return code
 
-        asked.pam_authenticate = authenticate_from
+        def note_acceptance(handle: Any, _: int) -> int:
+            nonlocal accepted
+            accepted = True
+            code: int = check_account(handle, 0)
+            return code
+
+        asked.pam_authenticate, asked.pam_acct_mgmt = authenticate_from, note_acceptance
         # Latin-1 takes any octets that a module may say. Credentials would end with this process.
         asked.authenticate(
             login.name, login.password, self._service, encoding="latin-1", resetcreds=False
         )
-        return asked.code, str(asked.reason)
+        text = str(asked.reason)
+        if text.startswith("pam_start()"):  # python-pam's own words, which are a repr
+            text = "pam_start(3) failed; is there a file of the service?"
+        return asked.code, text, accepted
 
 
 def _log(what: sys.UnraisableHookArgs) -> None:
@@ -122,26 +135,18 @@ def _do_nothing(*_: object) -> None:
     """In place of the delay of pam_fail_delay(3)."""
 
 
-def _refused(code: int, text: str, name: bytes, is_known: bool) -> Verdict:
-    if code not in NO:
-        if text.startswith("pam_start()"):  # python-pam's own words, which are a repr
-            text = "pam_start(3) failed; is there a file of the service?"
-        return Verdict.cannot_say(f"PAM: {text} ({code})")
-    why = NO[code] or f"PAM: {text}"
-    # PAM says no more, and only the log is told.
-    if why == WRONG and not is_known:
-        why = "unknown user"
-    elif why == WRONG and _is_locked(name):
-        why = "locked account"
-    return Verdict.no(why)
-
-
-def _is_locked(name: bytes) -> bool:
+def _why(name: bytes, is_known: bool, accepted: bool) -> str:
+    """What is behind PAM_AUTH_ERR, for the log alone: Debian's services give no other refusal."""
     try:
         shadow = system.Shadow(name)
     except OSError:
-        return False
-    return shadow.found and system.is_locked(shadow.stored)
+        shadow = None
+    if accepted:
+        return "expired account" if shadow and shadow.expired else "refused account"
+    if not is_known:
+        return "unknown user"
+    locked = shadow and shadow.found and system.is_locked(shadow.stored)
+    return "locked account" if locked else "wrong password"
 
 
 def _is_configured(service: str) -> bool:
