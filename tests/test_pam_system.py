@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -221,6 +222,20 @@ def test_pam_that_is_down_does_not_lock_out_others(listener):
 
 # Behind the units' hardening, one of each kind.
 HARDENED = [EACH, LISTENER]
+
+
+@pytest.mark.parametrize("unit", HARDENED)
+def test_the_hardening_is_there(machine, unit):
+    """PAM calls back into Python, for which no memory need be writable and executable."""
+    machine.systemctl("start", unit)
+    client = machine.wire()
+    client.login("ann")
+    pattern = {EACH: "tpop3d@*.service", LISTENER: "tpop3d-listener.service"}[unit]
+    services = machine.do("systemctl", "list-units", "--plain", "--no-legend", pattern).split()
+    for setting in ("MemoryDenyWriteExecute", "NoNewPrivileges"):
+        assert machine.show(services[0], setting) == "yes"
+    for pid in machine.pids(services[0]):
+        assert "\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
 
 
 @pytest.mark.parametrize("unit", HARDENED)
