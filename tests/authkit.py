@@ -9,8 +9,7 @@ import time
 from contextlib import suppress
 
 from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
-from tpop3d.auth import isolation
-from tpop3d.auth.driver import Account, Login, Verdict, checked
+from tpop3d.auth.driver import Account, Login, Verdict
 from tpop3d.config import Config, read
 
 SERVER = [sys.executable, "-m", "tpop3d"]
@@ -58,6 +57,7 @@ class Stub:
     """A driver that answers what it was told to, and remembers whom it was asked about."""
 
     checks_apop = False
+    own_process = False
 
     def __init__(self, answers, checks_apop=False):
         self.answers = answers
@@ -72,19 +72,6 @@ class Stub:
         if isinstance(answer, BaseException):
             raise answer
         return answer
-
-
-def asked_here(monkeypatch):
-    """Ask drivers in this process, so that they remember it; what fails is left to the real one."""
-    real = isolation.ask
-
-    def ask(driver, login, seconds):
-        try:
-            return checked(driver.authenticate(login))
-        except BaseException:
-            return real(driver, login, seconds)
-
-    monkeypatch.setattr(isolation, "ask", ask)
 
 
 def tpop3d(*arguments, **options):

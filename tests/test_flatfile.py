@@ -3,12 +3,15 @@
 import hashlib
 import os
 import re
+import tempfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authkit import config_of, errors_of, login, text_of
 from mailsite import IS_ROOT, MAIL_USER
-from tpop3d.auth import passwords
+from tpop3d.auth import flatfile, passwords
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Attempt
@@ -245,3 +248,27 @@ def test_wrong_settings_are_errors(key, value):
         text_of({key: value for key, value in settings.items() if value is not None})
     )
     assert any(key in error for error in errors)
+
+
+lines = st.lists(
+    st.text("ab:#\r\t ", max_size=6).map(str.encode) | st.sampled_from([b"ann:x", b" ann:y:z"]),
+    max_size=6,
+)
+
+
+@given(lines, st.sampled_from([b"ann", b"a", b"b", b"ab", b"#a", b" a", b"a:", b""]))
+def test_a_line_is_found_as_by_reading_all_of_them(lines, name):
+    """The file is searched in a buffer, without a copy of anybody's line."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\n".join(lines))
+        file.flush()
+        found = flatfile._look_up(file.name, [name])
+    hashes, decoys = {}, []
+    for line in lines:
+        key, colon, rest = line.lstrip().rstrip(b"\r").partition(b":")
+        if colon and not key.startswith(b"#"):
+            hashes.setdefault(key or None, rest.partition(b":")[0])
+            decoys.append(rest.partition(b":")[0])
+    assert found[0] == hashes.get(name)
+    if found[0] is None:
+        assert found[1] == next(filter(None, decoys), b"")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from authkit import CANARY, PERFECT, config_of, login
 from mailsite import PATIENCE
 from tpop3d import logs
-from tpop3d.auth import isolation
+from tpop3d.auth import drivers, isolation
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Verdict
 from tpop3d.auth.isolation import MAX_REASON
 from tpop3d.auth.switch import Switch
@@ -208,10 +208,26 @@ def test_it_is_another_process_and_its_memory_goes_with_it():
     assert seen == []
 
 
-def test_a_driver_is_asked_in_a_process_of_its_own():
-    switch = Switch({"x": Foreign(lambda login: Verdict.no(f"{os.getpid()}"))}, config_of())
-    verdict = switch.decide(Attempt("USER", b"ann", password=b"x"), b"", "")
-    assert int(verdict.reason) != os.getpid()
+def test_whoever_says_nothing_else_is_asked_in_a_process_of_its_own():
+    def process(driver):
+        switch = Switch({"x": driver}, config_of())
+        attempt = Attempt("USER", b"ann", password=b"x")
+        return int(switch.decide(attempt, b"", "").reason)
+
+    driver = Foreign(lambda login: Verdict.no(f"{os.getpid()}"))
+    assert process(driver) != os.getpid()
+    driver.own_process = True
+    assert process(driver) != os.getpid()
+    driver.own_process = False
+    assert process(driver) == os.getpid()
+
+
+def test_of_our_own_only_one_is_asked_where_the_session_will_be():
+    """The others read everybody's passwords, hold a password, or run foreign code."""
+    spared = {
+        name for name in drivers.BUILT_IN if not getattr(drivers.find(name), "own_process", True)
+    }
+    assert spared == {"flatfile"}
 
 
 def test_a_driver_has_no_descriptor_but_the_one_for_its_answer():

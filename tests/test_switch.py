@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authkit import CANARY, PERFECT, Stub, asked_here, config_of
+from authkit import CANARY, PERFECT, Stub, config_of
 from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login, Verdict
 from tpop3d.auth.switch import Switch
@@ -22,7 +22,6 @@ def log(monkeypatch):
     """The lines of the log, all levels."""
     lines = []
     monkeypatch.setattr(logs, "write", lambda level, line: lines.append(line))
-    asked_here(monkeypatch)
     return lines
 
 

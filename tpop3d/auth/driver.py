@@ -12,12 +12,14 @@ A driver is a small class. It has
 
 It may have
 
+- `own_process`: False lets `authenticate` run where the session will be, which is faster, and is
+  right for a driver that runs no foreign code and leaves no secret of others in memory;
 - `misspelled`: `{"databse": "database"}` for directives that are taken, with a warning, for others;
 - `warnings`: texts for the administrator, after `__init__`;
 - `preload()`: loads code that `authenticate` needs; a process that forks many children calls it
   once before;
 - `on_login(login)`, or None for it: called after every good login, whichever driver said yes;
-  returns "", or what went wrong. It, too, runs in a process of its own.
+  returns "", or what went wrong. It always runs in a process of its own.
 
 Drivers of other packages are found in the entry-point group `tpop3d.auth`; `auth-NAME-enable: yes`
 switches one on. A driver that raises has said *cannot say*.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tpop3d.auth.driver import Account, Login, Verdict
 from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
 FILE_VARIABLES = ("domain",)
+NEWLINE, HASH = b"\n#"
+BLANKS = b" \t\r\v\f"  # that a line may begin with
 
 
 def _file_template(text: str) -> Template:
@@ -28,6 +32,7 @@ class Flatfile:
         "mailbox": Directive(Mailbox),
     }
     checks_apop = True
+    own_process = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._file: Template = settings["passwd-file"]
@@ -53,8 +58,7 @@ class Flatfile:
             # The domain chose the file. In a file for all, anna is not anna@example.org.
             names.append(login.local_part)
         try:
-            with open(path, "rb") as file:
-                stored, decoy = _look_up(file.read(), names)
+            stored, decoy = _look_up(path, names)
         except OSError as error:
             return Verdict.cannot_say(f"{path}: {error.strerror}")
         if refusal := login.refusal(stored, decoy, "crypt"):
@@ -66,20 +70,66 @@ class Flatfile:
         return Verdict.yes(Account(login.name, self._user.uid, self._gid, mailboxes))
 
 
-def _look_up(content: bytes, names: list[bytes]) -> tuple[bytes | None, bytes]:
-    """The hash of the first line with one of the names, and some hash of the file, on which to
-    spend the same time where there is none."""
-    decoy = b""
-    for line in content.split(b"\n"):
-        # Blanks at the end may be a password's.
-        name, colon, rest = line.lstrip().rstrip(b"\r").partition(b":")
-        if not colon or name.startswith(b"#"):
-            continue
-        stored = rest.partition(b":")[0]
-        if name in names:
-            return stored, decoy
-        decoy = decoy or stored
-    return None, decoy
+def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:
+    """The hash of the first line with one of the names; or None, and some hash of the file, on
+    which to spend the same time.
+
+    The session will be in this process, and is to know nothing of other users. So the file is read
+    into one buffer, of which no other line is ever copied, and which is wiped. Raises OSError.
+    """
+    with open(path, "rb", buffering=0) as file:
+        buffer = bytearray(os.fstat(file.fileno()).st_size)
+        length = file.readinto(buffer)
+        while (got := file.readinto(memoryview(buffer)[length:])) > 0:
+            length += got
+    try:
+        found = [position for name in names if (position := _line_of(buffer, name)) >= 0]
+        if found:
+            return _hash_in(buffer, min(found)), b""
+        return None, _first_hash(buffer)
+    finally:
+        buffer[:] = bytes(len(buffer))
+
+
+def _line_of(buffer: bytearray, name: bytes) -> int:
+    """Where the colon is of the first line for a name, or -1."""
+    if not name or name[0] in BLANKS or name[0] == HASH or b":" in name or b"\n" in name:
+        return -1  # what no line is for
+    wanted = name + b":"
+    position = buffer.find(wanted)
+    while position >= 0:
+        start = position
+        while start > 0 and buffer[start - 1] in BLANKS:
+            start -= 1
+        if start == 0 or buffer[start - 1] == NEWLINE:
+            return position + len(name)
+        position = buffer.find(wanted, position + 1)
+    return -1
+
+
+def _hash_in(buffer: bytearray, colon: int) -> bytes:
+    """The field behind a colon. Blanks at its end may be a password's."""
+    end = buffer.find(b"\n", colon)
+    end = len(buffer) if end < 0 else end
+    next_colon = buffer.find(b":", colon + 1, end)
+    if next_colon >= 0:
+        return bytes(buffer[colon + 1 : next_colon])
+    return bytes(buffer[colon + 1 : end]).rstrip(b"\r")
+
+
+def _first_hash(buffer: bytearray) -> bytes:
+    """The hash of the first line that has one; b"" without."""
+    start = 0
+    while start < len(buffer):
+        end = buffer.find(b"\n", start)
+        end = len(buffer) if end < 0 else end
+        while start < end and buffer[start] in BLANKS:
+            start += 1
+        colon = buffer.find(b":", start, end)
+        if colon >= 0 and buffer[start] != HASH and (stored := _hash_in(buffer, colon)):
+            return stored
+        start = end + 1
+    return b""
 
 
 driver = Flatfile

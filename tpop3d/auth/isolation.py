@@ -1,8 +1,8 @@
 """Asking a driver in a process of its own, which can be cut off and whose memory goes with it.
 
-Every driver reads secrets, if only everybody's hashes, and many run foreign code; who becomes the
-session must have neither. The answer comes through a pipe, in a fixed form: the process that gave
-it is no more trusted than the code that ran in it.
+For drivers that hold secrets of others or run foreign code: who becomes the session must have
+neither. The answer comes through a pipe, in a fixed form: the process that gave it is no more
+trusted than the code that ran in it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_ANSWER = 1 << 16  # octets
 MAX_REASON = 1000  # octets that go into the log
+MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 _HEADER = struct.Struct("!cIIHHB")  # answer, uid, gid, lengths of reason and name, mailboxes
 _LENGTH = struct.Struct("!H")
 _ANSWERS = {b"y": YES, b"n": NO, b"?": CANNOT_SAY}
@@ -111,11 +112,15 @@ def _send(kill: Callable[[int, int], None], pid: int, number: int) -> None:
         pass  # it is gone, or has become somebody whom we may not end
 
 
+def _milliseconds(seconds: float) -> float:
+    return min(max(0.0, seconds), MAX_POLL) * 1000
+
+
 def _wait(watched: int, deadline: float) -> bool:
     """Does the process end in time?"""
     poll = select.poll()
     poll.register(watched, select.POLLIN)
-    return bool(poll.poll(max(0.0, deadline - monotonic()) * 1000))
+    return bool(poll.poll(_milliseconds(deadline - monotonic())))
 
 
 def _read(fd: int, watched: int, deadline: float) -> bytes | None:
@@ -126,7 +131,7 @@ def _read(fd: int, watched: int, deadline: float) -> bytes | None:
     poll.register(fd, select.POLLIN)
     poll.register(watched, select.POLLIN)
     while len(received) <= MAX_ANSWER:
-        ready = dict(poll.poll(max(0.0, deadline - monotonic()) * 1000))
+        ready = dict(poll.poll(_milliseconds(deadline - monotonic())))
         if fd in ready:
             octets = os.read(fd, MAX_ANSWER)
             if not octets:

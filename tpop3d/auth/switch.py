@@ -7,7 +7,7 @@ The first yes wins and no other driver is asked. Without a yes, one *cannot say*
 from __future__ import annotations
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, YES, Login, Verdict
+from tpop3d.auth.driver import CANNOT_SAY, YES, Login, Verdict, checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,15 +28,13 @@ class Switch:
 
     def decide(self, attempt: Attempt, local_domain: bytes, client: str) -> Verdict:
         """Is the attempt good? `local_domain` is that of the address it was made at, or b""."""
-        from tpop3d.auth import isolation
-
         if attempt.password == b"" and not self._config.permit_empty_password:
             return Verdict.no("empty password")
         undecided: Verdict | None = None
         refused: Verdict | None = None
         for login in self._logins(attempt, local_domain, client):
             for name, driver in self._drivers.items():
-                verdict = isolation.ask(driver, login, self._config.auth_timeout_seconds)
+                verdict = self._ask(driver, login)
                 verdict.driver = name
                 if verdict.answer == YES:
                     self._tell(login)
@@ -73,6 +71,16 @@ class Switch:
         yield login(local_part, domain)
         if self._config.strip_domain:
             yield login(local_part)
+
+    def _ask(self, driver: Driver, login: Login) -> Verdict:
+        if getattr(driver, "own_process", True):
+            from tpop3d.auth import isolation
+
+            return isolation.ask(driver, login, self._config.auth_timeout_seconds)
+        try:
+            return checked(driver.authenticate(login))
+        except (Exception, SystemExit) as error:
+            return Verdict.cannot_say(f"driver failed: {logs.describe(error)}")
 
     def _tell(self, login: Login) -> None:
         """Tell the drivers that want to know of a login. Whatever comes of it, it is let in."""
