@@ -185,7 +185,9 @@ def test_a_gatekeeper_that_dies_with_a_client_ends_that_connection_only(site):
             os.kill(pid, signal.SIGKILL)
         assert wire.line() == b""
         poll(lambda: greeted([door.connect()]), "a free place")
-        poll(lambda: door.logs.text().count("end=error") == 2, "both to be over")
+        # The first of the two deaths makes room; the second may be noticed after that.
+        poll(lambda: door.logs.text().count("end=error") >= 2, "both to be logged")
+        assert door.logs.text().count("end=error") == 2
 
 
 def test_a_gatekeeper_is_replaced_after_so_many_connections(site):
