@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 
 import pytest
 
@@ -15,6 +16,7 @@ from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
 FILE = CHECKOUT / "xinetd" / "tpop3d"
 BUSY = CHECKOUT / "xinetd" / "tpop3d.busy"
 DEFAULTS = {"instances": "64", "per_source": "16"}
+IPV6 = "::1"
 
 
 def attributes(text):
@@ -22,17 +24,19 @@ def attributes(text):
     return re.findall(r"^\t(\w+)\t+= ?(.*)$", text, re.MULTILINE)
 
 
-def adapted(site, port, conf, path, **changed):
+def adapted(site, port, conf, path, host, **changed):
     """The file as an administrator adapts it, and an xinetd.conf that includes it.
 
     `path` is PYTHONPATH; `changed` are values of attributes that the file has.
     """
     changed = {"server_args": f"{' '.join(doors.SERVER[1:])} --inetd -f {conf}"} | changed
+    # The file's own are about IPv6, and with them xinetd takes no IPv4 address to bind to.
+    flags = dict(attributes(FILE.read_text()))["flags"] if host == IPV6 else "NORETRY"
     changed |= {
         "server": doors.SERVER[0],
         "banner_fail": str(site.path / "xinetd.d" / BUSY.name),
-        # A line more in its place: this one is about IPv6, and the test's address is not.
-        "flags": f"NORETRY\n\tport = {port}\n\tbind = {doors.Door.host}\n\ttype = UNLISTED"
+        # More lines in its place.
+        "flags": f"{flags}\n\tport = {port}\n\tbind = {host}\n\ttype = UNLISTED"
         f"\n\tenv = PYTHONPATH={path}",
     }
     text = FILE.read_text()
@@ -56,17 +60,19 @@ def door(site):
     program = need("xinetd")
     open_doors = []
 
-    def start(conf=site.conf, path=CHECKOUT, **changed):
+    def start(conf=site.conf, path=CHECKOUT, host=doors.Door.host, **changed):
         logs = Logs(site.path / "xinetd.log")
 
         def command(port):
-            main = adapted(site, port, conf, path, **changed)
+            main = adapted(site, port, conf, path, host, **changed)
             pidfile = site.path / "xinetd.pid"
             return [program, "-dontfork", "-f", main, "-pidfile", pidfile, "-filelog", logs.path]
 
         context = doors.door_of(*doors.listening(command, logs), logs)
         open_doors.append(context)
-        return context.__enter__()
+        opened = context.__enter__()
+        opened.host = host
+        return opened
 
     yield start
     for context in open_doors:
@@ -84,6 +90,14 @@ def test_what_the_file_says():
     assert said["server_args"] == "--inetd"
     assert (said["socket_type"], said["wait"], said["user"]) == ("stream", "no", "root")
     assert {name: said[name] for name in DEFAULTS} == DEFAULTS
+    assert said["flags"].split() == ["IPv6"]
+    # A rate that no site reaches by itself; the pause after it is short, for all have to wait.
+    rate, pause = map(int, said["cps"].split())
+    assert rate >= int(said["instances"])
+    assert 0 < pause < 10
+    # Whom it refused only xinetd can tell; all else is in our own log.
+    assert said["log_on_failure"].split() == ["HOST"]
+    assert said["log_on_success"].split() == []
     assert BUSY.read_bytes() == TOO_MANY_CONNECTIONS
     assert said["banner_fail"].endswith(f"/{BUSY.name}")
 
@@ -104,6 +118,22 @@ def test_sessions_one_after_the_other_and_side_by_side(site, door):
     again = port.connect()
     again.login("ann")
     assert again.ask("STAT").startswith(b"+OK %d " % (len(MESSAGES) - 1))
+
+
+def test_a_session_over_ipv6(site, door):
+    """With the flags that the file has: elsewhere in this file they are others."""
+    try:
+        socket.create_server((IPV6, 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error.strerror}")
+    site.add("ann", spool_of(MESSAGES))
+    environment, record = recorded_syslog(site.path)
+    client = door(path=environment["PYTHONPATH"], host=IPV6).connect()
+    client.login("ann")
+    assert client.ask_long("RETR 1")[1] == on_the_wire(MESSAGES[0])
+    assert client.ask("QUIT").startswith(b"+OK")
+    assert client.line() == b""
+    poll(lambda: "session user=ann rip=::1 " in record.read_text(), "the session's line")
 
 
 def test_the_very_first_sessions_come_at_once(site, door):
