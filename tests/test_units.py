@@ -161,3 +161,5 @@ def test_listeners_are_watched(service):
     assert settings["Type"] == "notify"
     assert settings["Restart"] == "on-failure"
     assert int(settings["WatchdogSec"]) > 0
+    # By default one process that runs out of memory is the end of all others.
+    assert settings["OOMPolicy"] == "continue"
