@@ -1,122 +1,174 @@
-"""What a reload does to those who are connected, and to addresses that change."""
+"""What another configuration changes in a listener that runs, for those who come after it."""
 
 import os
-import signal
-import socket
+import pwd
+import time
 
 import pytest
 
 import doors
-from mailsite import PATIENCE, poll
+from mailsite import IS_ROOT, PATIENCE, poll
 from spools import mbox
-from test_listener import children_of
-from test_listener_signals import free_port, refuses, reload, session
+from test_gatekeeper_processes import Process
+from test_listener import children_of, greeted_or_none
+from test_listener_signals import reload
 
-SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
-
-
-def test_who_waits_at_an_address_that_goes_is_served(site):
-    with doors.standalone(site, settings={"max-children": 64}) as door:
-        os.kill(door.process.pid, signal.SIGSTOP)
-        wires = [door.connect() for _ in range(40)]
-        site.configure({"listen-address": f"127.0.0.1:{free_port()}"})
-        os.kill(door.process.pid, signal.SIGHUP)
-        os.kill(door.process.pid, signal.SIGCONT)
-        assert {wire.line()[:3] for wire in wires} == {b"+OK"}
-        poll(lambda: refuses(door.port), "the address to go")
+SPOOL = mbox(b"Subject: one\n\n1\n")
+OTHER_USERS = ("daemon", "bin", "mail", "games")  # one of these is everywhere
 
 
-@pytest.mark.parametrize("there_and_back", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")])
-def test_an_address_may_become_one_that_has_it_in_it(site, there_and_back):
-    site.add("anna", SPOOL)
-    first, second = there_and_back
-    with doors.standalone(site, host=first) as door:
-        door.host = "127.0.0.1"
-        for host in (second, first, second):
-            site.configure({"listen-address": f"{host}:{door.port}"})
-            reload(door, "reload: the configuration is read again")
-            assert session(door, "anna") == ""
-        # And nobody else may have it now.
-        with pytest.raises(OSError, match="already in use"):
-            socket.create_server((second, door.port))
+def greeted(door):
+    wire = door.connect()
+    assert wire.line().startswith(b"+OK")
+    return wire
 
 
-def test_one_that_cannot_be_bound_leaves_the_others_as_they_were(site):
-    site.add("anna", SPOOL)
-    with doors.standalone(site, host="0.0.0.0") as door:
-        door.host = "127.0.0.1"
-        site.configure({"listen-address": f"127.0.0.1:{door.port} 192.0.2.1:1110"})
-        reload(door, "kept as it was")
-        assert session(door, "anna") == ""
-        site.configure({"listen-address": f"127.0.0.1:{door.port}"})
-        reload(door, "reload: the configuration is read again")
-        assert session(door, "anna") == ""
+def answer_to(door, password):
+    wire = greeted(door)
+    assert wire.ask("USER anna").startswith(b"+OK")
+    line = wire.ask(f"PASS {password}")
+    wire.close()
+    return line
 
 
-def test_less_talk_is_no_attack_of_those_who_talked_before(site):
-    site.add("anna", SPOOL)
-    with doors.standalone(site, settings={"log-level": "debug"}) as door:
-        wire = door.connect()
-        assert wire.line().startswith(b"+OK")
-        site.configure({"log-level": "info"})
+def test_the_time_to_log_in(site):
+    with doors.standalone(site, settings={"login-seconds": 600}) as door:
+        before = greeted(door)
+        site.configure({"login-seconds": 1})
         reload(door)
-        for _ in range(5):
-            assert wire.ask("CAPA").startswith(b"+OK")
-            while wire.line() != b".\r\n":
-                pass
-        assert "attack" not in door.logs.text()
-        assert "CAPA" not in door.logs.text()
-        # It talked too much for the new configuration, and is not used again.
-        (busy,) = [pid for pid in children_of(door.process.pid) if wire_of(wire) in sockets(pid)]
-        assert wire.ask("QUIT").startswith(b"+OK")
-        poll(lambda: busy not in children_of(door.process.pid), "the old gatekeeper to go")
+        started = time.monotonic()
+        after = greeted(door)
+        assert after.line() == b""
+        assert 0.9 < time.monotonic() - started < PATIENCE / 2
+        # Who was there before has the time that it was given.
+        assert before.ask("CAPA").startswith(b"+OK")
 
 
-def wire_of(wire):
-    """The other end of a connection, as /proc names sockets."""
-    ours = wire.connection.getsockname()[1]
-    with open("/proc/net/tcp") as table:
-        for line in table:
-            fields = line.split()
-            if fields[2].endswith(f":{ours:04X}") and fields[3] == "01":
-                return f"socket:[{fields[9]}]"
-    return None
+def test_the_password_file(site):
+    site.add("anna", SPOOL)
+    site.configure({"auth-failure-delay-seconds": 0})
+    other = site.path / "other"
+    other.write_text("anna:{plaintext}another\n")
+    other.chmod(0o600)
+    with doors.standalone(site) as door:
+        assert answer_to(door, "secret").startswith(b"+OK")
+        site.configure({"auth-flatfile-passwd-file": other})
+        reload(door)
+        assert answer_to(door, "secret").startswith(b"-ERR [AUTH]")
+        # The session before this one may hold the maildrop for a moment.
+        poll(lambda: answer_to(door, "another").startswith(b"+OK"), "the new password to do")
 
 
-def sockets(pid):
-    found = set()
-    for fd in os.listdir(f"/proc/{pid}/fd"):
+def test_where_the_mail_is(site):
+    site.add("anna", SPOOL)
+    elsewhere = site.path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "anna").write_bytes(SPOOL + SPOOL)
+    for path in (elsewhere, elsewhere / "anna"):
+        site.give_to_mail_user(path)
+    with doors.standalone(site) as door:
+        before = greeted(door)
+        site.configure({"auth-flatfile-mailbox": f"bsd:{elsewhere}/$(local_part)"})
+        reload(door)
+        wire = door.connect()
+        wire.login("anna")
+        assert wire.ask("STAT").startswith(b"+OK 2 ")
+        assert before.ask("QUIT").startswith(b"+OK")
+
+
+def test_how_many_connections_a_gatekeeper_serves(site):
+    # Of two places at most one is free when a connection ends, so its gatekeeper is wanted again.
+    settings = {"max-children": 2, "gatekeeper-connections": 100}
+    with doors.standalone(site, settings=settings) as door:
+        assert greeted(door).ask("QUIT").startswith(b"+OK")
+        site.configure({"gatekeeper-connections": 1})
+        reload(door)
+        for _ in range(3):
+            wire = poll(lambda: greeted_or_none(door), "a free place")
+            pid = only_gatekeeper(door)
+            assert wire.ask("QUIT").startswith(b"+OK")
+            wire.close()
+            poll(lambda pid=pid: pid not in children_of(door.process.pid), "its end")
+
+
+def gatekeepers_with_a_client(door):
+    """Those who share a socket with the listener: its own duplicate of the connection."""
+    listener = Process(door.process.pid)
+    theirs = {name for name in listener.files.values() if name.startswith("socket:")}
+    found = []
+    for pid in children_of(door.process.pid):
         try:
-            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            if theirs & set(Process(pid).files.values()):
+                found.append(pid)
         except OSError:
-            continue
+            continue  # gone meanwhile
     return found
 
 
-def test_a_hangup_sent_to_all_processes_ends_nothing(site):
-    """As `killall -HUP` does."""
-    site.add("anna", SPOOL)
+def only_gatekeeper(door):
+    """The one that has a client; another's may be going just now."""
+
+    def only():
+        found = gatekeepers_with_a_client(door)
+        return found if len(found) == 1 else None
+
+    return poll(only, "one gatekeeper with a client")[0]
+
+
+def users_of(pids):
+    """Who these processes are, without those that are gone."""
+    users = {}
+    for pid in pids:
+        try:
+            users[pid] = set(Process(pid).status["Uid"].split())
+        except OSError:
+            continue
+    return users
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can choose whom a gatekeeper runs as")
+def test_whom_gatekeepers_run_as(site):
+    numbers = {one.pw_name: one.pw_uid for one in pwd.getpwall() if one.pw_uid and one.pw_gid}
+    name = next((one for one in OTHER_USERS if one in numbers), None)
+    if name is None:
+        pytest.skip(f"none of {', '.join(OTHER_USERS)} is a user here")
+    old, new = {str(pwd.getpwnam("nobody").pw_uid)}, {str(numbers[name])}
     with doors.standalone(site) as door:
-        wire, waiting = door.connect(), door.connect()
-        wire.login("anna")
-        assert waiting.line().startswith(b"+OK")
-        for pid in (*children_of(door.process.pid), door.process.pid):
-            os.kill(pid, signal.SIGHUP)
-        door.logs.wait_for("reload: the configuration is read again")
-        assert wire.ask("STAT").startswith(b"+OK 2 ")
-        assert waiting.ask("USER anna").startswith(b"+OK")
-        assert waiting.ask("QUIT").startswith(b"+OK")
+        before = greeted(door)
+        first = only_gatekeeper(door)
+        site.configure({"gatekeeper-user": name})
+        reload(door)
+        # The one with a client stays as it is; those that waited make room for others.
+        after = greeted(door)
+        (second,) = set(gatekeepers_with_a_client(door)) - {first}
+        assert users_of([first, second]) == {first: old, second: new}
+
+        def all_are_new():
+            found = users_of(set(children_of(door.process.pid)) - {first})
+            return len(found) > 1 and all(users == new for users in found.values())
+
+        poll(all_are_new, "the spares to be others")
+        assert after.ask("QUIT").startswith(b"+OK")
+        assert before.ask("QUIT").startswith(b"+OK")
 
 
-@pytest.mark.parametrize("seconds", ["2147484", "999999999"])
-def test_limits_in_seconds_may_be_large(site, seconds):
-    """More milliseconds than poll(2) counts."""
-    site.add("anna", SPOOL)
-    large = dict.fromkeys(("login-seconds", "timeout-seconds", "shutdown-seconds"), seconds)
-    with doors.standalone(site, settings=large) as door:
-        assert session(door, "anna") == ""
-        door.process.send_signal(signal.SIGTERM)
-        assert door.process.wait(PATIENCE) == 0
-    with doors.inetd(site) as wire:
-        wire.login("anna")
-        assert wire.ask("QUIT").startswith(b"+OK")
+@pytest.mark.skipif(not IS_ROOT, reason="only root needs a user for gatekeepers")
+def test_a_user_that_does_not_exist_changes_nothing(site):
+    with doors.standalone(site) as door:
+        site.configure({"gatekeeper-user": "no-such-user-here", "login-seconds": 1})
+        reload(door, "kept as it was")
+        assert "useradd" in door.logs.wait_for("gatekeeper-user: .*no-such-user-here")
+        greeted(door)
+        pid = only_gatekeeper(door)
+        assert users_of([pid]) == {pid: {str(pwd.getpwnam("nobody").pw_uid)}}
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root locks gatekeepers in")
+def test_where_gatekeepers_are_locked_in(site):
+    other = site.path / "other-state"
+    with doors.standalone(site) as door:
+        site.configure({"state-directory": other})
+        reload(door)
+        greeted(door)
+        pid = only_gatekeeper(door)
+        assert os.readlink(f"/proc/{pid}/root") == str(other / "empty")
