@@ -5,11 +5,18 @@ import re
 import doors
 from mailsite import need
 
-LINE = re.compile(r"(\d+) +(.*)")
+LINE = re.compile(r"(?:(\d+) +)?(.*)")  # with -f each line begins with a pid
+
+
+def parts_of(line):
+    return LINE.fullmatch(line).groups()
 
 
 class Trace:
-    """A trace that goes on while the server does; `lines` are pairs of pid and call."""
+    """A trace that goes on while the server does; `lines` are pairs of pid and call.
+
+    Without -f, which says to follow children, there is one process, and its pid is 0 here.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -18,7 +25,7 @@ class Trace:
     def lines(self):
         # The last one may not have its end yet.
         whole = self.path.read_text(errors="replace").rpartition("\n")[0]
-        return [(int(found[1]), found[2]) for found in map(LINE.match, whole.split("\n")) if found]
+        return [(int(pid or 0), call) for pid, call in map(parts_of, whole.splitlines())]
 
 
 def traced(monkeypatch, directory, *options):
