@@ -221,17 +221,22 @@ def xinetd(site):
     return door_of(*listening(command, logs), logs)
 
 
-def systemd_accept(site):
-    """systemd's Accept=yes with StandardInput=socket, without a systemd."""
+def activated(site, *options, arguments=()):
+    """systemd-socket-activate with these options; its stderr is the server's, too."""
     program = need("systemd-socket-activate")
     logs = Logs(site.path / "stderr")
 
     def command(port):
         variables = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items()]
-        listen = ["-l", f"{Door.host}:{port}", "--accept", "--inetd"]
-        return [program, *listen, *variables, *SERVER, "--inetd", "-f", site.conf]
+        listen = ["-l", f"{Door.host}:{port}", *options]
+        return [program, *listen, *variables, *SERVER, *arguments, "-f", site.conf]
 
     return door_of(*listening(command, logs), logs)
+
+
+def systemd_accept(site):
+    """systemd's Accept=yes with StandardInput=socket, without a systemd."""
+    return activated(site, "--accept", "--inetd", arguments=["--inetd"])
 
 
 def standalone(site, *arguments, host="127.0.0.1", settings=None):

@@ -2,13 +2,28 @@
 
 import importlib.util
 import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
 
 import pytest
 
 import doors
-from mailsite import ENVIRONMENT, PATIENCE, need
+from mailsite import ENVIRONMENT, PATIENCE, end
 from spools import mbox
 
+# Puts the descriptors that it was given where systemd puts them, and becomes a server.
+LAUNCHER = """
+import fcntl, os, sys
+count = int(sys.argv[1])
+given = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2:2 + count]]
+for place, fd in enumerate(given, 3):
+    os.dup2(fd, place)
+    os.close(fd)
+os.environ |= {"LISTEN_FDS": str(count), "LISTEN_PID": str(os.getpid())}
+os.execv(sys.executable, [sys.executable, *sys.argv[2 + count:]])
+"""
 SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
 # The folder of unit files is called systemd, too, and has no daemon.
 has_package = importlib.util.find_spec("systemd") and importlib.util.find_spec("systemd.daemon")
@@ -17,22 +32,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def activated(site, *options):
-    """systemd-socket-activate with these options; its stderr is the server's, too."""
-    program = need("systemd-socket-activate")
-    logs = doors.Logs(site.path / "stderr")
-
-    def command(port):
-        variables = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items()]
-        listen = ["-l", f"{doors.Door.host}:{port}", *options]
-        return [program, *listen, *variables, *doors.SERVER, "-f", site.conf]
-
-    return doors.door_of(*doors.listening(command, logs), logs)
-
-
 def test_a_connected_socket_is_one_session(site):
     site.add("anna", SPOOL)
-    with activated(site, "--accept") as door:
+    with doors.activated(site, "--accept") as door:
         for _ in range(2):
             wire = door.connect()
             wire.login("anna")
@@ -45,7 +47,7 @@ def test_a_connected_socket_is_one_session(site):
 def test_a_listening_socket_is_the_listeners(site):
     site.add("anna", SPOOL)
     site.configure({"max-children": 2, "max-children-per-source": 0})
-    with activated(site) as door:
+    with doors.activated(site) as door:
         wires = [door.connect() for _ in range(3)]
         greetings = sorted(wire.line()[:4] for wire in wires)
         assert greetings == [b"+OK ", b"+OK ", b"-ERR"]
@@ -62,7 +64,7 @@ def test_a_listening_socket_is_the_listeners(site):
 @pytest.mark.parametrize("options", [["--accept", "--fdname=pop3s"], ["--fdname=pop3s"]])
 def test_a_socket_for_tls_is_not_served_in_the_clear(site, options):
     site.add("anna", SPOOL)
-    with activated(site, *options) as door:
+    with doors.activated(site, *options) as door:
         connection = socket.create_connection((door.host, door.port), PATIENCE)
         door.logs.wait_for("a socket named pop3s wants TLS, which this version does not speak")
         wire = doors.Wire.on(connection)
@@ -71,3 +73,89 @@ def test_a_socket_for_tls_is_not_served_in_the_clear(site, options):
         except ConnectionResetError:
             pass  # never accepted, by a listener that did not start
         wire.close()
+
+
+def launch(site, sockets, **options):
+    """The server with these sockets from systemd."""
+    fds = [one.fileno() for one in sockets]
+    command = [sys.executable, "-c", LAUNCHER, str(len(fds)), *map(str, fds)]
+    command += [*doors.SERVER[1:], "-f", str(site.conf)]
+    return subprocess.Popen(
+        command,
+        **{"stdin": subprocess.DEVNULL, "pass_fds": fds, "env": ENVIRONMENT, "cwd": "/"} | options,
+    )
+
+
+def listening(address=("127.0.0.1", 0), family=socket.AF_INET):
+    one = socket.socket(family)
+    one.bind(address)
+    one.listen()
+    return one
+
+
+def datagrams():
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def connected(kind=socket.SOCK_STREAM):
+    """One end of a connection, whose other end is gone."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    theirs.close()
+    return ours
+
+
+def packets():
+    return connected(socket.SOCK_SEQPACKET)
+
+
+def a_file():
+    return tempfile.TemporaryFile()
+
+
+WRONG = {
+    "a connected and a listening one": ([connected, listening], "connected socket"),
+    "a listening and a connected one": ([listening, connected], "connected socket"),
+    "two connected ones": ([connected, connected], "more than one connected socket"),
+    "datagrams": ([datagrams], "descriptor 3 from systemd is no stream socket"),
+    "datagrams after a listening one": ([listening, datagrams], "descriptor 4 from systemd is no"),
+    "packets": ([packets], "descriptor 3 from systemd is no stream socket"),
+    "a file": ([a_file], "descriptor 3 from systemd is no stream socket"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_can_be_no_pop3_is_one_clear_line(site, what):
+    makers, complaint = WRONG[what]
+    with ExitStack() as stack:
+        made = [stack.enter_context(make()) for make in makers]
+        server = stack.enter_context(launch(site, made, stderr=subprocess.PIPE, text=True))
+        stack.callback(server.kill)
+        stderr = server.communicate(timeout=PATIENCE)[1]
+        assert server.returncode == 1
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("tpop3d: ")
+    assert complaint in stderr
+
+
+def test_several_listening_sockets_are_all_the_listeners(site):
+    site.add("anna", SPOOL)
+    path = str(site.path / "socket")
+    places = [(("127.0.0.1", 0), socket.AF_INET), (path, socket.AF_UNIX)]
+    if socket.has_ipv6:
+        places.append((("::1", 0), socket.AF_INET6))
+    logs = doors.Logs(site.path / "stderr")
+    with ExitStack() as stack:
+        made = [stack.enter_context(listening(*place)) for place in places]
+        stderr = stack.enter_context(logs.path.open("wb"))
+        server = stack.enter_context(launch(site, made, stderr=stderr))
+        stack.callback(end, server)
+        for one in made:
+            client = stack.enter_context(socket.socket(one.family))
+            client.connect(one.getsockname())
+            wire = doors.Wire.on(client)
+            wire.login("anna")
+            assert wire.ask("STAT").startswith(b"+OK 2 ")
+            assert wire.ask("QUIT").startswith(b"+OK")
+            wire.close()
+        for source in ("127.0.0.1", "unix", "::1")[: len(made)]:
+            logs.wait_for(f"session user=anna rip={source} .*end=quit")
