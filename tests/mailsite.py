@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -40,6 +41,15 @@ def need(program):
     """The path of a program, or a skipped test."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     return path or pytest.skip(f"{program} is not installed")
+
+
+def has_ipv6():
+    """Can one listen to ::1 here?"""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def open_directory():

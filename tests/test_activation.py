@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 import doors
-from mailsite import ENVIRONMENT, PATIENCE, end
+from mailsite import ENVIRONMENT, PATIENCE, end, has_ipv6
 from spools import mbox
 
 # Puts the descriptors that it was given where systemd puts them, and becomes a server.
@@ -141,7 +141,7 @@ def test_several_listening_sockets_are_all_the_listeners(site):
     site.add("anna", SPOOL)
     path = str(site.path / "socket")
     places = [(("127.0.0.1", 0), socket.AF_INET), (path, socket.AF_UNIX)]
-    if socket.has_ipv6:
+    if has_ipv6():
         places.append((("::1", 0), socket.AF_INET6))
     logs = doors.Logs(site.path / "stderr")
     with ExitStack() as stack:

@@ -1,8 +1,10 @@
 """What each process may do, as the kernel sees it: in every door, root reads no network octet."""
 
+import ctypes
+import importlib.util
 import os
 import select
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import doors
 from mailsite import IS_ROOT, MAIL_USER, poll
 from spools import mbox
+from tpop3d.session.privileges import PR_SET_DUMPABLE
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root has privileges to separate")
 
@@ -25,7 +28,12 @@ class Process:
         self.status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         self.parent = int(self.status["PPid"])
         self.root = os.readlink(f"/proc/{pid}/root")
-        self.files = {int(fd.name): os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+        self.files = {}
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                self.files[int(fd.name)] = os.readlink(fd)
+        # Root's if it is not dumpable, whoever it runs as.
+        self.memory_owner = os.stat(f"/proc/{pid}/mem").st_uid
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
         self.limits = {line[:26].strip(): line[26:].split()[:2] for line in limits}
 
@@ -40,36 +48,120 @@ class Process:
 @contextmanager
 def inetd(site):
     with doors.inetd(site) as wire:
-        yield wire, [wire.process.pid]
+        yield wire, wire.process.pid
 
 
-@contextmanager
+def connected(open_door):
+    """The same of a door that has a port."""
+
+    @contextmanager
+    def door(site):
+        with open_door(site) as door:
+            yield door.connect(), door.process.pid
+
+    return door
+
+
 def listener(site):
-    with doors.standalone(site, settings={"max-children": 1}) as door:
-        wire = door.connect()
-        yield wire, [door.process.pid]
+    return doors.standalone(site, settings={"max-children": 1})
 
 
-DOORS = {"inetd": inetd, "listener": listener}
+def activated_listener(site):
+    need_systemd_python()
+    site.configure({"max-children": 1, "max-children-per-source": 0})
+    return doors.activated(site)
+
+
+def activated_session(site):
+    need_systemd_python()
+    return doors.activated(site, "--accept")
+
+
+def need_systemd_python():
+    # The folder of unit files is called systemd, too, and has no daemon.
+    if not (importlib.util.find_spec("systemd") and importlib.util.find_spec("systemd.daemon")):
+        pytest.skip("systemd-python is not installed in this Python")
+
+
+DOORS = {
+    "inetd": inetd,
+    "xinetd": connected(doors.xinetd),
+    "systemd, on stdin": connected(doors.systemd_accept),
+    "systemd, connected": connected(activated_session),
+    "systemd, listening": connected(activated_listener),
+    "listener": connected(listener),
+}
+LISTENERS = ["listener", "systemd, listening"]
 
 
 def tree(pid):
     """A process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        children = []  # gone meanwhile
     return [pid, *[found for child in children for found in tree(int(child))]]
 
 
 @pytest.fixture(params=DOORS)
 def served(request, site):
     site.add("anna", mbox(b"Subject: x\n\nx\n"))
-    with DOORS[request.param](site) as (wire, pids):
+    with DOORS[request.param](site) as (wire, pid):
         wire.door = request.param
-        wire.pid = pids[0]
+        wire.pid = pid
         yield wire
 
 
 def processes(wire):
-    return [Process(pid) for pid in tree(wire.pid)]
+    """All of the server's processes, but for those that are gone already."""
+    found = []
+    for pid in tree(wire.pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append(Process(pid))
+    return found
+
+
+def datagram_sockets():
+    """All unix sockets for datagrams, by the names that /proc has for them: those to syslog."""
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return {f"socket:[{field[6]}]" for field in fields if field[4] == "0002"}
+
+
+def test_the_monitor_only_passes_the_connection_on(served):
+    assert served.line().startswith(b"+OK")
+    assert served.ask("USER anna").startswith(b"+OK")
+    (gatekeeper,) = [one for one in processes(served) if not one.is_root]
+
+    def at_rest():
+        """The monitor without a file open: it may be importing what a session needs."""
+        monitor = Process(gatekeeper.parent)
+        others = [name for fd, name in monitor.files.items() if fd > 2]
+        return all(name.startswith(("pipe:", "socket:")) for name in others) and monitor
+
+    # Neither the password file nor the maildrop is open before there is a password to check.
+    monitor = poll(at_rest, "the monitor to have nothing open but pipes and sockets")
+    assert monitor.status["Uid"].split() == ["0"] * 4
+    # It must see the password files, and the sites of the maildrops.
+    assert monitor.root == "/"
+    own = {fd: name for fd, name in monitor.files.items() if fd > 2}
+    own = {fd: name for fd, name in own.items() if name not in datagram_sockets()}
+    sockets = {name for name in own.values() if name.startswith("socket:")}
+    theirs = {name for name in gatekeeper.files.values() if name.startswith("socket:")}
+    # One of the gatekeeper's two is the connection, and the other is its end of the channel.
+    assert len(theirs) == 2
+    assert len(sockets & theirs) == 1
+    # Nobody else in the tree has it, but for who has accepted it.
+    (connection,) = sockets & theirs
+    holders = {one.pid for one in processes(served) if connection in one.files.values()}
+    assert {gatekeeper.pid, monitor.pid} <= holders <= {gatekeeper.pid, monitor.pid, served.pid}
+    # Besides: the channel's other end, what wakes it, and where a listener listens.
+    assert len(sockets) == (3 if served.door in LISTENERS else 2)
+    assert sum(name.startswith("pipe:") for name in own.values()) == 2
+    assert len(own) == len(sockets) + 2  # each of them once
+    # Where the connection came on stdin, it is there no more.
+    if served.door not in LISTENERS and served.door != "systemd, connected":
+        assert {monitor.files[0], monitor.files[1]} == {"/dev/null"}
 
 
 def test_before_login_only_a_locked_in_process_speaks_with_the_client(served):
@@ -89,8 +181,7 @@ def test_before_login_only_a_locked_in_process_speaks_with_the_client(served):
     assert one.limits["Max file size"] == ["0", "0"]
     assert one.limits["Max processes"] == ["0", "0"]
     assert one.limits["Max core file size"] == ["0", "0"]
-    # Not dumpable: its memory belongs to root, whoever it runs as.
-    assert os.stat(f"/proc/{one.pid}/mem").st_uid == 0
+    assert one.memory_owner == 0
     # stdin, stdout and stderr are nobody's; besides: the channel, the signals, the connection.
     own = {fd: name for fd, name in one.files.items() if fd > 2}
     assert {one.files[fd] for fd in (0, 1, 2)} == {"/dev/null"}
@@ -124,10 +215,10 @@ def test_after_login_the_session_is_the_mailboxs_user_for_good(served):
     assert one.status["Groups"].split() == [gid]
     for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
         assert int(one.status[capabilities], 16) == 0
-    assert os.stat(f"/proc/{one.pid}/mem").st_uid == 0
+    assert one.memory_owner == 0
     # No listening socket, no channel, no other client: two pipes for signals, the maildrop, its
     # lock, the connection in one or two descriptors, and where the log goes.
-    own = [name for fd, name in one.files.items() if fd > 2]
+    own = [name for fd, name in one.files.items() if fd > 2 and name not in datagram_sockets()]
     assert sum("pipe:" in name for name in own) == 2
     assert sum("spool/anna" in name for name in own) == 1
     assert sum(name.endswith("/lock") for name in own) == 1
@@ -139,7 +230,11 @@ def test_after_login_the_session_is_the_mailboxs_user_for_good(served):
 def test_after_login_no_gatekeeper_has_the_connection(served):
     served.login("anna")
     session = next(one for one in processes(served) if "spool/anna" in " ".join(one.files.values()))
-    (connection,) = {name for fd, name in session.files.items() if fd > 2 and "socket:" in name}
+    (connection,) = {
+        name
+        for fd, name in session.files.items()
+        if fd > 2 and "socket:" in name and name not in datagram_sockets()
+    }
 
     def holders():
         return [
@@ -163,20 +258,36 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
 
     assert session
     loaded = config.load(str(site.conf))
+    user, group = str(MAIL_USER.pw_uid), str(MAIL_USER.pw_gid)
     pid = os.fork()
     if not pid:
         try:
             os.setgroups([])
             os.setgid(MAIL_USER.pw_gid)
             os.setuid(MAIL_USER.pw_uid)
+            # As a process is that this user has started.
+            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
             single.serve(loaded, cell.prepare_cell(loaded), ours[0], theirs[1])
         finally:
             os._exit(0)
     os.close(ours[0])
     os.close(theirs[1])
-    os.write(ours[1], b"USER anna\r\nPASS secret\r\nSTAT\r\nQUIT\r\n")
-    with open(theirs[0], "rb") as replies:
-        text = replies.read()
-    os.close(ours[1])
+    with open(ours[1], "wb", buffering=0) as commands, open(theirs[0], "rb") as replies:
+        assert replies.readline().startswith(b"+OK")
+        monitor, gatekeeper = (Process(one) for one in tree(pid))
+        commands.write(b"USER anna\r\nPASS secret\r\nSTAT\r\n")
+        for _ in range(3):
+            assert replies.readline().startswith(b"+OK")
+        (session,) = (Process(one) for one in tree(pid))
+        commands.write(b"QUIT\r\n")
+        assert replies.read().startswith(b"+OK")
     os.waitpid(pid, 0)
-    assert text.count(b"+OK") == 5
+    for one in (monitor, gatekeeper, session):
+        assert one.status["Uid"].split() == [user] * 4
+        assert one.status["Gid"].split() == [group] * 4
+    assert (monitor.pid, session.pid, gatekeeper.parent) == (pid, pid, pid)
+    # What needs no root is done all the same: nobody may look at what clients send.
+    assert (monitor.memory_owner, gatekeeper.memory_owner) == (MAIL_USER.pw_uid, 0)
+    assert gatekeeper.status["NoNewPrivs"] == "1"
+    assert gatekeeper.limits["Max file size"] == ["0", "0"]
+    assert gatekeeper.limits["Max core file size"] == ["0", "0"]

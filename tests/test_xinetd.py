@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import socket
 
 import pytest
 
 import doors
 from authkit import recorded_syslog
 from doors import Logs
-from mailsite import CHECKOUT, IS_ROOT, need, poll
+from mailsite import CHECKOUT, IS_ROOT, has_ipv6, need, poll
 from samples import MESSAGES, on_the_wire, spool_of
 from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
 
@@ -122,10 +121,8 @@ def test_sessions_one_after_the_other_and_side_by_side(site, door):
 
 def test_a_session_over_ipv6(site, door):
     """With the flags that the file has: elsewhere in this file they are others."""
-    try:
-        socket.create_server((IPV6, 0), family=socket.AF_INET6).close()
-    except OSError as error:
-        pytest.skip(f"no IPv6 here: {error.strerror}")
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
     site.add("ann", spool_of(MESSAGES))
     environment, record = recorded_syslog(site.path)
     client = door(path=environment["PYTHONPATH"], host=IPV6).connect()
