@@ -3,6 +3,7 @@
 import os
 import pwd
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -77,52 +78,50 @@ def test_where_the_mail_is(site):
 
 
 def test_how_many_connections_a_gatekeeper_serves(site):
-    # Of two places at most one is free when a connection ends, so its gatekeeper is wanted again.
-    settings = {"max-children": 2, "gatekeeper-connections": 100}
+    # With one place there is one gatekeeper, be it with a client or without.
+    settings = {"max-children": 1, "gatekeeper-connections": 100}
     with doors.standalone(site, settings=settings) as door:
         assert greeted(door).ask("QUIT").startswith(b"+OK")
         site.configure({"gatekeeper-connections": 1})
         reload(door)
         for _ in range(3):
             wire = poll(lambda: greeted_or_none(door), "a free place")
-            pid = only_gatekeeper(door)
+            before = poll(lambda: only_child(door), "those before to be gone")
             assert wire.ask("QUIT").startswith(b"+OK")
             wire.close()
-            poll(lambda pid=pid: pid not in children_of(door.process.pid), "its end")
+            poll(lambda before=before: only_child(door) not in (None, before), "another")
 
 
-def gatekeepers_with_a_client(door):
-    """Those who share a socket with the listener: its own duplicate of the connection."""
-    listener = Process(door.process.pid)
-    theirs = {name for name in listener.files.values() if name.startswith("socket:")}
-    found = []
-    for pid in children_of(door.process.pid):
-        try:
-            if theirs & set(Process(pid).files.values()):
-                found.append(pid)
-        except OSError:
-            continue  # gone meanwhile
-    return found
+def only_child(door):
+    children = list(children_of(door.process.pid))
+    return children[0] if len(children) == 1 else None
 
 
-def only_gatekeeper(door):
-    """The one that has a client; another's may be going just now."""
+def with_a_client(door, count=1):
+    """The gatekeepers that have clients: so many share a connection with the listener.
 
-    def only():
-        found = gatekeepers_with_a_client(door)
-        return found if len(found) == 1 else None
+    One that is being forked, or was a moment ago, shares more than that.
+    """
 
-    return poll(only, "one gatekeeper with a client")[0]
+    def found():
+        listener = Process(door.process.pid)
+        theirs = {name for name in listener.files.values() if name.startswith("socket:")}
+        sharing = set()
+        for pid in children_of(door.process.pid):
+            with suppress(OSError):  # gone meanwhile
+                if theirs & set(Process(pid).files.values()):
+                    sharing.add(pid)
+        return len(sharing) == count and sharing
+
+    return poll(found, f"{count} with a client")
 
 
 def users_of(pids):
     """Who these processes are, without those that are gone."""
     users = {}
     for pid in pids:
-        try:
+        with suppress(OSError):
             users[pid] = set(Process(pid).status["Uid"].split())
-        except OSError:
-            continue
     return users
 
 
@@ -135,12 +134,12 @@ def test_whom_gatekeepers_run_as(site):
     old, new = {str(pwd.getpwnam("nobody").pw_uid)}, {str(numbers[name])}
     with doors.standalone(site) as door:
         before = greeted(door)
-        first = only_gatekeeper(door)
+        (first,) = with_a_client(door)
         site.configure({"gatekeeper-user": name})
         reload(door)
         # The one with a client stays as it is; those that waited make room for others.
         after = greeted(door)
-        (second,) = set(gatekeepers_with_a_client(door)) - {first}
+        (second,) = with_a_client(door, 2) - {first}
         assert users_of([first, second]) == {first: old, second: new}
 
         def all_are_new():
@@ -159,7 +158,7 @@ def test_a_user_that_does_not_exist_changes_nothing(site):
         reload(door, "kept as it was")
         assert "useradd" in door.logs.wait_for("gatekeeper-user: .*no-such-user-here")
         greeted(door)
-        pid = only_gatekeeper(door)
+        (pid,) = with_a_client(door)
         assert users_of([pid]) == {pid: {str(pwd.getpwnam("nobody").pw_uid)}}
 
 
@@ -170,5 +169,5 @@ def test_where_gatekeepers_are_locked_in(site):
         site.configure({"state-directory": other})
         reload(door)
         greeted(door)
-        pid = only_gatekeeper(door)
+        (pid,) = with_a_client(door)
         assert os.readlink(f"/proc/{pid}/root") == str(other / "empty")
