@@ -31,6 +31,9 @@ SETTINGS = {
 # Not Debian's; perhaps in a home directory, where units need not see it. It is put elsewhere.
 OTHER_PYTHON = sys.base_prefix != "/usr"
 
+# Those that the server uses if they are there.
+PACKAGES = ("systemd", "crypt_r*", "_crypt_r*", "*seccomp*", "pam*", "MySQLdb", "mysqlclient*")
+
 # What pip would install as /usr/local/bin/tpop3d. -I: as there, nothing comes from the environment.
 COMMAND = """\
 #!{python} -I
@@ -85,10 +88,11 @@ class SystemdSite(SystemdBox):
         opt = self.directory / "opt"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(CHECKOUT / "tpop3d", opt / "checkout/tpop3d", ignore=ignored)
+        shutil.copytree(UNITS, opt / "checkout/systemd")
         packages = opt / "site-packages"
         packages.mkdir()
         site = Path(importlib.util.find_spec("systemd").origin).parent.parent
-        for pattern in ("systemd", "crypt_r*", "_crypt_r*", "*seccomp*", "pam*"):
+        for pattern in PACKAGES:
             for found in site.glob(pattern):
                 copy = shutil.copytree if found.is_dir() else shutil.copy
                 copy(found, packages / found.name)
