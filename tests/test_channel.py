@@ -352,3 +352,25 @@ def test_a_message_with_an_octet_changed_is_a_message_or_a_violation(request, da
 def test_an_empty_packet_is_no_message():
     """It cannot be told from the end; what follows it is never looked at."""
     assert received(b"") is None
+
+
+def test_a_request_can_be_wiped():
+    """What the monitor of many forgets, when somebody else has taken it."""
+    asked = received(attempt_packet(secret=b"sesame", pending=b"STAT"))
+    assert isinstance(asked, Asked)
+    buffer = asked._buffer
+    assert b"sesame" in buffer
+    asked.wipe()
+    assert buffer == bytes(len(buffer))
+
+
+def test_what_is_no_request_is_wiped_too(monkeypatch):
+    buffers = []
+    monkeypatch.setattr(channel, "Asked", lambda buffer, length: buffers.append(buffer) or fail())
+
+    def fail():
+        raise Violation("for the test")
+
+    with pytest.raises(Violation):
+        received(attempt_packet(secret=b"sesame"))
+    assert buffers[0] == bytes(len(buffers[0]))

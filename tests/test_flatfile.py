@@ -272,3 +272,21 @@ def test_a_line_is_found_as_by_reading_all_of_them(lines, name):
     assert found[0] == hashes.get(name)
     if found[0] is None:
         assert found[1] == next(filter(None, decoys), b"")
+
+
+@pytest.mark.parametrize("name", [b"ann", b"nobody"])
+def test_what_was_read_of_others_is_wiped(tmp_path, monkeypatch, name):
+    """The session is in this process, and is to know nothing of them."""
+    made = []
+
+    def kept(size):
+        made.append(bytearray(size))
+        return made[-1]
+
+    monkeypatch.setattr(flatfile, "bytearray", kept, raising=False)
+    file = tmp_path / "passwd"
+    file.write_bytes(b"bert:one\nann:two\n")
+    assert flatfile._look_up(str(file), [name]) == (
+        (b"two", b"") if name == b"ann" else (None, b"one")
+    )
+    assert made == [bytearray(len(b"bert:one\nann:two\n"))]

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 import doors
-from authkit import foreign_driver
+from authkit import config_of, foreign_driver
 from mailsite import PATIENCE, need, poll
 from spools import mbox
+from tpop3d.doors.connections import Connections
+from tpop3d.doors.loop import Loop
+from tpop3d.session.privileges import Cell
 
 SPOOL = mbox(b"Subject: one\n\n1\n")
 SLOW = """
@@ -61,6 +64,22 @@ def test_with_few_descriptors_everybody_is_answered_or_waits(site, monkeypatch):
 def greeted(door):
     wire = door.connect()
     return wire if wire.line().startswith(b"+OK") else None
+
+
+def test_who_cannot_fork_tries_again_once_however_often_it_failed(monkeypatch):
+    """Or each failure would become a timer of its own that goes on failing."""
+    loop = Loop()
+    connections = Connections(config_of(), Cell(None, 0, ""), loop)
+
+    def fail(wanted):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(connections._pool, "fill", fail)
+    for _ in range(10):
+        connections.fill()
+    assert len(loop._actions) == 1
+    connections._fill_now()
+    assert len(loop._actions) == 2  # the one before is due no more, and this is the next
 
 
 def test_the_limit_on_open_files_is_raised_as_far_as_is_needed(site, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from mailsite import PATIENCE, poll
 from samples import MESSAGES, spool_of
 from systemdsite import USERS
-from test_systemd import DAEMON, EACH, SERVICE, STYLES
+from test_systemd import DAEMON, EACH, LISTENER, SERVICE, STYLES
 
 SPOOL = spool_of(MESSAGES)
 
@@ -99,6 +99,17 @@ class TestStart:
         box.path("/etc/tpop3d.conf").write_text("no-such-directive: yes\n")
         assert box.run("systemctl", "start", unit).returncode != 0
         box.wait_for_journal("no-such-directive")
+
+    def test_a_mended_configuration_is_all_that_a_listeners_socket_wants(self, box):
+        """Each connection is a start that fails; however many there were, the socket lives on."""
+        box.adapt(SERVICE[LISTENER], Service_RestartSec="100ms")
+        box.systemctl("start", LISTENER)
+        box.path("/etc/tpop3d.conf").write_text("no-such-directive: yes\n")
+        client = box.wire()
+        poll(lambda: box.journal().count("no-such-directive") > 7, "failures", 2 * PATIENCE)
+        box.configure({})
+        assert client.line().startswith(b"+OK")
+        assert box.show(LISTENER, "ActiveState") == "active"
 
 
 class TestWatchdog:
