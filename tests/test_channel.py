@@ -1,6 +1,7 @@
 """What gatekeeper and monitor say to each other: it arrives as it was sent, or is a violation."""
 
 import os
+import signal
 import socket
 import struct
 from contextlib import contextmanager
@@ -374,3 +375,30 @@ def test_what_is_no_request_is_wiped_too(monkeypatch):
     with pytest.raises(Violation):
         received(attempt_packet(secret=b"sesame"))
     assert buffers[0] == bytes(len(buffers[0]))
+
+
+def test_nobody_waits_for_a_gatekeeper_that_does_not_read():
+    """Verdicts are lost, and an order is refused: the monitor has others to serve."""
+    order = Order((0, 0), Policy(b"", True), 1.0)
+    with ends() as (monitor, _):
+        before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+        signal.alarm(5)
+        try:
+            for _ in range(10_000):
+                monitor.give_verdict(channel.REFUSED)
+            with pytest.raises(BlockingIOError):
+                monitor.give_order(order)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_verdicts_that_nobody_waited_for_are_no_orders():
+    """As when a child has died after it had let somebody in."""
+    with ends() as (monitor, gatekeeper):
+        monitor.give_verdict(channel.UNDECIDED)
+        monitor.give_order(Order((0, 0), Policy(b"", True), 7.0))
+        order = gatekeeper.take_order()
+        assert order.login_seconds == 7.0
+        for fd in order.fds:
+            os.close(fd)

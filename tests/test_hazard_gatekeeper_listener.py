@@ -47,28 +47,22 @@ def attacks(door):
     return [line for line in door.logs.lines() if "attack " in line]
 
 
-SHORT = """
-pair = channels.pair
-def short_pair():
-    ours, theirs = pair()
-    ours._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 1)
-    return ours, theirs
-channels.pair = short_pair
-gatekeeper.authorize = evil"""
+def greeted_by_anybody(door):
+    wire = door.connect()
+    return wire if wire.line().startswith(b"+OK") else None
 
 
-def test_one_that_does_not_read_blocks_nobody(listen, monkeypatch):
-    """Verdicts fill the channel, which is a short one here; nobody waits until they are taken."""
-    monkeypatch.setitem(globals(), "START", START.replace("gatekeeper.authorize = evil", SHORT))
+def test_one_that_attacks_while_a_child_is_born_ends_the_connection_only(listen):
+    """The child is told to end before it has learnt to listen to signals for itself."""
     door = listen(
         "for n in range(3):\n"
         "    raw.send(channels._ATTEMPT.pack(b'A', b'U', 4, 1, 0, 0, 0) + b'annax')\n"
-        "    time.sleep(0.1)\n"
-        "return 'quit'"
+        "time.sleep(60)"
     )
-    for _ in range(12):
+    for _ in range(40):
         wire = poll(lambda: greeted_by_anybody(door), "a place")
-        wire.reader.read()
+        assert wire.reader.read() == b""
+    assert "an attempt during another" in attacks(door)[-1]
 
 
 def greeted_by_anybody(door):
