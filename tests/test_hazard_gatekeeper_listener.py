@@ -47,11 +47,6 @@ def attacks(door):
     return [line for line in door.logs.lines() if "attack " in line]
 
 
-def greeted_by_anybody(door):
-    wire = door.connect()
-    return wire if wire.line().startswith(b"+OK") else None
-
-
 def test_one_that_attacks_while_a_child_is_born_ends_the_connection_only(listen):
     """The child is told to end before it has learnt to listen to signals for itself."""
     door = listen(
@@ -104,7 +99,8 @@ def site_holds(site):
 
 LIES = {
     "says that somebody was let in": "raw.send(struct.pack('!ccQQ', b'E', b'a', 0, 0))",
-    "is gone": "os._exit(0)",
+    # When it has been heard, and before there is an answer.
+    "is gone": "time.sleep(0.3)\nos._exit(0)",
 }
 
 
