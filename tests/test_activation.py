@@ -115,7 +115,7 @@ def a_file():
 WRONG = {
     "a connected and a listening one": ([connected, listening], "connected socket"),
     "a listening and a connected one": ([listening, connected], "connected socket"),
-    "two connected ones": ([connected, connected], "more than one connected socket"),
+    "two connected ones": ([connected, connected], "must pass one connected socket"),
     "datagrams": ([datagrams], "descriptor 3 from systemd is no stream socket"),
     "datagrams after a listening one": ([listening, datagrams], "descriptor 4 from systemd is no"),
     "packets": ([packets], "descriptor 3 from systemd is no stream socket"),

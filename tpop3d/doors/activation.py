@@ -47,5 +47,5 @@ def take() -> Passed | str:
     if len(listening) == len(fds):
         return Passed(None, listening)
     if listening or len(fds) > 1:
-        return "systemd has passed more than one connected socket"
+        return "systemd must pass one connected socket (Accept=yes), or only listening ones"
     return Passed(fds[0], [])
