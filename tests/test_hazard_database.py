@@ -113,6 +113,8 @@ SILENT = {
     "says half of it": b"\x4a\0\0\0\x0a5.5",
     "is no database": HELLO,
     "has too many connections": b"\x17\0\0\0\xff\x10\x04Too many connections",
+    # The exception for this one has a hole in it, and to look there ends the process.
+    "says what is not UTF-8": b"\x08\0\0\0\xff\x10\x04caf\xe9\xff",
 }
 
 

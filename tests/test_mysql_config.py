@@ -1,5 +1,7 @@
 """auth-mysql's directives: what is refused, what is taken with a warning."""
 
+import sys
+
 import pytest
 
 import doors
@@ -7,7 +9,8 @@ from authkit import text_of, tpop3d
 from databases import DATABASE, PASSWORD, USERNAME, decide
 from tpop3d.auth.driver import YES
 from tpop3d.auth.mysql import VMAIL_SQL
-from tpop3d.config import MASK, load
+from tpop3d.config import MASK, _secrecy, load
+from tpop3d.configfile import content_without_secrets
 
 NEEDED = {
     "gatekeeper-user": "nobody",
@@ -31,6 +34,64 @@ def conf(tmp_path):
         return file
 
     return write
+
+
+def test_without_mysqlclient_its_extra_is_named(conf, monkeypatch):
+    class WithoutIt:
+        def __init__(self, finder):
+            self.finder = finder
+
+        def find_spec(self, name, path=None, target=None):
+            return None if name == "MySQLdb" else self.finder.find_spec(name, path, target)
+
+    monkeypatch.setattr("sys.meta_path", [WithoutIt(finder) for finder in sys.meta_path])
+    (error,) = load(str(conf()))
+    assert error.endswith("auth-mysql-enable: needs the package mysqlclient: pip install "
+                          "'tpop3d[mysql]'")  # fmt: skip
+
+
+def test_a_certificate_that_is_not_there_is_told(conf, tmp_path):
+    file = conf(ssl_ca=f"{tmp_path}/ca.pem")
+    assert load(str(file)).warnings[0].endswith(f"auth-mysql-ssl-ca: there is no {tmp_path}/ca.pem")
+
+
+# Some of these hide what follows from one who looks for a key; none hides it from both.
+BLANKS = ["\xa0", "\u3000", "\f", "\x1c", "\v", "\u2028"]
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+def test_only_a_blank_is_one(tmp_path, blank):
+    """As pasted from a web page: the line is an error, and the password is in no text."""
+    file = tmp_path / "tpop3d.conf"
+    file.touch(mode=0o600)
+    file.write_text(f"{blank}auth-mysql-password: {PASSWORD}\n{text_of(NEEDED)}")
+    errors = load(str(file))
+    assert any("1: : must be 'key: value'" in error for error in errors), errors
+    content, _ = content_without_secrets(str(file), _secrecy)
+    assert PASSWORD not in content
+
+
+SWALLOWED = {
+    "a stray backslash": f"auth-mysql-hostname: localhost \\\nauth-mysql-password: {PASSWORD}",
+    "a misspelled key": f"auth-mysql-pasword: {PASSWORD}",
+    "a misspelled driver": f"auth-mysq-password: {PASSWORD}",
+    "no colon": f"auth-mysql-password {PASSWORD}",
+    "another sign": f"auth-mysql-password= {PASSWORD}",
+    "something before it": f"= auth-mysql-password: {PASSWORD}",
+    "in a comment": f"# auth-mysql-password: {PASSWORD}",
+}
+
+
+@pytest.mark.parametrize("how", SWALLOWED)
+def test_a_mistake_shows_no_password(tmp_path, how):
+    file = tmp_path / "tpop3d.conf"
+    file.touch(mode=0o600)
+    file.write_text(text_of(NEEDED | {"auth-mysql-password": None}) + SWALLOWED[how] + "\n")
+    content, _ = content_without_secrets(str(file), _secrecy)
+    assert PASSWORD not in content
+    shown = tpop3d("--check-config", "-f", file)
+    assert PASSWORD.encode() not in shown.stdout + shown.stderr
+    assert shown.returncode == (0 if "comment" in how else 2)
 
 
 def test_a_database_and_two_secrets_are_enough(conf):
@@ -119,7 +180,8 @@ def test_a_file_of_few_may_hold_the_password(conf, mode):
 def test_a_file_of_all_may_not(conf, mode):
     file = conf()
     file.chmod(mode)
-    why = f"{file}: holds a password, and every user can read it: chmod o-rwx {file}"
+    what = "holds a user name or password of the server's own, and every user can read it"
+    why = f"{file}: {what}: chmod o-rwx {file}"
     assert load(str(file)) == [why]
     done = tpop3d("--check-config", "-f", file)
     assert (done.returncode, done.stderr.decode()) == (2, f"{why}\n")

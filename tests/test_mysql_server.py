@@ -1,8 +1,11 @@
 """auth-mysql behind the real doors, beside other drivers, and what is told it of logins."""
 
 import poplib
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -229,3 +232,18 @@ def test_a_query_that_takes_too_long_does_not_hold_a_login_back(mail_site):
     with doors.inetd(mail_site) as wire:
         wire.login("ann@example.org")
         assert "in 1 seconds" in wire.logs.wait_for("driver not told driver=mysql")
+
+
+def test_a_listener_has_loaded_the_library_for_its_children(mail_site):
+    """At its start and, where the driver comes with a reload, after that."""
+    library = re.compile(r"/MySQLdb/_mysql\.")
+    with doors.standalone(mail_site) as door:
+        assert library.search(Path(f"/proc/{door.process.pid}/maps").read_text())
+    mail_site.configure({"auth-mysql-enable": "no", "auth-flatfile-enable": "yes"})
+    with doors.standalone(mail_site) as door:
+        maps = Path(f"/proc/{door.process.pid}/maps")
+        assert not library.search(maps.read_text())
+        mail_site.configure({"auth-mysql-enable": "yes"})
+        door.process.send_signal(signal.SIGHUP)
+        door.logs.wait_for("reload: the configuration is read again")
+        poll(lambda: library.search(maps.read_text()), "the library")

@@ -221,6 +221,7 @@ def test_apop_is_that_of_rfc_1939():
     [
         (TIMESTAMP, DIGEST, b"{plaintext}tanstaaf "),
         (TIMESTAMP, DIGEST, b"{plaintext}"),
+        (TIMESTAMP, hashlib.md5(TIMESTAMP).hexdigest().encode(), b"{plaintext}"),  # of no secret
         (TIMESTAMP[:-1], DIGEST, b"{plaintext}tanstaaf"),
         (TIMESTAMP, DIGEST[:-1] + b"c", b"{plaintext}tanstaaf"),
         (TIMESTAMP, DIGEST.upper(), b"{plaintext}tanstaaf"),

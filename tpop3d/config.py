@@ -9,7 +9,15 @@ from __future__ import annotations
 import os
 
 from tpop3d import logs
-from tpop3d.configfile import INCOMPLETE, content_without_secrets, logical_lines, read_key
+from tpop3d.configfile import (
+    DOUBTFUL,
+    INCOMPLETE,
+    OPEN,
+    SECRET,
+    content_without_secrets,
+    logical_lines,
+    read_key,
+)
 from tpop3d.directives import (
     Address,
     Directive,
@@ -127,7 +135,7 @@ class Secret:
 def load(file: str) -> Config | list[str]:
     """Read a configuration file; returns the errors, each with file, line and key, if any."""
     try:
-        content, is_exposed = content_without_secrets(file, _is_secret)
+        content, is_exposed = content_without_secrets(file, _secrecy)
     except OSError as error:
         return [f"{file}: {error.strerror}"]
     except ValueError as error:
@@ -135,22 +143,27 @@ def load(file: str) -> Config | list[str]:
     config = read(content, file)
     if not is_exposed:
         return config
-    exposed = f"{file}: holds a password, and every user can read it: chmod o-rwx {file}"
+    what = "holds a user name or password of the server's own, and every user can read it"
+    exposed = f"{file}: {what}: chmod o-rwx {file}"
     return [exposed, *(config if isinstance(config, list) else ())]
 
 
-def _is_secret(key: str) -> bool:
-    """Does the directive of some driver say that its value is one?"""
+def _secrecy(key: str) -> int:
+    """Does the directive of some driver say that its value is secret? What no driver knows may be
+    a misspelled one."""
     parts = key.split("-", 2)
     if len(parts) < 3 or parts[0] != "auth" or parts[2] == "enable" or key in DIRECTIVES:
-        return False
+        return OPEN
     from tpop3d.auth import drivers
 
     try:
         found = drivers.find(parts[1])
     except ValueError:
-        return True  # nobody can say, and the error is told later
-    return found is not None and parts[2] in found.directives and found.directives[parts[2]].secret
+        return SECRET  # nobody can say, and the error is told later
+    known = {} if found is None else found.directives
+    if parts[2] in known:
+        return SECRET if known[parts[2]].secret else OPEN
+    return OPEN if parts[2] in getattr(found, "misspelled", ()) else DOUBTFUL
 
 
 def read(content: str, file: str) -> Config | list[str]:

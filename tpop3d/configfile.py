@@ -12,22 +12,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    # Of a key, what it is: one of OPEN, DOUBTFUL, SECRET.
+    Secrecy = Callable[[str], int]
+
+MAX_KEY = 80  # octets of a key
 MAX_FILE = 1 << 18  # octets of a configuration file
 BACKSLASH, COLON, ASTERISK = b"\\:*"
 BLANKS = b" \t\r"
+TEXT_BLANKS = " \t\r"  # and no others: what is blank must be so for both
 SPARED = b" \t\r\n\\"
 KEY = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+OPEN, DOUBTFUL, SECRET = range(3)
 INCOMPLETE = "\n"  # at the end of a line that is continued, and nothing follows
 
 
-def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> tuple[str, bool]:
+def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool]:
     """The text of a file, without comments, and with asterisks for the value of each secret key;
     and whether there was one in a file that every user can read.
 
     A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it before
     anything becomes a text, so no process that serves a session has ever had them. What follows
-    a malformed key may be a secret, too. Raises OSError; ValueError where the file is too large.
+    a malformed or a doubtful key may be a secret, too, and so may a line that was not meant to
+    continue the one before. Raises OSError; ValueError where the file is too large.
     """
     buffer = bytearray(MAX_FILE + 1)
     length = 0
@@ -49,12 +56,16 @@ def content_without_secrets(file: str, is_secret: Callable[[str], bool]) -> tupl
     while start < length:
         end = _end_of_line(buffer, start, length)
         key, after = read_key(buffer, start, end)
-        malformed = bool(key) and (after == end or buffer[after] != COLON)
+        malformed = after == end or buffer[after] != COLON
+        secret = DOUBTFUL if malformed else secrecy(key)
+        value = after if malformed else after + 1
         while end < length and _is_continued(buffer, start, end):
             start, end = end + 1, _end_of_line(buffer, end + 1, length)
-        if malformed or is_secret(key):
-            _wipe(buffer, after if malformed else after + 1, end)
-            is_exposed |= is_open_to_all and not malformed
+            # Not looked at where it may be a secret itself: a key is copied.
+            if secret != SECRET and COLON in buffer[start : min(end, start + MAX_KEY)]:
+                secret = max(secret, secrecy(read_key(buffer, start, end)[0]))
+        if secret and _wipe(buffer, value, end) and secret == SECRET:
+            is_exposed |= is_open_to_all
         start = end + 1
     return os.fsdecode(bytes(buffer[:length])), is_exposed
 
@@ -83,11 +94,12 @@ def _is_continued(buffer: bytearray, start: int, end: int) -> bool:
     return last >= start and buffer[last] == BACKSLASH
 
 
-def _wipe(buffer: bytearray, start: int, end: int) -> None:
-    """Overwrite everything but what the form of the file is made of."""
-    for position in range(start, end):
-        if buffer[position] not in SPARED:
-            buffer[position] = ASTERISK
+def _wipe(buffer: bytearray, start: int, end: int) -> bool:
+    """Overwrite everything but what the form of the file is made of. Was there anything?"""
+    positions = [one for one in range(start, end) if buffer[one] not in SPARED]
+    for position in positions:
+        buffer[position] = ASTERISK
+    return bool(positions)
 
 
 def logical_lines(content: str) -> list[tuple[int, str]]:
@@ -101,9 +113,9 @@ def logical_lines(content: str) -> list[tuple[int, str]]:
         if line.endswith("\\") and not comment:
             pending += line[:-1]
             continue
-        if whole := (pending + line).strip():
+        if whole := (pending + line).strip(TEXT_BLANKS):
             lines.append((first, whole))
         pending, first = "", 0
     if pending:
-        lines.append((first, pending.strip() + INCOMPLETE))
+        lines.append((first, pending.strip(TEXT_BLANKS) + INCOMPLETE))
     return lines

@@ -184,6 +184,8 @@ def host_and_port(place: str) -> tuple[str, str]:
             raise ValueError(f"{place}: an IPv6 address must stand in brackets")
     if not host:
         raise ValueError(f"{place}: has no host")
+    if place.endswith(":") and not port:
+        raise ValueError(f"{place}: has no port")
     return host, port
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 PORT = 3306
+NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"  # a host's, an address
 CONNECT_SECONDS = 5  # for each host
 ANSWER_SECONDS = 10  # for each answer; then the next host is asked
 # What MySQL says of comparing a name with a column whose character set does not have its letters.
@@ -43,6 +44,8 @@ class Host:
             self.socket = text
             return
         self.name, port = host_and_port(text)
+        if self.name.strip(NAME):
+            raise ValueError(f"{text}: is no name of a host")
         if port:
             if not (port.isdecimal() and port.isascii() and 0 < int(port[:6]) < 65536):
                 raise ValueError(f"{text}: there is no port {port!r}")
@@ -88,16 +91,19 @@ class Database:
     def ask(self, work: Callable[[Any], T]) -> T:
         """What `work` gives for a connection to the first host with which it can be done.
 
-        Raises `Unanswered`, and what `work` raises; OSError and KeyError where the configuration
-        file has changed so that user name or password cannot be read.
+        Raises `Unanswered`, and what `work` raises; OSError where the configuration file cannot be
+        read any more.
         """
         import MySQLdb
 
-        username = self._username.read()
+        try:
+            username = self._username.read()
+            password = "" if self._password is None else self._password.read()
+        except KeyError:
+            raise Unanswered("user name or password is in the configuration no more") from None
         if not username:
             raise Unanswered("no user name")  # the library would take that of the system's user
-        password = "" if self._password is None else self._password.read()
-        problems = []
+        problems: list[tuple[Host, Exception]] = []
         for host in self._hosts:
             try:
                 connection = MySQLdb.connect(
@@ -118,9 +124,10 @@ class Database:
                     return work(connection)
                 finally:
                     connection.close()
-            except MySQLdb.Error as error:
-                problems.append(f"{host.text}: {_reason(error, username)}")
-        raise Unanswered("; ".join(problems))
+            except (MySQLdb.Error, UnicodeError) as error:
+                problems.append((host, error))
+        # Only now: to look at what a broken server has said may be the end of this process.
+        raise Unanswered("; ".join(f"{host.text}: {_reason(e, username)}" for host, e in problems))
 
 
 def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
@@ -158,6 +165,8 @@ def _reason(error: Exception, username: str) -> str:
     """What the server or the client library says, without the user name."""
     import re
 
+    if isinstance(error, UnicodeError):
+        return "what it says is not text"
     number, words = (*error.args, "", "")[:2]
     shown = re.sub(rf"(?<!\w){re.escape(username)}(?!\w)", "...", str(words))
     shown = re.sub("'[^']*'@", "'...'@", shown)  # a long one is cut off

@@ -9,6 +9,8 @@ closes, and ends, and the memory that they were in is gone.
 
 from __future__ import annotations
 
+import os
+
 from tpop3d.auth.database import Database, Impossible, Unanswered, execute, hosts, select
 from tpop3d.auth.driver import Account, Login, Verdict, require, text
 from tpop3d.auth.queries import query_or_none
@@ -72,6 +74,9 @@ class MySQL:
         if self._pass_query is self._apop_query is None:
             raise ValueError("auth-mysql-pass-query and auth-mysql-apop-query are none")
         self.checks_apop = self._apop_query is not None
+        self.warnings = []
+        if (authority := settings["ssl-ca"]) and not os.path.exists(authority):
+            self.warnings.append(f"auth-mysql-ssl-ca: there is no {authority}")
 
     @staticmethod
     def preload() -> None:
@@ -86,9 +91,11 @@ class MySQL:
             kind = "apop" if login.password is None else "pass"
             return Verdict.no(f"auth-mysql-{kind}-query is none")
         try:
-            rows, columns, decoy = self._look_up(query, login)
+            parameters = query.parameters(login)
         except UnicodeDecodeError:
             return Verdict.no("the name is not UTF-8")
+        try:
+            rows, columns, decoy = self._look_up(query, parameters)
         except Impossible:
             return Verdict.no("the tables' character set has no such name")
         except Unanswered as error:
@@ -107,10 +114,9 @@ class MySQL:
         return refusal or self._account(login.name, path, user, kind_of_mailbox)
 
     def _look_up(
-        self, query: Query, login: Login
+        self, query: Query, parameters: tuple[str, ...]
     ) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
         """The rows for a login, how many columns they have, and a decoy if there is no hash."""
-        parameters = query.parameters(login)
 
         def look_up(connection: Any) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
             rows, columns = select(connection, query.sql, parameters)
@@ -143,9 +149,10 @@ class MySQL:
         assert query is not None
         try:
             parameters = query.parameters(login)
-            self._database.ask(lambda connection: execute(connection, query.sql, parameters))
         except UnicodeDecodeError:
             return "the name is not UTF-8"
+        try:
+            self._database.ask(lambda connection: execute(connection, query.sql, parameters))
         except Unanswered as error:
             return str(error)
         return ""

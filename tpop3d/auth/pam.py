@@ -47,7 +47,7 @@ class Pam:
         require("pam", "python-pam", extra="pam")
         self._service: str = settings["facility"]
         self._maildrops = system.Maildrops(settings)
-        if not self._service or "/" in self._service:
+        if not self._service or "/" in self._service or not self._service.isascii():
             raise ValueError("auth-pam-facility must be the name of a PAM service")
         self.warnings = []
         if not _is_configured(self._service):
@@ -88,6 +88,7 @@ class Pam:
         import pam
 
         sys.unraisablehook = _log  # by default it writes to stderr, which is none of ours
+        os.environ.pop("DISPLAY", None)  # which python-pam would tell PAM that the client sits at
         asked = pam.PamAuthenticator()  # a fresh one: it keeps what PAM has said
         authenticate, check_account = asked.pam_authenticate, asked.pam_acct_mgmt
         accepted = False

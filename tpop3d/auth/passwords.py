@@ -58,6 +58,8 @@ def check_apop(timestamp: bytes, digest: bytes, stored: bytes, default: str) -> 
     scheme, secret = split(stored, default)
     if SCHEMES.get(scheme) is not _plaintext:
         raise Unusable("APOP needs a {plaintext} password")
+    if not secret:
+        return False  # everybody would know it
     return same(_digest("md5", timestamp + secret).hex().encode(), digest)
 
 

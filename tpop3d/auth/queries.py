@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from tpop3d.auth.driver import Login
 
 VARIABLES = ("local_part", "domain", "user", "clienthost")
-QUOTES = "'\""
+QUOTES = "'\"`"
+COMMENTS = {"/*": "*/", "-- ": "\n", "--\t": "\n", "#": "\n"}  # how they begin, and how they end
 
 
 class Query:
@@ -15,8 +16,9 @@ class Query:
 
     As the C program put names into the text, queries that were written for it have quotes around
     the variables. A literal with variables is therefore taken apart: `'$(user)'` becomes `%s`,
-    and `'%$(domain)'` becomes `CONCAT('%%', %s)`. Raises ValueError, with a text for the
-    administrator, where that cannot be done.
+    and `'%$(domain)'` becomes `CONCAT('%%', %s)`. In a comment nothing is a literal, and there may
+    be no variable: a parameter could end it. Raises ValueError, with a text for the administrator,
+    where that cannot be done.
     """
 
     def __init__(self, text: str) -> None:
@@ -29,11 +31,14 @@ class Query:
         self.sql = ""
         rest = text
         while rest:
-            if rest[0] in QUOTES or rest[0] == "`":
+            if rest[0] in QUOTES:
                 end = _end_of_literal(rest)
                 self.sql += self._literal(rest[:end])
+            elif rest.startswith(tuple(COMMENTS)):
+                end = _end_of_comment(rest)
+                self.sql += _doubled(rest[:end])
             else:
-                end = next((n for n, c in enumerate(rest) if c in QUOTES or c == "`"), len(rest))
+                end = next(n for n in range(1, len(rest) + 1) if _is_plain_up_to(rest, n))
                 self.sql += "%s".join(_doubled(part) for part in self._split(rest[:end]))
             rest = rest[end:]
 
@@ -83,6 +88,24 @@ def query_or_none(text: str) -> Query | None:
     if not text:
         raise ValueError("must be a query, or none")
     return None if text.lower() == "none" else Query(text)
+
+
+def _is_plain_up_to(text: str, position: int) -> bool:
+    """Does something else begin there: a literal, a comment, or nothing?"""
+    rest = text[position : position + 3]
+    return not rest or rest[0] in QUOTES or rest.startswith(tuple(COMMENTS))
+
+
+def _end_of_comment(text: str) -> int:
+    """Where the comment ends that `text` begins with."""
+    end_mark = next(end for begin, end in COMMENTS.items() if text.startswith(begin))
+    end = text.find(end_mark, 2 if end_mark == "*/" else 0)
+    if end < 0 and end_mark == "*/":
+        raise ValueError("has no closing */")
+    end = len(text) if end < 0 else end + len(end_mark)
+    if "$(" in text[:end]:
+        raise ValueError("a variable cannot be in a comment")
+    return end
 
 
 def _end_of_literal(text: str) -> int:
