@@ -281,6 +281,19 @@ def test_it_may_be_started_by_somebody_who_ignores_his_children(conf):
     assert b"internal error" not in ended.stderr
 
 
+def test_it_may_be_started_by_somebody_who_has_blocked_signals(conf):
+    blocking = [*SERVER[:1], "-c", "import os, signal, sys\n"
+                "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+                "os.execv(sys.argv[1], sys.argv[1:])", *SERVER, "--inetd"]  # fmt: skip
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen([*blocking, "-f", conf], stdin=theirs, stdout=theirs,
+                                   stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd="/")  # fmt: skip
+        assert ours.recv(4) == b"+OK "
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("arguments", [[], ["-d"], ["--detach"]])
 @pytest.mark.parametrize("content", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_in_the_configuration_keeps_the_listener_from_starting(

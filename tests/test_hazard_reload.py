@@ -41,6 +41,15 @@ def test_an_address_may_become_one_that_has_it_in_it(site, there_and_back):
             socket.create_server((second, door.port))
 
 
+def test_what_a_start_refuses_a_reload_refuses(site):
+    """An address and one that has it in it, both at once."""
+    with doors.standalone(site) as door:
+        site.configure({"listen-address": f"127.0.0.2:{door.port} 0.0.0.0:{door.port}"})
+        reload(door, "kept as it was")
+        assert "Address already in use" in door.logs.text()
+        assert door.connect().line().startswith(b"+OK")
+
+
 def test_one_that_cannot_be_bound_leaves_the_others_as_they_were(site):
     site.add("anna", SPOOL)
     with doors.standalone(site, host="0.0.0.0") as door:
@@ -70,6 +79,20 @@ def test_less_talk_is_no_attack_of_those_who_talked_before(site):
         (busy,) = [pid for pid in children_of(door.process.pid) if wire_of(wire) in sockets(pid)]
         assert wire.ask("QUIT").startswith(b"+OK")
         poll(lambda: busy not in children_of(door.process.pid), "the old gatekeeper to go")
+
+
+def test_who_waits_is_not_accused_by_a_reload_to_less_talk(site):
+    settings = {"max-children": 64, "log-level": "debug"}
+    with doors.standalone(site, settings=settings) as door:
+        os.kill(door.process.pid, signal.SIGSTOP)
+        wires = [door.connect() for _ in range(10)]
+        site.configure({"listen-address": f"127.0.0.1:{free_port()}", "log-level": "info"})
+        os.kill(door.process.pid, signal.SIGHUP)
+        os.kill(door.process.pid, signal.SIGCONT)
+        for wire in wires:
+            assert wire.line().startswith(b"+OK")
+            assert wire.ask("QUIT").startswith(b"+OK")
+        assert "attack" not in door.logs.text()
 
 
 def wire_of(wire):

@@ -157,3 +157,22 @@ def test_sigterm_ends_a_login_that_is_being_decided(slow):
         assert door.process.wait(PATIENCE) == 0
         assert time.monotonic() - began < 5
     assert slow.processes() == []
+
+
+def test_a_driver_does_not_outlive_its_time_when_nobody_waits_for_it_any_more(slow):
+    """Whoever would have cut it off has been killed."""
+    with doors.standalone(slow, settings={"auth-timeout-seconds": 1}) as door:
+        wire = door.connect()
+        assert wire.line().startswith(b"+OK")
+        assert wire.ask("USER 25").startswith(b"+OK")
+        before = set(slow.processes())
+        wire.send(b"PASS x\r\n")
+        attempt, driver = poll(lambda: two_more(slow, before), "attempt and driver")
+        os.kill(attempt, signal.SIGKILL)
+        assert wire.line().startswith(b"-ERR [SYS/TEMP]")
+        poll(lambda: driver not in slow.processes(), "the driver's end")
+
+
+def two_more(site, before):
+    pids = sorted(set(site.processes()) - before)
+    return pids if len(pids) == 2 else None

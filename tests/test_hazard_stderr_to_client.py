@@ -1,5 +1,8 @@
 """Under xinetd stderr is the client's connection: nothing but protocol may reach it."""
 
+import socket
+import subprocess
+
 import pytest
 
 from authkit import (
@@ -11,6 +14,7 @@ from authkit import (
     recorded_syslog,
     text_of,
 )
+from mailsite import ENVIRONMENT, PATIENCE
 
 SCRIPT = b"CAPA\r\nUSER ann\r\nPASS secret\r\nUSER ann\r\nPASS wrong\r\nNOOP\r\nQUIT\r\n"
 HEAD = """
@@ -144,3 +148,39 @@ def test_a_stderr_of_its_own_gets_the_log(tmp_path):
     ended = converse(conf, b"QUIT\r\n", fd2="pipe")
     assert b"session " in ended.stderr
     assert is_protocol(ended.client)
+
+
+STARTS = {
+    # what is the client's socket; what is closed; the command line
+    "a wrong option": ((0, 1, 2), (), "--bogus"),
+    "stdout closed": ((0, 2), (1,), "--inetd"),
+    "stdin closed": ((1, 2), (0,), "--inetd"),
+    "stderr closed, and a wrong option": ((0, 1), (2,), "--bogus"),
+    "stdin is another, and a wrong option": ((1, 2), (), "--inetd --bogus"),
+}
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_an_odd_start_gives_the_client_protocol_or_nothing(tmp_path, how):
+    client, closed, arguments = STARTS[how]
+    conf = tmp_path / "tpop3d.conf"
+    conf.write_text(text_of(LEAST | at_door(tmp_path)))
+    ours, theirs = socket.socketpair()
+    ends = {fd: theirs if fd in client else subprocess.DEVNULL for fd in (0, 1, 2)}
+    closing = " ".join({0: "<&-", 1: ">&-", 2: "2>&-"}[fd] for fd in closed)
+    command = [*SERVER, "-f", str(conf), *arguments.split()]
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", f'exec "$@" {closing}', "sh", *command],
+                stdin=ends[0], stdout=ends[1], stderr=ends[2], env=ENVIRONMENT, cwd="/",
+            )  # fmt: skip
+        ours.settimeout(PATIENCE)
+        ours.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := ours.recv(65536):
+            received += part
+        process.wait(PATIENCE)
+    assert received == b"" or received.startswith((b"+OK ", b"-ERR "))
+    assert received.count(b"\n") <= 1
+    assert process.returncode in (1, 2)

@@ -234,6 +234,11 @@ def test_of_our_own_only_one_is_asked_where_the_session_will_be():
     assert spared == {"flatfile"}
 
 
+def test_no_core_of_a_driver_is_left():
+    verdict = ask(lambda login: Verdict.no(str(resource.getrlimit(resource.RLIMIT_CORE))))
+    assert verdict.reason == "(0, 0)"
+
+
 def test_a_driver_has_no_descriptor_but_the_one_for_its_answer():
     """The connection least of all: what it starts may live on, and would keep it open."""
     ours = socket.socketpair()

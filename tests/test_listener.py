@@ -190,6 +190,44 @@ def test_a_gatekeeper_that_dies_with_a_client_ends_that_connection_only(site):
         assert door.logs.text().count("end=error") == 2
 
 
+def test_a_gatekeeper_that_is_told_to_end_takes_no_further_connection(site):
+    """As an administrator does, or whoever frees memory in need: others take its place."""
+    with doors.standalone(site) as door:
+        poll(lambda: len(children_of(door.process.pid)) == 4, "spares")
+        before = set(children_of(door.process.pid))
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+        poll(lambda: not before & set(children_of(door.process.pid)), "them to go")
+        assert who_greets(door, 8)
+        wire = door.connect()
+        assert wire.line().startswith(b"+OK")
+        (busy_one,) = busy(door.process.pid)
+        os.kill(busy_one, signal.SIGTERM)
+        assert wire.line() == b""
+        poll(lambda: busy_one not in children_of(door.process.pid), "it to go")
+        assert greeted([door.connect()])
+        assert "gatekeeper" not in door.logs.text()
+
+
+def test_a_session_that_dies_before_its_gatekeeper_is_heard_accuses_nobody(site):
+    site.add("anna", SPOOL)
+    with doors.standalone(site, settings={"auth-failure-delay-seconds": 0}) as door:
+        wire = door.connect()
+        wire.line()
+        wire.ask("USER anna")
+        wire.send(b"PASS secret\r\n")
+        session = poll(
+            lambda: [p for p in children_of(door.process.pid) if has_open(p, "spool/anna")], "it"
+        )
+        os.kill(door.process.pid, signal.SIGSTOP)
+        assert wire.line().startswith(b"+OK")
+        os.kill(session[0], signal.SIGKILL)
+        os.kill(door.process.pid, signal.SIGCONT)
+        door.logs.wait_for("end=error")
+        assert "attack" not in door.logs.text()
+        assert greeted([door.connect()])
+
+
 def test_a_gatekeeper_is_replaced_after_so_many_connections(site):
     with doors.standalone(site, settings={"gatekeeper-connections": 2}) as door:
         assert len(who_greets(door, 12)) == 6

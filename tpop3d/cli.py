@@ -17,7 +17,7 @@ OK = 0
 FAILED = 1
 WRONG_USE = 2  # argparse's, and that of a configuration with errors
 DEMO_PORT = 1110
-LAST_WORDS = b"-ERR [SYS/PERM] the server is not installed as it should be\r\n"
+LAST_WORDS = b"-ERR [SYS/PERM] the server is not set up as it should be\r\n"
 PRINTING = frozenset(("-h", "--help", "-V", "--check-config", "--demo"))  # for people, not clients
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command `tpop3d`; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if _stderr_is_connection() and not PRINTING.intersection(arguments):
-        return _inetd_without_stderr(arguments)
+        return _without_stderr(arguments)
     options = _quick_options(arguments) or _options(arguments)
     if options.check_config:
         from tpop3d.check import check_config
@@ -148,42 +148,60 @@ def _stdin_is_connection() -> bool:
 
 
 def _stderr_is_connection() -> bool:
-    """Is stderr the very socket that is on stdin, as under xinetd and inetd?"""
+    """Is stderr the client's socket, as under xinetd and inetd, or closed beside one?"""
     import stat
 
-    try:
-        stdin, stderr = os.fstat(0), os.fstat(2)
-    except OSError:
-        return False
-    return stat.S_ISSOCK(stderr.st_mode) and os.path.samestat(stdin, stderr)
+    def identity(fd: int) -> tuple[int, int] | None:
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            return None
+        return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+    theirs = {identity(fd) for fd in (0, 1)}
+    if "LISTEN_FDS" in os.environ:
+        from tpop3d.doors import activation
+
+        theirs |= {identity(activation.FIRST)} if activation.is_ours() else set()
+    theirs.discard(None)
+    if sys.stderr is None:  # it was closed when we started, and `print` would fall back on stdout
+        return bool(theirs)
+    return identity(2) in theirs
 
 
-def _inetd_without_stderr(arguments: list[str]) -> int:
-    """Serve the connection on stdin, stdout and stderr. Whatever goes wrong from here on, the
-    client sees nothing of it but one line."""
-    from tpop3d.doors import inetd
-
-    connection = inetd.Connection()
-    logs.start("mail", "info", to_stderr=False)
+def _without_stderr(arguments: list[str]) -> int:
+    """Serve a connection that is on stderr, too. Whatever goes wrong from here on, the client sees
+    nothing of it but one line."""
     import io
 
-    complaint = sys.stderr = io.StringIO()
-    try:
-        options = _quick_options(arguments) or _options(arguments)
-    except SystemExit:
-        from tpop3d.pop3 import replies
+    from tpop3d.doors import inetd
 
-        logs.error(complaint.getvalue().rstrip().rpartition("\n")[2])
-        inetd.say(connection.fd_out, replies.SERVER_MISCONFIGURED)
-        return WRONG_USE
-    finally:
-        sys.stderr = sys.__stderr__
+    logs.start("mail", "info", to_stderr=False)
+    complaint = sys.stderr = io.StringIO()
+    fd_out = -1
     try:
-        return _serve(options, connection.fd_in, connection.fd_out, connection.stderr_is_free)
+        if "LISTEN_FDS" in os.environ:
+            from tpop3d.doors import activation
+
+            if activation.is_ours():
+                fd_out = activation.FIRST
+                _have_standard_descriptors(instead_of_sockets=True)
+                return _activated(_quick_options(arguments) or _options(arguments))
+        connection = inetd.Connection()
+        fd_out = connection.fd_out
+        options = _quick_options(arguments) or _options(arguments)
+        return _serve(options, connection.fd_in, fd_out, stderr_is_free=False)
+    except SystemExit:
+        logs.error(complaint.getvalue().rstrip().rpartition("\n")[2])
+        status = WRONG_USE
     except Exception as error:
         logs.error(f"internal error: {logs.describe(error)}")
-        os.write(connection.fd_out, LAST_WORDS)
-        return FAILED
+        status = FAILED
+    finally:
+        sys.stderr = sys.__stderr__
+    if fd_out >= 0:
+        os.write(fd_out, LAST_WORDS)
+    return status
 
 
 def _inetd(options: Options) -> int:
@@ -202,12 +220,14 @@ def _activated(options: Options) -> int:
     """Serve what systemd has passed."""
     from tpop3d.doors import activation
 
+    stderr_is_free = sys.stderr is not None and sys.stderr is sys.__stderr__
+    _have_standard_descriptors()
     passed = activation.take()
     if isinstance(passed, str):
-        print(f"tpop3d: {passed}", file=sys.stderr)
+        (logs.error if not stderr_is_free else _complain)(passed)
         return FAILED
     if passed.connected is not None:
-        return _serve(options, passed.connected, passed.connected, stderr_is_free=True)
+        return _serve(options, passed.connected, passed.connected, stderr_is_free)
     return _listen(options, passed.listening)
 
 
@@ -297,10 +317,19 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
     )
 
 
-def _have_standard_descriptors() -> None:
+def _complain(problem: str) -> None:
+    print(f"tpop3d: {problem}", file=sys.stderr)
+
+
+def _have_standard_descriptors(instead_of_sockets: bool = False) -> None:
     """Whoever started us may have closed stdin, stdout or stderr; nothing of ours may be there."""
+    import stat
+
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
+    for number in (0, 1, 2) if instead_of_sockets else ():
+        if stat.S_ISSOCK(os.fstat(number).st_mode):
+            os.dup2(fd, number)
     os.close(fd)
 
 

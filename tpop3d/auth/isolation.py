@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal
 import os
+import resource
 import select
 import struct
 from time import monotonic
@@ -45,22 +46,24 @@ def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
     """What `work` gives in a process of its own; *cannot say* where it gives nothing in time.
 
     When this returns, the process is gone, and what it has started in its process group, too; if
-    it was cut off, so are all of its descendants.
+    it was cut off, so is all below it, except what has been made an orphan.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
     if not pid:
-        _work(work, write_end)
+        _work(work, write_end, seconds)
     os.close(write_end)
     deadline = monotonic() + seconds
-    watched = os.pidfd_open(pid)
+    watched = -1
     in_time = False
     try:
+        watched = os.pidfd_open(pid)
         answer = _read(read_end, watched, deadline)
         in_time = answer is not None and _wait(watched, deadline)
     finally:
         os.close(read_end)
-        os.close(watched)
+        if watched >= 0:
+            os.close(watched)
         for descendant in () if in_time else _descendants(pid):
             _send(os.kill, descendant, _signal.SIGKILL)
         for kill in (os.killpg, os.kill):
@@ -73,10 +76,14 @@ def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
     return _decode(answer)
 
 
-def _work(work: Callable[[], Verdict], write_end: int) -> None:
+def _work(work: Callable[[], Verdict], write_end: int, seconds: float) -> None:
     """In the child: do it, and pass on what comes of it. Does not return."""
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold passwords
+        # Should whoever waits for it be killed, nobody else would cut it off.
+        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+        _signal.alarm(int(min(seconds, MAX_POLL)) + 2)
         _signal.set_wakeup_fd(-1)
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_DFL)

@@ -84,11 +84,11 @@ class Switch:
 
     def _tell(self, login: Login) -> None:
         """Tell the drivers that want to know of a login. Whatever comes of it, it is let in."""
-        from tpop3d.auth import isolation
-
         for name, driver in self._drivers.items():
             on_login = getattr(driver, "on_login", None)
             if on_login is None:
                 continue
+            from tpop3d.auth import isolation
+
             if why := isolation.tell(on_login, login, self._config.auth_timeout_seconds):
                 logs.error(logs.event("driver not told", driver=name, user=login.name, reason=why))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 
+FIRST = 3  # SD_LISTEN_FDS_START
 TLS_NAME = "pop3s"  # FileDescriptorName= of a socket that speaks TLS from the first octet on
 MISSING = (
     "systemd has passed sockets, and the package systemd-python, which takes them, is missing:"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from tpop3d import logs
+from tpop3d.auth import isolation  # noqa: F401  before the fork
 from tpop3d.auth.driver import CANNOT_SAY, YES
 from tpop3d.descriptors import close_all_but
 from tpop3d.session import channel as channels

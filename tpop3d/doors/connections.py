@@ -16,7 +16,7 @@ from tpop3d.auth.driver import CANNOT_SAY, NO
 from tpop3d.doors import attempt
 from tpop3d.doors.limits import Limits, Seldom
 from tpop3d.doors.pool import Pool
-from tpop3d.doors.served import HELD_BACK, UNHEARD, Gatekeeper, Served
+from tpop3d.doors.served import DIED, HELD_BACK, UNHEARD, Gatekeeper, Served
 from tpop3d.session.channel import Asked, Ending, Line, Order, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import ERROR
@@ -128,7 +128,7 @@ class Connections:
         """End those whose time to log in is over, which a gatekeeper should have said long ago."""
         now = monotonic()
         for served in [one for one, deadline in self._waiting.items() if deadline <= now]:
-            if served.child > 0 or served.child == HELD_BACK:
+            if served.child > 0 or served.child in (HELD_BACK, DIED):
                 self._waiting[served] = now + GRACE  # a slow driver
                 continue
             del self._waiting[served]
@@ -211,7 +211,7 @@ class Connections:
     def _release(self, one: Gatekeeper, served: Served, ending: Ending) -> None:
         """A gatekeeper has finished with its connection."""
         admitted = not ending.how
-        if admitted and (served.child > 0 or served.child == UNHEARD):
+        if admitted and (served.child > 0 or served.child in (UNHEARD, DIED)):
             # Admitted: the session alone has the connection now. If that is a lie, it will show.
             self._waiting.pop(served, None)
             served.released_by = one
@@ -224,7 +224,9 @@ class Connections:
         served.gatekeeper = None
         if not self._pool.give_back(one):
             self._end(one)
-        if not admitted or served.child == UNHEARD:
+        if served.child == DIED:
+            self._finish(served, ERROR)
+        elif not admitted or served.child == UNHEARD:
             self._finish(served, ending.how)
 
     # The dead
@@ -272,7 +274,7 @@ class Connections:
         answer = served.monitor.answer(NO if code == attempt.REFUSED else CANNOT_SAY)
         # Counted from the attempt on: how long the drivers took is nobody's business.
         delay = served.asked + self._config.auth_failure_delay_seconds - monotonic()
-        served.child = HELD_BACK
+        served.child = HELD_BACK if is_refused else DIED
         self._loop.after(delay, lambda: self._refuse(served, answer))
 
     def _refuse(self, served: Served, answer: bytes) -> None:
@@ -291,7 +293,7 @@ class Connections:
         served.gatekeeper = None
         if served.child > 0:
             served.let_go()  # it is a session already, or ends with nobody to answer to
-        elif served.child == HELD_BACK:
+        elif served.child in (HELD_BACK, DIED):
             served.hang_up()  # the rest when the time is over
         else:
             self._finish(served, "" if served.child == UNHEARD else ERROR)

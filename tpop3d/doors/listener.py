@@ -49,6 +49,7 @@ class Listener:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
+        signals.unblock()
         signals.spare_from_hangup()
         wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
         self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
@@ -69,7 +70,7 @@ class Listener:
 
     def _status(self) -> str:
         served = self._connections.served
-        sessions = sum(1 for one in served if one.fd < 0)
+        sessions = sum(1 for one in served if one.fd < 0 and one.child > 0)
         return (
             f"STATUS=serving {len(served)} of {self._config.max_children} connections,"
             f" {sessions} logged in; {self._total} so far"
@@ -130,6 +131,8 @@ class Listener:
             if not self._accept(listening):
                 break
         self._loop.forget(listening.fileno())
+        # A child that was just forked may still have it, and would let it listen on.
+        listening.shutdown(_socket.SHUT_RDWR)
         listening.close()
 
     # Signals
@@ -171,12 +174,12 @@ class Listener:
     def _change(self, config: Config, cell: Cell, sockets: list[_socket.socket]) -> None:
         gone = [one for one in self._sockets if one not in sockets]
         new = [one for one in sockets if one not in self._sockets]
-        for one in gone:
-            self._close(one)
         self._config, self._sockets = config, sockets
         provide_descriptors(config.max_children)
         drivers.preload(config.drivers.values())
         self._connections.change(config, cell)
+        for one in gone:
+            self._close(one)
         for one in new:
             self._listen(one)
 

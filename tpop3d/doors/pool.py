@@ -78,7 +78,7 @@ class Pool:
         """End a gatekeeper, if it has not ended by itself; what ended it is logged."""
         if one in self._spares:
             self._spares.remove(one)
-        if one.pid in self.all:
+        if self.all.get(one.pid) is one:
             os.kill(one.pid, _signal.SIGKILL)
 
     def drop_spares(self) -> list[Gatekeeper]:

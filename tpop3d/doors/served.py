@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # In place of a child's pid: no child runs, and yet the gatekeeper may not go on.
 HELD_BACK = -1  # its refusal waits until it may be given
+DIED = -3  # an attempt has died; perhaps it had let somebody in
 UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission has not come yet
 
 

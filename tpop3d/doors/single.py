@@ -41,6 +41,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
     """Serve the connection on two descriptors, which may be one and the same."""
     if stat.S_ISREG(os.fstat(fd_out).st_mode):
         cell.file_size = MAX_TRANSCRIPT
+    signals.unblock()
     pid, channel = gatekeeper.start(cell)
     wakeup = signals.catch()
     wire = Wire(fd_in, fd_out, wakeup)
@@ -80,7 +81,7 @@ def _admitted(
     while True:
         message = _receive(channel, wakeup, deadline)
         if message is None:
-            raise Violation("the gatekeeper is gone")
+            raise _Ended(ERROR)  # it is dead; what it died of is logged when it is ended
         if isinstance(message, Line):
             monitor.log(message)
             continue
@@ -132,3 +133,5 @@ def _end(pid: int) -> None:
         os.waitpid(pid, 0)
     elif os.WIFSIGNALED(status):
         logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
+    elif os.WEXITSTATUS(status):
+        logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")

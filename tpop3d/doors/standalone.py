@@ -47,7 +47,6 @@ class Sockets:
             _share(leaving, True)
             for place in wanted:
                 new[place] = self._bound.get(place) or _listen(*place, share=bool(leaving))
-            _share([one for sockets in new.values() for one in sockets], False)
         except CannotListen:
             _share(leaving, False)
             for place, sockets in new.items():
@@ -80,6 +79,7 @@ def _listen(host: str, port: int, share: bool) -> list[_socket.socket]:
             _share([one], share)
             one.bind(address)
             one.listen(BACKLOG)
+            _share([one], False)  # not with the next one of ours
     except (OSError, UnicodeError) as error:
         for one in made:
             one.close()

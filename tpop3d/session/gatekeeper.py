@@ -8,6 +8,7 @@ a user of its own, in an empty directory, with no descriptor but the channel and
 from __future__ import annotations
 
 import os
+import select
 
 from tpop3d import logs
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  CAPA cannot be imported from inside
@@ -51,7 +52,7 @@ def start(cell: Cell) -> tuple[int, Channel]:
         wakeup, _ = signals.descriptors()
         confine(cell, (theirs.fileno(), *signals.descriptors()))
         logs.hand_over(theirs.log)
-        while (order := theirs.take_order()) is not None:
+        while not _is_told_to_end(wakeup, theirs) and (order := theirs.take_order()) is not None:
             _serve(order, theirs, wakeup)
         status = 0
     except (MonitorGone, ConnectionError):
@@ -60,6 +61,14 @@ def start(cell: Cell) -> tuple[int, Channel]:
         logs.error(f"gatekeeper: {logs.describe(error)}")
     finally:
         os._exit(status)
+
+
+def _is_told_to_end(wakeup: int, channel: Channel) -> bool:
+    """Wait for an order, or a signal."""
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    poll.register(channel.fileno(), select.POLLIN)
+    return any(fd == wakeup for fd, _ in poll.poll())
 
 
 def _serve(order: Order, channel: Channel, wakeup: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 # `signal` wraps the same functions into enums, and costs a third of an interpreter's start.
 import _signal
 import os
+import select
 
 ENDING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
@@ -25,6 +26,11 @@ def spare_from_hangup() -> None:
     it means something else, and people send it to all processes of a name."""
     global _endings
     _endings = (_signal.SIGTERM, _signal.SIGINT)
+
+
+def unblock() -> None:
+    """Whoever started us may have had them blocked, which is inherited."""
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*ENDING, _signal.SIGCHLD, _signal.SIGUSR1))
 
 
 def catch(*more: int) -> int:
@@ -80,12 +86,16 @@ def descriptors() -> tuple[int, int]:
 
 
 def interrupt(on: bool) -> None:
-    """While on, the ending signals raise `Interrupted`, too, wherever the process is."""
+    """While on, the first ending signal raises `Interrupted`, too, wherever the process is; and so
+    does one that came before."""
     for number in _caught.intersection(ENDING):
         _signal.signal(number, _interrupt if on else _ignore)
+    if on and _caught and select.select((_pipe[0],), (), (), 0)[0]:
+        _interrupt(0, None)
 
 
 def _interrupt(number: int, frame: object) -> None:
+    interrupt(False)  # once: whoever puts things in order now is not to be interrupted in that
     raise Interrupted
 
 
