@@ -37,7 +37,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     """The command `tpop3d`; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if _stderr_is_connection() and not PRINTING.intersection(arguments):
+    if _stderr_is_connection(arguments) and not PRINTING.intersection(arguments):
         return _without_stderr(arguments)
     options = _quick_options(arguments) or _options(arguments)
     if options.check_config:
@@ -147,8 +147,12 @@ def _stdin_is_connection() -> bool:
     return True
 
 
-def _stderr_is_connection() -> bool:
-    """Is stderr the client's socket, as under xinetd and inetd, or closed beside one?"""
+def _stderr_is_connection(arguments: list[str]) -> bool:
+    """Is stderr the client's socket, as under xinetd and inetd, or closed beside one?
+
+    A socket on stdout alone is the client's only where we are told that it is: to a service of
+    systemd's it is the journal's.
+    """
     import stat
 
     def identity(fd: int) -> tuple[int, int] | None:
@@ -158,7 +162,7 @@ def _stderr_is_connection() -> bool:
             return None
         return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
-    theirs = {identity(fd) for fd in (0, 1)}
+    theirs = {identity(fd) for fd in ((0, 1) if "--inetd" in arguments else (0,))}
     if "LISTEN_FDS" in os.environ:
         from tpop3d.doors import activation
 

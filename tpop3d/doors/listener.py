@@ -168,6 +168,7 @@ class Listener:
             result = self.reload()
             if result is not None:
                 self._change(*result)
+                logs.notice("reload: the configuration is read again")
         finally:
             manager.notify("READY=1\n" + self._status())
 

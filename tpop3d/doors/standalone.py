@@ -130,7 +130,6 @@ def run(
             logs.error(f"reload: {error}; the configuration is kept as it was")
             return None
         start_log(again)
-        logs.notice("reload: the configuration is read again")
         return again, cell, now
 
     listener.reload = reload
