@@ -6,6 +6,7 @@ import os
 import sys
 
 from tpop3d import __version__, logs
+from tpop3d.doors import inetd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     """The command `tpop3d`; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if _stderr_is_connection(arguments) and not PRINTING.intersection(arguments):
+    if inetd.stderr_is_connection(arguments) and not PRINTING.intersection(arguments):
         return _without_stderr(arguments)
     options = _quick_options(arguments) or _options(arguments)
     if options.check_config:
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if activation.is_ours():
         return _activated(options)
-    if _stdin_is_connection() and not (options.debug or options.detach or options.pidfile):
+    if inetd.stdin_is_connection() and not (options.debug or options.detach or options.pidfile):
         return _inetd(options)
     return _listen(options, None)
 
@@ -129,56 +130,10 @@ def _options(arguments: list[str]) -> Options:
     return options
 
 
-def _stdin_is_connection() -> bool:
-    """Is stdin a connected socket?"""
-    import _socket
-    import stat
-
-    try:
-        if not stat.S_ISSOCK(os.fstat(0).st_mode):
-            return False
-        peer = _socket.socket(fileno=os.dup(0))
-        try:
-            peer.getpeername()
-        finally:
-            peer.close()
-    except OSError:
-        return False
-    return True
-
-
-def _stderr_is_connection(arguments: list[str]) -> bool:
-    """Is stderr the client's socket, as under xinetd and inetd, or closed beside one?
-
-    A socket on stdout alone is the client's only where we are told that it is: to a service of
-    systemd's it is the journal's.
-    """
-    import stat
-
-    def identity(fd: int) -> tuple[int, int] | None:
-        try:
-            status = os.fstat(fd)
-        except OSError:
-            return None
-        return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
-
-    theirs = {identity(fd) for fd in ((0, 1) if "--inetd" in arguments else (0,))}
-    if "LISTEN_FDS" in os.environ:
-        from tpop3d.doors import activation
-
-        theirs |= {identity(activation.FIRST)} if activation.is_ours() else set()
-    theirs.discard(None)
-    if sys.stderr is None:  # it was closed when we started, and `print` would fall back on stdout
-        return bool(theirs)
-    return identity(2) in theirs
-
-
 def _without_stderr(arguments: list[str]) -> int:
     """Serve a connection that is on stderr, too. Whatever goes wrong from here on, the client sees
     nothing of it but one line."""
     import io
-
-    from tpop3d.doors import inetd
 
     logs.start("mail", "info", to_stderr=False)
     complaint = sys.stderr = io.StringIO()
@@ -189,7 +144,7 @@ def _without_stderr(arguments: list[str]) -> int:
 
             if activation.is_ours():
                 fd_out = activation.FIRST
-                _have_standard_descriptors(instead_of_sockets=True)
+                inetd.have_standard_descriptors(instead_of_sockets=True)
                 return _activated(_quick_options(arguments) or _options(arguments))
         connection = inetd.Connection()
         fd_out = connection.fd_out
@@ -210,8 +165,6 @@ def _without_stderr(arguments: list[str]) -> int:
 
 def _inetd(options: Options) -> int:
     """Serve the connection on stdin and stdout."""
-    from tpop3d.doors import inetd
-
     try:
         connection = inetd.Connection()
     except OSError as error:
@@ -225,7 +178,7 @@ def _activated(options: Options) -> int:
     from tpop3d.doors import activation
 
     stderr_is_free = sys.stderr is not None and sys.stderr is sys.__stderr__
-    _have_standard_descriptors()
+    inetd.have_standard_descriptors()
     passed = activation.take()
     if isinstance(passed, str):
         (logs.error if not stderr_is_free else _complain)(passed)
@@ -237,7 +190,6 @@ def _activated(options: Options) -> int:
 
 def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> int:
     """Serve one connection; a bug is logged, and the client learns nothing of it."""
-    from tpop3d.doors import inetd
     from tpop3d.pop3 import replies
 
     if not stderr_is_free:
@@ -283,7 +235,7 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
     from tpop3d.config import load
     from tpop3d.doors import manager, standalone
 
-    _have_standard_descriptors()
+    inetd.have_standard_descriptors()
     # A detached process leaves the directory that these are meant in.
     options.file = os.path.abspath(options.file)
     options.pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
@@ -323,18 +275,6 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
 
 def _complain(problem: str) -> None:
     print(f"tpop3d: {problem}", file=sys.stderr)
-
-
-def _have_standard_descriptors(instead_of_sockets: bool = False) -> None:
-    """Whoever started us may have closed stdin, stdout or stderr; nothing of ours may be there."""
-    import stat
-
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    for number in (0, 1, 2) if instead_of_sockets else ():
-        if stat.S_ISSOCK(os.fstat(number).st_mode):
-            os.dup2(fd, number)
-    os.close(fd)
 
 
 def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:

@@ -59,3 +59,59 @@ def say(fd_out: int, reply: Reply) -> None:
             os.write(fd_out, reply.line + b"\r\n")
     except OSError:
         pass  # gone
+
+
+def stdin_is_connection() -> bool:
+    """Is stdin a connected socket?"""
+    import _socket
+    import stat
+
+    try:
+        if not stat.S_ISSOCK(os.fstat(0).st_mode):
+            return False
+        peer = _socket.socket(fileno=os.dup(0))
+        try:
+            peer.getpeername()
+        finally:
+            peer.close()
+    except OSError:
+        return False
+    return True
+
+
+def stderr_is_connection(arguments: list[str]) -> bool:
+    """Is stderr the client's socket, as under xinetd and inetd, or closed beside one?
+
+    A socket on stdout alone is the client's only where we are told that it is: to a service of
+    systemd's it is the journal's.
+    """
+    import stat
+
+    def identity(fd: int) -> tuple[int, int] | None:
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            return None
+        return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+    theirs = {identity(fd) for fd in ((0, 1) if "--inetd" in arguments else (0,))}
+    if "LISTEN_FDS" in os.environ:
+        from tpop3d.doors import activation
+
+        theirs |= {identity(activation.FIRST)} if activation.is_ours() else set()
+    theirs.discard(None)
+    if sys.stderr is None:  # it was closed when we started, and `print` would fall back on stdout
+        return bool(theirs)
+    return identity(2) in theirs
+
+
+def have_standard_descriptors(instead_of_sockets: bool = False) -> None:
+    """Whoever started us may have closed stdin, stdout or stderr; nothing of ours may be there."""
+    import stat
+
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    for number in (0, 1, 2) if instead_of_sockets else ():
+        if stat.S_ISSOCK(os.fstat(number).st_mode):
+            os.dup2(fd, number)
+    os.close(fd)
