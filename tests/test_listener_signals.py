@@ -233,7 +233,8 @@ def test_a_port_that_one_may_not_have_is_one_clear_line(site):
         pytest.skip("no port is privileged here")
     site.configure({"listen-address": "127.0.0.1:1"})
     drop = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n" if IS_ROOT else ""
-    code = "import ctypes, importlib\nfrom tpop3d import cli, check, config\n"
+    # What an interpreter in a home directory could not load as nobody any more.
+    code = "import ctypes, encodings.idna, importlib\nfrom tpop3d import cli, check, config\n"
     code += "from tpop3d.auth import flatfile, drivers\n"
     code += "from tpop3d.doors import standalone, manager, listener, activation\n"
     code += "from tpop3d.session import cell\n" + drop
