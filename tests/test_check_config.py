@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
 from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d import check
-from tpop3d.config import DIRECTIVES, MASK, Config, read
+from tpop3d.config import DIRECTIVES, Config, read
+from tpop3d.reader import MASK
 
 DRIVER = """
 from tpop3d.auth.driver import Verdict

@@ -7,8 +7,9 @@ import pytest
 
 from authkit import LEAST, config_of, errors_of, text_of
 from mailsite import MAIL_USER
+from tpop3d.addresses import addresses
 from tpop3d.config import DIRECTIVES, Config
-from tpop3d.directives import Directive, addresses, group_id, positive, user_id
+from tpop3d.directives import Directive, group_id, positive, user_id
 
 DEFAULTS = {
     "listen-address": [],
@@ -27,6 +28,12 @@ DEFAULTS = {
     "strip-domain": False,
     "domain-separators": "@%!:",
     "lowercase-user": False,
+    "plaintext-logins": "local",
+    "tls-mode": "stls",
+    "tls-certificate": [],
+    "tls-private-key": [],
+    "tls-min-version": "1.2",
+    "tls-ciphers": "ECDHE+AESGCM:ECDHE+CHACHA20",
     "apop-only": False,
     "permit-empty-password": False,
     "mailbox": "bsd:/var/mail/$(user)",

@@ -267,7 +267,7 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
             os.setuid(MAIL_USER.pw_uid)
             # As a process is that this user has started.
             ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-            single.serve(loaded, cell.prepare_cell(loaded), ours[0], theirs[1])
+            single.serve(loaded, cell.prepare_cell(loaded), ours[0], theirs[1], loaded.tls)
         finally:
             os._exit(0)
     os.close(ours[0])

@@ -25,8 +25,8 @@ from authkit import (
 from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER
 from tpop3d.auth.driver import Account, Login, Verdict
 from tpop3d.auth.switch import Switch
-from tpop3d.config import Secret
 from tpop3d.pop3.authorization import Attempt
+from tpop3d.reader import Secret
 
 PLAIN = base64.b64encode(b"\0ann\0" + CANARY.encode())
 WRONG = base64.b64encode(b"\0ann\0" + CANARY.encode() + b"-wrong")

@@ -9,8 +9,9 @@ from authkit import text_of, tpop3d
 from databases import DATABASE, PASSWORD, USERNAME, decide
 from tpop3d.auth.driver import YES
 from tpop3d.auth.mysql import VMAIL_SQL
-from tpop3d.config import MASK, _secrecy, load
+from tpop3d.config import _secrecy, load
 from tpop3d.configfile import content_without_secrets
+from tpop3d.reader import MASK
 
 NEEDED = {
     "gatekeeper-user": "nobody",

@@ -12,7 +12,7 @@ from authkit import (
     tpop3d,
 )
 from mailsite import ENVIRONMENT, MAIL_USER
-from tpop3d.config import MASK
+from tpop3d.reader import MASK
 
 # It takes whoever knows the secret that stands in the configuration file.
 DRIVER = f"""

@@ -10,9 +10,8 @@ from tpop3d.doors import inetd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
-
     from tpop3d.config import Config
+    from tpop3d.doors.activation import Passed
 
 OK = 0
 FAILED = 1
@@ -27,6 +26,7 @@ class Options:
 
     file = "/etc/tpop3d.conf"
     inetd = False
+    tls = False
     check_config = False
     demo: int | None = None  # the port
     verbose = False
@@ -57,19 +57,24 @@ def main(arguments: list[str] | None = None) -> int:
         return _activated(options)
     if inetd.stdin_is_connection() and not (options.debug or options.detach or options.pidfile):
         return _inetd(options)
+    if options.tls:
+        _complain("--tls is for a connection or sockets that are passed; here: tls-mode: immediate")
+        return WRONG_USE
     return _listen(options, None)
 
 
 def _quick_options(arguments: list[str]) -> Options | None:
     """The options of a session, without argparse, which costs more than a whole interpreter.
 
-    None for anything but `--inetd`, `-v` and `-f FILE`: that can take its time.
+    None for anything but `--inetd`, `--tls`, `-v` and `-f FILE`: that can take its time.
     """
     options = Options()
     words = iter(arguments)
     for word in words:
         if word == "--inetd":
             options.inetd = True
+        elif word == "--tls":
+            options.tls = True
         elif word == "-v":
             options.verbose = True
         elif word == "-f":
@@ -96,6 +101,9 @@ def _options(arguments: list[str]) -> Options:
     )
     parser.add_argument(
         "--inetd", action="store_true", help="speak POP3 on stdin and stdout, whatever they are"
+    )
+    parser.add_argument(
+        "--tls", action="store_true", help="TLS from the first octet on, as on port 995 (pop3s)"
     )
     parser.add_argument(
         "--check-config",
@@ -184,8 +192,11 @@ def _activated(options: Options) -> int:
         (logs.error if not stderr_is_free else _complain)(passed)
         return FAILED
     if passed.connected is not None:
+        options.tls = options.tls or passed.is_tls(passed.connected)
         return _serve(options, passed.connected, passed.connected, stderr_is_free)
-    return _listen(options, passed.listening)
+    if options.tls:
+        passed.named_tls.update(one.fileno() for one in passed.listening)
+    return _listen(options, passed)
 
 
 def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> int:
@@ -212,6 +223,7 @@ def _serve_or_problems(
     options: Options, fd_in: int, fd_out: int, stderr_is_free: bool
 ) -> list[str]:
     """Serve one connection; returns why that could not be, if so."""
+    from tpop3d.addresses import IMMEDIATE, Tls
     from tpop3d.config import load
 
     config = load(options.file)
@@ -224,13 +236,18 @@ def _serve_or_problems(
     cell = prepare_cell(config)
     if isinstance(cell, str):
         return [cell]
+    tls = config.tls
+    if options.tls:
+        tls = Tls(IMMEDIATE, tls.pairs)
+        if not tls.pairs:
+            return [f"{options.file}: tls-certificate: TLS is asked for, and there is none"]
     from tpop3d.doors import single
 
-    single.serve(config, cell, fd_in, fd_out)
+    single.serve(config, cell, fd_in, fd_out, tls)
     return []
 
 
-def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
+def _listen(options: Options, passed: Passed | None) -> int:
     """Run the listener on sockets from systemd, or on those of the configuration."""
     from tpop3d.config import load
     from tpop3d.doors import manager, standalone
@@ -266,7 +283,7 @@ def _listen(options: Options, sockets: list[_socket.socket] | None) -> int:
     return standalone.run(
         config,
         options.file,
-        sockets,
+        passed,
         pidfile=options.pidfile,
         detach=options.detach,
         start_log=log_as,

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from contextlib import suppress
 
+from tpop3d.addresses import PLAIN
 from tpop3d.cli import FAILED, OK, start_log
 from tpop3d.config import Config, read
 from tpop3d.doors.listener import Listener
@@ -128,7 +129,7 @@ def demo(port: int, verbose: bool) -> int:
             raise AssertionError(cell)
         port = listener.getsockname()[1]
         print(WELCOME.format(host=HOST, port=port, directory=directory), flush=True)
-        Listener(config, cell, [listener]).run()
+        Listener(config, cell, {listener: PLAIN}).run()
     finally:
         # A session that just ended may have touched a file in the same moment.
         shutil.rmtree(directory, ignore_errors=True)

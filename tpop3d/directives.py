@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from tpop3d.auth.templates import Mailbox
 
-POP3_PORT = 110
 MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
 
 
@@ -40,29 +39,6 @@ class Principal:
         self.uid = uid
         self.gid = gid
         self.home = home
-
-
-class Address:
-    """One `listen-address`: host, port and the domain of logins made there ("": none)."""
-
-    __slots__ = ("domain", "host", "port")
-
-    def __init__(self, host: str, port: int, domain: str) -> None:
-        self.host = host
-        self.port = port
-        self.domain = domain
-
-    def is_at(self, numeric: str) -> bool:
-        """Is a numeric address one of the host's? "0.0.0.0" and "::" stand for all."""
-        import _socket
-
-        if self.host in (numeric, "0.0.0.0", "::"):
-            return True
-        try:
-            found = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
-        except OSError:
-            return False
-        return any(address[0] == numeric for *_, address in found)
 
 
 def boolean(text: str) -> bool:
@@ -153,50 +129,3 @@ def group_id(text: str) -> Principal:
     if not 0 < gid <= MAX_ID:
         raise ValueError(f"{text!r} is no group for mail")
     return Principal(text, -1, gid, b"")
-
-
-def addresses(text: str) -> list[Address]:
-    """`host[:port][(domain)]`, separated by spaces; an IPv6 address stands in brackets."""
-    return [_address(word) for word in text.split()]
-
-
-def _address(word: str) -> Address:
-    place, semicolon, _ = word.partition(";")
-    if semicolon:
-        raise ValueError(f"{word}: this version knows no TLS")
-    place, parenthesis, domain = place.partition("(")
-    if parenthesis and (not domain.endswith(")") or len(domain) < 2):
-        raise ValueError(f"{word}: the domain must stand in parentheses")
-    host, port = host_and_port(place)
-    return Address(host, _port(port, word), domain[:-1])
-
-
-def host_and_port(place: str) -> tuple[str, str]:
-    """The parts of `host[:port]`, the port "" without one. An IPv6 address stands in brackets."""
-    if place.startswith("["):
-        host, bracket, port = place[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")):
-            raise ValueError(f"{place}: must be [address] or [address]:port")
-        port = port[1:]
-    else:
-        host, _, port = place.partition(":")
-        if ":" in port:
-            raise ValueError(f"{place}: an IPv6 address must stand in brackets")
-    if not host:
-        raise ValueError(f"{place}: has no host")
-    if place.endswith(":") and not port:
-        raise ValueError(f"{place}: has no port")
-    return host, port
-
-
-def _port(text: str, word: str) -> int:
-    if not text:
-        return POP3_PORT
-    if text.isdecimal() and text.isascii() and len(text) <= 5 and 0 < int(text) < 65536:
-        return int(text)
-    try:
-        import _socket
-
-        return _socket.getservbyname("pop3" if text == "pop-3" else text, "tcp")
-    except OSError:
-        raise ValueError(f"{word}: there is no port {text!r}") from None

@@ -5,14 +5,14 @@ Nothing stays open, and no password is kept: each `ask` reads it, connects, and 
 
 from __future__ import annotations
 
-from tpop3d.directives import host_and_port
+from tpop3d.addresses import host_and_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from tpop3d.config import Secret
+    from tpop3d.reader import Secret
 
     T = TypeVar("T")
 

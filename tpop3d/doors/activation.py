@@ -14,11 +14,19 @@ MISSING = (
 
 
 class Passed:
-    """What systemd has passed: one connected socket, or listening ones."""
+    """What systemd has passed: one connected socket, or listening ones. `named_tls` are the
+    descriptors of those that are named so."""
 
-    def __init__(self, connected: int | None, listening: list[_socket.socket]) -> None:
+    def __init__(
+        self, connected: int | None, listening: list[_socket.socket], named_tls: set[int]
+    ) -> None:
         self.connected = connected
         self.listening = listening
+        self.named_tls = named_tls
+
+    def is_tls(self, fd: int) -> bool:
+        """Does this socket speak TLS from the first octet on?"""
+        return fd in self.named_tls
 
 
 def is_ours() -> bool:
@@ -36,9 +44,8 @@ def take() -> Passed | str:
     except ImportError:
         return MISSING
     passed = daemon.listen_fds_with_names(unset_environment=True)
-    if TLS_NAME in passed.values():
-        return f"a socket named {TLS_NAME} wants TLS, which this version does not speak"
     fds = list(passed)
+    named_tls = {fd for fd, name in passed.items() if name == TLS_NAME}
     listening = []
     for fd in fds:
         if not daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, -1):
@@ -46,7 +53,7 @@ def take() -> Passed | str:
         if daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, 1):
             listening.append(_socket.socket(fileno=fd))
     if len(listening) == len(fds):
-        return Passed(None, listening)
+        return Passed(None, listening, named_tls)
     if listening or len(fds) > 1:
         return "systemd must pass one connected socket (Accept=yes), or only listening ones"
-    return Passed(fds[0], [])
+    return Passed(fds[0], [], named_tls)

@@ -12,20 +12,26 @@ from _signal import SIGTERM
 from time import monotonic
 
 from tpop3d import logs
+from tpop3d.addresses import IMMEDIATE
 from tpop3d.auth.driver import CANNOT_SAY, NO
 from tpop3d.doors import attempt
 from tpop3d.doors.limits import Limits, Seldom
 from tpop3d.doors.pool import Pool
-from tpop3d.doors.served import DIED, HELD_BACK, UNHEARD, Gatekeeper, Served
-from tpop3d.session.channel import Asked, Ending, Line, Order, Violation
+from tpop3d.doors.relays import Relays
+from tpop3d.doors.served import DIED, HELD_BACK, LEAVING, UNHEARD, Gatekeeper, Served
+from tpop3d.session import channel as channels
+from tpop3d.session.channel import Asked, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
+from tpop3d.session.relaychannel import LINGER_SECONDS, Secured
 from tpop3d.session.wire import ERROR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tpop3d.addresses import Tls
     from tpop3d.config import Config
+    from tpop3d.doors.keeper import Keeper
     from tpop3d.doors.loop import Loop
     from tpop3d.session.privileges import Cell
 
@@ -40,6 +46,7 @@ class Connections:
         self._config = config
         self._pool = Pool(cell, config.gatekeeper_connections)
         self._loop = loop
+        self._relays = Relays(loop, self._secured, self._relay_over)
         self._by_child: dict[int, Served] = {}
         # Those before login, and when a gatekeeper must have said how they ended. Not timers:
         # thousands would wait for connections that are long over.
@@ -47,12 +54,17 @@ class Connections:
         self._may_fill = True
         self._is_to_fill = False
 
-    def change(self, config: Config, cell: Cell) -> None:
+    def change(self, config: Config, cell: Cell, keeper: Keeper | None) -> None:
         """Go by another configuration from now on; who is being served is served on."""
         self._config = config
         self.limits.change(config)
+        self.use_keys(keeper)
         self._forget(self._pool.renew(cell, config.gatekeeper_connections))
         self.fill()
+
+    def use_keys(self, keeper: Keeper | None) -> None:
+        """Take relays from this keeper from now on."""
+        self._relays.change(keeper)
 
     def complain(self, trouble: str) -> None:
         """Log what may last, once in a while."""
@@ -84,10 +96,12 @@ class Connections:
     def stop_filling(self) -> None:
         """There will be no further connections."""
         self._may_fill = False
+        self._relays.is_stopping = True
         self._forget(self._pool.drop_spares())
 
     def drop_all(self) -> None:
-        """End all gatekeepers."""
+        """End all gatekeepers, and relays."""
+        self._relays.dismiss()
         for one in list(self._pool.all.values()):
             self._pool.drop(one)
 
@@ -97,10 +111,22 @@ class Connections:
 
     # The life of a connection
 
-    def serve(self, fd: int, peer: str, local: tuple[str, int]) -> bool:
-        """Give a connection to a gatekeeper. False: there is none, and `fd` is the caller's."""
-        monitor = Monitor(self._config, peer, local)
-        order = Order((fd, fd), monitor.policy, self._config.login_seconds)
+    def serve(self, fd: int, peer: str, local: tuple[str, int], tls: Tls) -> bool:
+        """Give a connection to a gatekeeper, or first to a relay. False: there is none, and `fd` is
+        the caller's."""
+        served = Served(fd, Monitor(self._config, peer, local, tls), peer)
+        given = self._relays.give(served) if tls.mode == IMMEDIATE else self._give(served)
+        if given:
+            self.limits.add(peer)
+            self.served.add(served)
+            self._waiting[served] = monotonic() + self._config.login_seconds + GRACE
+        return given
+
+    def _give(self, served: Served, greets: bool = True) -> bool:
+        """Give a connection to a gatekeeper. False: there is none."""
+        monitor = served.monitor
+        fds = served.fd, served.fd
+        order = Order(fds, monitor.policy, monitor.seconds_left, greets)
         while True:
             one = self._pool.take()
             if one is None:
@@ -113,12 +139,24 @@ class Connections:
                 break
             except OSError:
                 self._pool.drop(one)  # it has died while it waited, or does not read
-        served = Served(fd, monitor, peer)
         one.served, served.gatekeeper = served, one
-        self.limits.add(peer)
-        self.served.add(served)
-        self._waiting[served] = monotonic() + self._config.login_seconds + GRACE
         return True
+
+    def _secured(self, served: Served, secured: Secured) -> None:
+        """A relay has made the handshake."""
+        if served.is_over:
+            return
+        served.monitor.secure(secured)
+        if not self._give(served, greets=served.monitor.tls.mode == IMMEDIATE):
+            self._finish(served, ERROR)
+
+    def _relay_over(self, served: Served, why: str) -> None:
+        """A connection has no relay any more. Who speaks on it will find it closed."""
+        if served.is_over:
+            self._leave(served)
+        elif not served.monitor.summary.tls:
+            served.monitor.log_failed_tls(why)
+            self._finish(served, "")
 
     def first_deadline(self) -> float | None:
         """When `expire` must be called next."""
@@ -128,24 +166,41 @@ class Connections:
         """End those whose time to log in is over, which a gatekeeper should have said long ago."""
         now = monotonic()
         for served in [one for one, deadline in self._waiting.items() if deadline <= now]:
+            if served.is_over:
+                self._relays.kill(served)  # its client does not take the last octets
+                self._leave(served)
+                continue
             if served.child > 0 or served.child in (HELD_BACK, DIED):
                 self._waiting[served] = now + GRACE  # a slow driver
                 continue
             del self._waiting[served]
             if served.gatekeeper is not None:
                 self._punish(served.gatekeeper, "the gatekeeper does not answer")
+            elif served.relay is not None and not served.monitor.summary.tls:
+                self._relays.kill(served)
+                self._relay_over(served, "the relay does not answer")
 
     def _finish(self, served: Served, how: str) -> None:
         """The connection is over; `how`, unless its session has logged that itself."""
-        if served not in self.served:
+        if served not in self.served or served.is_over:
             return
-        self.served.discard(served)
+        served.is_over = True
         self._waiting.pop(served, None)
-        self.limits.remove(served.source)
         served.hang_up()
         if how:
             served.monitor.summary.log_end(how)
-        self.fill()
+        if served.relay is None:
+            self._leave(served)
+        else:
+            self._waiting[served] = monotonic() + LINGER_SECONDS + GRACE
+
+    def _leave(self, served: Served) -> None:
+        """Its place is free."""
+        if served in self.served:
+            self.served.discard(served)
+            self._waiting.pop(served, None)
+            self.limits.remove(served.source)
+            self.fill()
 
     # What gatekeepers say
 
@@ -174,6 +229,8 @@ class Connections:
                     self._try_login(one, one.served, message)
                 finally:
                     message.wipe()
+            elif isinstance(message, TlsWanted):
+                self._begin_tls(one, one.served, message)
             else:
                 self._release(one, one.served, message)
         except Violation as violation:
@@ -208,23 +265,41 @@ class Connections:
             return
         self._by_child[served.child] = served
 
+    def _begin_tls(self, one: Gatekeeper, served: Served, wanted: TlsWanted) -> None:
+        """A gatekeeper's client wants TLS: the gatekeeper leaves the connection to a relay."""
+        if served.child or served.relay is not None:
+            raise Violation("TLS at the wrong time")
+        served.monitor.check_tls(wanted)
+        if not self._relays.can_give(served):
+            one.channel.give_verdict(channels.NO_TLS)
+            return
+        served.child = LEAVING
+        one.channel.give_verdict(channels.BEGIN_TLS)
+
     def _release(self, one: Gatekeeper, served: Served, ending: Ending) -> None:
         """A gatekeeper has finished with its connection."""
         admitted = not ending.how
+        left_to_tls = ending.how == channels.STLS
+        if left_to_tls != (served.child == LEAVING) and (left_to_tls or admitted):
+            raise Violation("an ending at the wrong time")
+        if served.child == LEAVING:
+            served.child = 0
         if admitted and (served.child > 0 or served.child in (UNHEARD, DIED)):
             # Admitted: the session alone has the connection now. If that is a lie, it will show.
             self._waiting.pop(served, None)
             served.released_by = one
             served.let_go()
         elif not admitted and not served.child:
-            summary = served.monitor.summary
-            summary.octets_in, summary.octets_out = ending.octets_in, ending.octets_out
+            served.monitor.count(ending)
         else:
             raise Violation("an ending at the wrong time")
         served.gatekeeper = None
         if not self._pool.give_back(one):
             self._end(one)
-        if served.child == DIED:
+        if left_to_tls:
+            if not self._relays.give(served):
+                self._finish(served, ERROR)
+        elif served.child == DIED:
             self._finish(served, ERROR)
         elif not admitted or served.child == UNHEARD:
             self._finish(served, ending.how)
@@ -311,3 +386,8 @@ class Connections:
                 self.tell_to_end(served)
             if served.gatekeeper is not None:
                 self._end(served.gatekeeper)
+            elif served.relay is not None and served.child <= 0:
+                # In a handshake, or with a client that does not take the last octets.
+                self._relays.kill(served)
+                self._finish(served, ERROR)
+                self._leave(served)

@@ -13,6 +13,7 @@ import os
 from time import monotonic
 
 from tpop3d import logs
+from tpop3d.addresses import PLAIN
 from tpop3d.auth import drivers
 from tpop3d.doors import manager
 from tpop3d.doors.connections import Connections
@@ -26,8 +27,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tpop3d.addresses import Tls
     from tpop3d.config import Config
+    from tpop3d.doors.keeper import Keeper
     from tpop3d.session.privileges import Cell
+
+    Sockets = dict[_socket.socket, Tls]  # the listening ones, each with its TLS
+    Changed = tuple[Config, Cell, Sockets, Keeper | None]
 
 ACCEPTS = 16  # connections taken before anything else is looked at
 MAX_BACKLOG = 4096  # connections that a socket may hold for us: net.core.somaxconn, listen(2)
@@ -36,16 +42,22 @@ IN_PLENTY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what ha
 
 
 class Listener:
-    """The listener on some listening sockets, until it is told to stop."""
+    """The listener on some listening sockets, until it is told to stop.
 
-    def __init__(self, config: Config, cell: Cell, sockets: list[_socket.socket]) -> None:
-        self._config = config
+    `keeper` has the private keys for those that have TLS.
+    """
+
+    def __init__(
+        self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None = None
+    ) -> None:
+        self.config = config
         self._sockets = sockets
+        self._keeper = keeper
         self._loop = Loop()
         self._connections = Connections(config, cell, self._loop)
         self._stopping = False
         self._total = 0
-        self.reload: Callable[[], tuple[Config, Cell, list[_socket.socket]] | None] = lambda: None
+        self.reload: Callable[[], Changed | None] = lambda: None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
@@ -53,10 +65,11 @@ class Listener:
         signals.spare_from_hangup()
         wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
         self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
-        provide_descriptors(self._config.max_children)
-        drivers.preload(self._config.drivers.values())
+        provide_descriptors(self.config.max_children)
+        drivers.preload(self.config.drivers.values())
         gc.collect()
         gc.freeze()  # what is here now is never garbage, and stays shared with the children
+        self._connections.use_keys(self._keeper)
         self._connections.fill()
         for one in self._sockets:
             self._listen(one)
@@ -72,7 +85,7 @@ class Listener:
         served = self._connections.served
         sessions = sum(1 for one in served if one.fd < 0 and one.child > 0)
         return (
-            f"STATUS=serving {len(served)} of {self._config.max_children} connections,"
+            f"STATUS=serving {len(served)} of {self.config.max_children} connections,"
             f" {sessions} logged in; {self._total} so far"
         )
 
@@ -106,10 +119,10 @@ class Listener:
                     self._loop.after(RETRY, lambda: self._listen(listening))
                     return False
                 continue  # gone before it was taken
-            self._take(_socket.socket(fileno=fd))
+            self._take(_socket.socket(fileno=fd), self._sockets.get(listening, PLAIN))
         return True
 
-    def _take(self, connection: _socket.socket) -> None:
+    def _take(self, connection: _socket.socket, tls: Tls) -> None:
         """Serve a connection, or turn it away."""
         peer = name_of(connection, "getpeername")[0]
         local = name_of(connection, "getsockname")
@@ -118,7 +131,7 @@ class Listener:
             if line := limits.line(peer, refused):
                 logs.warning(line)
             turn_away(connection)
-        elif self._connections.serve(connection.fileno(), peer, local):
+        elif self._connections.serve(connection.fileno(), peer, local, tls):
             connection.detach()
             self._total += 1
             self._connections.fill()
@@ -172,15 +185,18 @@ class Listener:
         finally:
             manager.notify("READY=1\n" + self._status())
 
-    def _change(self, config: Config, cell: Cell, sockets: list[_socket.socket]) -> None:
-        gone = [one for one in self._sockets if one not in sockets]
+    def _change(self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None) -> None:
+        gone = {one: tls for one, tls in self._sockets.items() if one not in sockets}
         new = [one for one in sockets if one not in self._sockets]
-        self._config, self._sockets = config, sockets
+        self.config = config
         provide_descriptors(config.max_children)
         drivers.preload(config.drivers.values())
-        self._connections.change(config, cell)
+        # What waits there is served with the keys that there were, as far as these still are.
+        self._sockets = gone | sockets
+        self._connections.change(config, cell, keeper)
         for one in gone:
             self._close(one)
+        self._sockets = sockets
         for one in new:
             self._listen(one)
 
@@ -192,7 +208,7 @@ class Listener:
             self._loop.forget(one.fileno())
             one.close()
         self._connections.stop_filling()
-        self._loop.after(self._config.shutdown_seconds, self._end_sessions)
+        self._loop.after(self.config.shutdown_seconds, self._end_sessions)
 
     def _end_sessions(self) -> None:
         self._connections.end_all()

@@ -9,25 +9,30 @@ from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.doors.relays import Relay
     from tpop3d.session.channel import Channel
     from tpop3d.session.monitor import Monitor
 
 # In place of a child's pid: no child runs, and yet the gatekeeper may not go on.
 HELD_BACK = -1  # its refusal waits until it may be given
 DIED = -3  # an attempt has died; perhaps it had let somebody in
+LEAVING = -4  # it leaves the connection to TLS
 UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission has not come yet
 
 
 class Served:
     """A connection that is being served: by a gatekeeper, by an attempt's child, by a session."""
 
-    __slots__ = ("asked", "child", "fd", "gatekeeper", "monitor", "released_by", "source")
+    __slots__ = ("asked", "child", "fd", "gatekeeper", "is_over", "monitor", "relay",
+                 "released_by", "source")  # fmt: skip
 
     def __init__(self, fd: int, monitor: Monitor, source: str) -> None:
         self.fd = fd  # -1 once the session alone has it
         self.monitor = monitor
         self.source = source
         self.gatekeeper: Gatekeeper | None = None
+        self.relay: Relay | None = None
+        self.is_over = False  # but for what the relay has still to send
         self.released_by: Gatekeeper | None = None  # who has said that somebody was let in
         self.child = 0  # pid of an attempt, which becomes the session; or one of the above
         self.asked = 0.0  # moment of monotonic() at which the latest attempt came

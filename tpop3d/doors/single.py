@@ -2,42 +2,47 @@
 
 The process forks a gatekeeper, which speaks with the client until somebody is let in, and is
 itself the monitor. After a good login the gatekeeper is ended, and the monitor becomes the
-mailbox's user and the session.
+mailbox's user and the session. With TLS there is a relay, too, which stays to the end.
 """
 
 from __future__ import annotations
 
 import _signal
+import _socket
 import os
 import select
 import stat
 from time import monotonic
 
 from tpop3d import logs
+from tpop3d.addresses import IMMEDIATE
 from tpop3d.auth.driver import YES
+from tpop3d.session import channel as channels
 from tpop3d.session import gatekeeper, signals
-from tpop3d.session.channel import Asked, Channel, Ending, Line, Order, Violation
+from tpop3d.session.channel import Asked, Channel, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import ERROR, SIGNAL, Wire, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.addresses import Tls
     from tpop3d.config import Config
     from tpop3d.session.privileges import Cell
+    from tpop3d.session.relayprocess import RelayProcess
 
 
 MAX_TRANSCRIPT = 1 << 20  # octets of AUTHORIZATION, where stdout is a file
 
 
 class _Ended(Exception):
-    """The connection ended before anybody was let in."""
+    """The connection ended before anybody was let in; `how` is "" where that is logged."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
         self.how = how
 
 
-def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
+def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None:
     """Serve the connection on two descriptors, which may be one and the same."""
     if stat.S_ISREG(os.fstat(fd_out).st_mode):
         cell.file_size = MAX_TRANSCRIPT
@@ -45,24 +50,29 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
     pid, channel = gatekeeper.start(cell)
     wakeup = signals.catch()
     wire = Wire(fd_in, fd_out, wakeup)
-    monitor = Monitor(config, wire.peer(), wire.local())
+    monitor = Monitor(config, wire.peer(), wire.local(), tls)
     wire.close()
+    one = _Connection(config, cell, (fd_in, fd_out), monitor, wakeup)
     summary = monitor.summary
     try:
-        channel.give_order(Order((fd_in, fd_out), monitor.policy, config.login_seconds))
+        if tls.mode == IMMEDIATE:
+            one.begin_tls()
+        channel.give_order(Order(one.fds, monitor.policy, monitor.seconds_left))
         # While the client reads the greeting: a session may not be able to read these files.
         from tpop3d.session import session  # isort: skip
         from tpop3d.auth import isolation  # noqa: F401
 
-        deadline = summary.started + config.login_seconds + GRACE
-        request = _admitted(channel, monitor, wakeup, deadline, config)
+        request = one.admitted(channel)
     except _Ended as ended:
         _end(pid)
-        summary.log_end(ended.how)
+        one.hang_up()
+        if ended.how:
+            summary.log_end(ended.how)
         return
     except (Violation, OSError) as error:
         log_violation(summary.client, pid, error)
         _end(pid)
+        one.hang_up()
         summary.log_end(ERROR)
         return
     # Whatever the gatekeeper was up to: from here on the connection is the session's alone.
@@ -70,59 +80,155 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int) -> None:
     channel.close()
     account = monitor.verdict.account
     assert account is not None
-    fds = fd_in, fd_out
-    session.serve(fds, request.pending, wakeup, account, monitor.policy, config, summary)
+    session.serve(one.fds, request.pending, wakeup, account, monitor.policy, config, summary)
+    one.hang_up()
 
 
-def _admitted(
-    channel: Channel, monitor: Monitor, wakeup: int, deadline: float, config: Config
-) -> Asked:
-    """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""
-    while True:
-        message = _receive(channel, wakeup, deadline)
-        if message is None:
-            raise _Ended(ERROR)  # it is dead; what it died of is logged when it is ended
-        if isinstance(message, Line):
-            monitor.log(message)
-            continue
-        monitor.summary.octets_in = message.octets_in
-        monitor.summary.octets_out = message.octets_out
-        if isinstance(message, Ending):
-            raise _Ended(message.how or ERROR)
-        monitor.check(message)
-        answered = monotonic() + config.auth_failure_delay_seconds
+class _Connection:
+    """The connection: `fds` are the client's, or a socket that leads to the relay."""
+
+    def __init__(
+        self, config: Config, cell: Cell, fds: tuple[int, int], monitor: Monitor, wakeup: int
+    ) -> None:
+        self.fds = fds
+        self._config = config
+        self._cell = cell
+        self._monitor = monitor
+        self._wakeup = wakeup
+        self._deadline = monitor.summary.started + config.login_seconds + GRACE
+        self._relay: RelayProcess | None = None
+
+    def hang_up(self) -> None:
+        """Close it; where there is a relay, wait until the client has what was sent."""
+        for fd in set(self.fds):
+            os.close(fd)
+        if self._relay is not None:
+            self._relay.await_end()
+
+    def admitted(self, channel: Channel) -> Asked:
+        """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""
+        monitor = self._monitor
+        while True:
+            message = self._receive(channel)
+            if message is None:
+                raise _Ended(ERROR)  # it is dead; what it died of is logged when it is ended
+            if isinstance(message, Line):
+                monitor.log(message)
+                continue
+            if isinstance(message, TlsWanted):
+                monitor.check_tls(message)
+                self._change_to_tls(channel)
+                continue
+            monitor.count(message)
+            if isinstance(message, Ending):
+                raise _Ended(message.how or ERROR)
+            if self._try_login(channel, message):
+                return message
+
+    def _try_login(self, channel: Channel, request: Asked) -> bool:
+        """Decide about an attempt, and answer it if it is refused."""
+        monitor = self._monitor
+        monitor.check(request)
+        answered = monotonic() + self._config.auth_failure_delay_seconds
         try:
-            verdict = monitor.decide(message)
+            verdict = monitor.decide(request)
         except signals.Interrupted:
             raise _Ended(SIGNAL) from None
         code = monitor.answer(verdict.answer)
         if verdict.answer == YES:
-            return message
-        _hold_back(wakeup, answered)
+            return True
+        self._hold_back(answered)
         channel.give_verdict(code)
         # The time that this took was not the gatekeeper's.
-        deadline = max(deadline, monotonic() + GRACE)
+        self._deadline = max(self._deadline, monotonic() + GRACE)
+        return False
 
+    def _hold_back(self, until: float) -> None:
+        """Let time pass before a refusal: guessing costs time, the same whatever was guessed."""
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        if poll.poll(milliseconds(until - monotonic())):
+            raise _Ended(SIGNAL)
 
-def _receive(channel: Channel, wakeup: int, deadline: float) -> Asked | Ending | Line | None:
-    """The gatekeeper's next message."""
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    poll.register(wakeup, select.POLLIN)
-    ready = dict(poll.poll(milliseconds(deadline - monotonic())))
-    if wakeup in ready:
-        raise _Ended(SIGNAL)
-    if not ready:
-        raise Violation("the gatekeeper does not answer")
-    return channel.receive()
+    def _receive(self, channel: Channel) -> Asked | TlsWanted | Ending | Line | None:
+        """The gatekeeper's next message."""
+        self._await(channel.fileno())
+        return channel.receive()
 
+    def _await(self, fd: int) -> None:
+        """Wait until a process of ours says something."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        ready = dict(poll.poll(milliseconds(self._deadline - monotonic())))
+        if self._wakeup in ready:
+            raise _Ended(SIGNAL)
+        if not ready:
+            raise Violation("no answer from the process that speaks with the client")
 
-def _hold_back(wakeup: int, until: float) -> None:
-    """Let time pass before a refusal: guessing costs time, the same whatever was guessed."""
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    if poll.poll(milliseconds(until - monotonic())):
-        raise _Ended(SIGNAL)
+    # TLS
+
+    def begin_tls(self, relay: RelayProcess | None = None) -> None:
+        """Let a relay speak with the client from now on. Raises `_Ended` and `Violation`."""
+        from tpop3d.session import relaychannel
+
+        self._relay = relay or self._start_relay()
+        if self._relay is None:
+            raise _Ended("")
+        channel = self._relay.channel
+        ours, theirs = _socket.socketpair()
+        fds = (*self.fds, theirs.fileno())
+        channel.give_order(relaychannel.RelayOrder(fds, 0, self._monitor.seconds_left))
+        theirs.close()
+        for fd in set(self.fds):
+            os.close(fd)
+        inner = ours.detach()
+        self.fds = inner, inner
+        self._await(channel.fileno())
+        message = channel.receive()
+        if isinstance(message, relaychannel.Secured):
+            self._monitor.secure(message)
+            return
+        died = "the relay has died"
+        why = message.reason if isinstance(message, relaychannel.Failed) else died
+        self._monitor.log_failed_tls(why)
+        raise _Ended("")
+
+    def _start_relay(self) -> RelayProcess | None:
+        """Fork a relay and see that it has its certificates; None where it has not."""
+        from tpop3d.session import relaychannel, relayprocess
+
+        config = self._config
+        pairs = self._monitor.tls.pairs
+        relay = relayprocess.start(self._cell, pairs, config.tls_min_version, config.tls_ciphers)
+        self._await(relay.channel.fileno())
+        message = relay.channel.receive()
+        if isinstance(message, relaychannel.Ready):
+            return relay
+        relay.await_end()
+        why = message.reason if isinstance(message, relaychannel.Failed) else "the relay has died"
+        logs.error(f"tls: {why}")
+        return None
+
+    def _change_to_tls(self, channel: Channel) -> None:
+        """Have the gatekeeper let go of the connection, and TLS begin on it."""
+        relay = self._start_relay()
+        if relay is None:
+            channel.give_verdict(channels.NO_TLS)
+            return
+        channel.give_verdict(channels.BEGIN_TLS)
+        message = self._receive(channel)
+        while isinstance(message, Line):
+            self._monitor.log(message)
+            message = self._receive(channel)
+        if not isinstance(message, Ending):
+            raise Violation("no end before TLS")
+        self._monitor.count(message)
+        if message.how != channels.STLS:
+            raise _Ended(message.how or ERROR)
+        self.begin_tls(relay)
+        policy, seconds = self._monitor.policy, self._monitor.seconds_left
+        channel.give_order(Order(self.fds, policy, seconds, greets=False))
 
 
 def _end(pid: int) -> None:

@@ -8,13 +8,18 @@ import os
 import sys
 
 from tpop3d import logs
+from tpop3d.addresses import IMMEDIATE, NONE, PLAIN, Tls
 from tpop3d.config import Config, load
+from tpop3d.session.wire import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpop3d.directives import Address
+    from tpop3d.addresses import Address
+    from tpop3d.doors.activation import Passed
+    from tpop3d.doors.keeper import Keeper
+    from tpop3d.doors.listener import Changed
     from tpop3d.session.privileges import Cell
 
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
@@ -31,15 +36,18 @@ class Sockets:
     def __init__(self) -> None:
         self._bound: dict[tuple[str, int], list[_socket.socket]] = {}
 
-    def bind(self, addresses: list[Address]) -> list[_socket.socket]:
-        """Listen to all of these addresses and to no others. Raises `CannotListen`.
+    def bind(self, addresses: list[Address]) -> dict[_socket.socket, Tls]:
+        """Listen to all of these addresses and to no others; returns the sockets, each with its
+        TLS. Raises `CannotListen`.
 
         Those that are bound already stay as they are. When one cannot be bound, all is as before.
         Sockets that are wanted no more are the caller's to close.
         """
         if not addresses:
             raise CannotListen("nothing to listen on: give listen-address in the configuration")
-        wanted = dict.fromkeys((one.host, one.port) for one in addresses)
+        wanted: dict[tuple[str, int], Tls] = {}
+        for address in addresses:
+            wanted.setdefault((address.host, address.port), address.tls or PLAIN)
         new: dict[tuple[str, int], list[_socket.socket]] = {}
         leaving = [one for place, old in self._bound.items() if place not in wanted for one in old]
         try:
@@ -55,7 +63,7 @@ class Sockets:
                         one.close()
             raise
         self._bound = new
-        return [one for sockets in new.values() for one in sockets]
+        return {one: wanted[place] for place, sockets in new.items() for one in sockets}
 
 
 def _share(sockets: list[_socket.socket], on: bool) -> None:
@@ -92,31 +100,40 @@ def _listen(host: str, port: int, share: bool) -> list[_socket.socket]:
 def run(
     config: Config,
     file: str,
-    sockets: list[_socket.socket] | None,
+    passed: Passed | None,
     *,
     pidfile: str = "",
     detach: bool = False,
     start_log: Callable[[Config], None],
 ) -> int:
-    """Run the listener on `sockets`, or on `listen-address`; returns the exit code."""
+    """Run the listener on sockets that were passed, or on `listen-address`; returns the exit
+    code."""
     from tpop3d.doors.listener import Listener
     from tpop3d.session.cell import prepare_cell
 
     own = Sockets()
+
+    def bind(config: Config) -> dict[_socket.socket, Tls]:
+        return own.bind(config.listen_address) if passed is None else _with_tls(passed, config)
+
     cell = prepare_cell(config)
     if isinstance(cell, str):
         return _fail(cell)
     try:
-        listening = own.bind(config.listen_address) if sockets is None else sockets
+        listening = bind(config)
     except CannotListen as error:
         return _fail(str(error))
     tell = _detach() if detach else None
     if pidfile and (why := _write_pidfile(pidfile)):
         return _fail(why)
-    listener = Listener(config, cell, listening)
-    logs.notice(f"listening on {', '.join(_shown(one) for one in listening)}")
+    keeper = _keeper(config, cell, listening)
+    if isinstance(keeper, str):
+        return _fail(keeper)
+    _warn_of_no_tls(listening, config)
+    listener = Listener(config, cell, listening, keeper)
+    logs.notice(f"listening on {', '.join(_shown(*one) for one in listening.items())}")
 
-    def reload() -> tuple[Config, Cell, list[_socket.socket]] | None:
+    def reload() -> Changed | None:
         again = load(file)
         cell = prepare_cell(again) if isinstance(again, Config) else ""
         if isinstance(again, list) or isinstance(cell, str):
@@ -125,12 +142,18 @@ def run(
             logs.error("reload: the configuration has errors, and is kept as it was")
             return None
         try:
-            now = own.bind(again.listen_address) if sockets is None else sockets
+            now = bind(again)
         except CannotListen as error:
             logs.error(f"reload: {error}; the configuration is kept as it was")
             return None
+        keeper = _keeper(again, cell, now)
+        if isinstance(keeper, str):
+            logs.error(f"reload: {keeper}; the configuration is kept as it was")
+            bind(listener.config)  # what was new is closed again, what was to go stays
+            return None
         start_log(again)
-        return again, cell, now
+        _warn_of_no_tls(now, again)
+        return again, cell, now, keeper
 
     listener.reload = reload
     if tell is not None:
@@ -144,13 +167,48 @@ def run(
     return 0
 
 
-def _shown(one: _socket.socket) -> str:
+def _with_tls(passed: Passed, config: Config) -> dict[_socket.socket, Tls]:
+    """The sockets from systemd, each with its TLS: from the first octet on for those that are
+    named so. Raises `CannotListen`."""
+    tls = config.tls
+    immediate = Tls(IMMEDIATE, tls.pairs)
+    if passed.named_tls and not tls.pairs:
+        raise CannotListen("a socket from systemd wants TLS, and there is no tls-certificate")
+    return {one: immediate if passed.is_tls(one.fileno()) else tls for one in passed.listening}
+
+
+def _keeper(
+    config: Config, cell: Cell, listening: dict[_socket.socket, Tls]
+) -> Keeper | str | None:
+    """A process with the keys that these sockets need, if any; or why it cannot be."""
+    identities = list(dict.fromkeys(tls.pairs for tls in listening.values() if tls.mode != NONE))
+    if not identities:
+        return None
+    from tpop3d.doors import keeper
+
+    return keeper.start(keeper.Recipe(config, cell, identities))
+
+
+def _warn_of_no_tls(listening: dict[_socket.socket, Tls], config: Config) -> None:
+    """Say so where clients cannot log in."""
+    for one, tls in listening.items():
+        host = name_of(one, "getsockname")[0]
+        if tls.mode == NONE and not config.takes_plaintext(host):
+            who = "only clients on this host" if config.takes_plaintext("unix") else "nobody"
+            logs.warning(
+                f"{_shown(one, tls)} has no TLS, and plaintext-logins is {config.plaintext_logins}:"
+                f" {who} can log in there; give tls-certificate"
+            )
+
+
+def _shown(one: _socket.socket, tls: Tls) -> str:
     """A listening socket's address for people."""
     address = one.getsockname()
+    ending = " (TLS)" if tls.mode == IMMEDIATE else ""
     if not isinstance(address, tuple):
-        return f"unix:{os.fsdecode(address)}"
+        return f"unix:{os.fsdecode(address)}{ending}"
     host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}{ending}" if ":" in host else f"{host}:{port}{ending}"
 
 
 def _fail(why: str) -> int:

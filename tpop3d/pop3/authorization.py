@@ -1,4 +1,4 @@
-"""The AUTHORIZATION state: who is it? (RFC 1939 sections 4 and 7, RFC 5034, RFC 6856)
+"""The AUTHORIZATION state: who is it? (RFC 1939 sections 4 and 7, RFC 2595, RFC 5034, RFC 6856)
 
 The state machine turns command lines into replies and login attempts. It decides nothing: an
 attempt is for the monitor, and this file runs where no password file can be read.
@@ -18,15 +18,26 @@ if TYPE_CHECKING:
 class Policy:
     """What this connection may do before login.
 
-    `apop_timestamp` is the banner's, b"" where no driver checks APOP. `plaintext`: are passwords
-    taken as they are (USER/PASS, AUTH PLAIN)?
+    `apop_timestamp` is the banner's, b"" where APOP is not taken. `plaintext`: are passwords taken
+    as they are (USER/PASS, AUTH PLAIN)? `stls`: may TLS begin? `secured`: has it begun?
     """
 
-    __slots__ = ("apop_timestamp", "plaintext")
+    __slots__ = ("apop_timestamp", "plaintext", "secured", "stls")
 
-    def __init__(self, apop_timestamp: bytes, plaintext: bool) -> None:
+    def __init__(
+        self, apop_timestamp: bytes, plaintext: bool, stls: bool = False, secured: bool = False
+    ) -> None:
         self.apop_timestamp = apop_timestamp
         self.plaintext = plaintext
+        self.stls = stls
+        self.secured = secured
+
+    @property
+    def refusal(self) -> Reply:
+        """The answer to a login that is not taken on this connection."""
+        if self.stls:
+            return replies.STLS_FIRST
+        return replies.APOP_INSTEAD if self.apop_timestamp else replies.TLS_ONLY
 
 
 class Attempt:
@@ -50,6 +61,13 @@ class Attempt:
 
     def __repr__(self) -> str:
         return f"<Attempt {self.method}>"
+
+
+class StartTls:
+    """What STLS is answered with by the state: it is to be asked for, and then to be begun."""
+
+
+START_TLS = StartTls()
 
 
 class Authorization:
@@ -79,7 +97,7 @@ class Authorization:
         self._awaits_plain = self._user_just_given = False
         return reply
 
-    def handle(self, line: bytes) -> Reply | Attempt:
+    def handle(self, line: bytes) -> Reply | Attempt | StartTls:
         """Answer one line."""
         if self._awaits_plain:
             self._awaits_plain = False
@@ -95,7 +113,7 @@ class Authorization:
     def user(self, command: Command) -> Reply:
         """USER name: the answer is the same for every name."""
         if not self.policy.plaintext:
-            return replies.PLAINTEXT_REFUSED
+            return self.policy.refusal
         if not command.argument:
             return replies.WRONG_ARGUMENTS
         self._name = command.argument
@@ -105,7 +123,7 @@ class Authorization:
     def password(self, command: Command) -> Reply | Attempt:
         """PASS string: the rest of the line, spaces included."""
         if not self.policy.plaintext:
-            return replies.PLAINTEXT_REFUSED
+            return self.policy.refusal
         if command.argument is None:
             return replies.WRONG_ARGUMENTS
         return Attempt("USER", self._name, password=command.argument)
@@ -113,7 +131,7 @@ class Authorization:
     def apop(self, command: Command) -> Reply | Attempt:
         """APOP name digest: the MD5 of timestamp and secret, in 32 lower-case hex digits."""
         if not self.policy.apop_timestamp:
-            return replies.APOP_UNAVAILABLE
+            return replies.APOP_UNAVAILABLE if self.policy.plaintext else self.policy.refusal
         name, _, digest = (command.argument or b"").rpartition(b" ")
         if not name or len(digest) != 32 or digest.strip(b"0123456789abcdef"):
             return replies.WRONG_ARGUMENTS
@@ -127,7 +145,7 @@ class Authorization:
         if words[0].upper() not in sasl.MECHANISMS:
             return replies.MECHANISM_UNKNOWN
         if not self.policy.plaintext:
-            return replies.PLAINTEXT_REFUSED
+            return self.policy.refusal
         if len(words) == 1:
             self._awaits_plain = True
             return replies.SASL_CONTINUE
@@ -135,6 +153,14 @@ class Authorization:
             return replies.WRONG_ARGUMENTS
         # RFC 5034 section 4: "=" stands for an initial response of no octets.
         return _plain(b"" if words[1] == b"=" else words[1])
+
+    def stls(self, command: Command) -> Reply | StartTls:
+        """STLS (RFC 2595 section 4): all that follows is TLS."""
+        if command.words():
+            return replies.WRONG_ARGUMENTS
+        if self.policy.secured:
+            return replies.TLS_ALREADY
+        return START_TLS if self.policy.stls else replies.TLS_UNAVAILABLE
 
     def utf8_mode(self, command: Command) -> Reply:
         """UTF8 (RFC 6856 section 2). Messages go out as they are stored, with it or without."""
@@ -148,7 +174,7 @@ class Authorization:
         # Imported when asked: the list draws on the tables of both states.
         from tpop3d.pop3.capabilities import capa
 
-        return capa(command, self.policy)
+        return capa(command, self.policy, self.policy.stls)
 
     def quit(self, command: Command) -> Reply:
         """QUIT before login never deletes (RFC 1939 section 4)."""
@@ -166,11 +192,12 @@ def _plain(response: bytes) -> Reply | Attempt:
     return Attempt("PLAIN", credentials[0], password=credentials[1])
 
 
-COMMANDS: dict[bytes, Callable[[Authorization, Command], Reply | Attempt]] = {
+COMMANDS: dict[bytes, Callable[[Authorization, Command], Reply | Attempt | StartTls]] = {
     b"USER": Authorization.user,
     b"PASS": Authorization.password,
     b"APOP": Authorization.apop,
     b"AUTH": Authorization.auth,
+    b"STLS": Authorization.stls,
     b"UTF8": Authorization.utf8_mode,
     b"CAPA": Authorization.capa,
     b"QUIT": Authorization.quit,

@@ -1,6 +1,7 @@
 """CAPA (RFC 2449): derived from the command tables, so that it cannot promise what is not there.
 
-The list is the same in both states, as RFC 2449 wants of capabilities of the AUTHORIZATION state.
+The list is the same in both states, as RFC 2449 wants of capabilities of the AUTHORIZATION state;
+but STLS is in it only where it is allowed (RFC 2595 section 4).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ ALWAYS = (
 )
 
 
-def capa(command: Command, policy: Policy) -> Reply:
-    """Answer CAPA under this connection's policy."""
+def capa(command: Command, policy: Policy, stls: bool = False) -> Reply:
+    """Answer CAPA under this connection's policy. `stls`: may TLS begin now?"""
     if command.words():
         return replies.WRONG_ARGUMENTS
     announced = [
@@ -43,4 +44,6 @@ def capa(command: Command, policy: Policy) -> Reply:
         if (keyword in authorization.COMMANDS or keyword in transaction.COMMANDS)
         and (policy.plaintext or keyword not in PLAINTEXT)
     ]
+    if stls:
+        announced.append(b"STLS")
     return replies.multi_line(b"+OK capabilities follow", (*announced, *ALWAYS))

@@ -13,7 +13,7 @@ import struct
 
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.commands import MAX_RESPONSE
-from tpop3d.session.wire import EOF, ERROR, QUIT, RECEIVE, SIGNAL, TIMEOUT
+from tpop3d.session.wire import EOF, ERROR, INJECTION, QUIT, RECEIVE, SIGNAL, TIMEOUT
 
 MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
 MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
@@ -27,15 +27,22 @@ REFUSED = b"-"
 REFUSED_FOR_LAST = b"="
 UNDECIDED = b"?"
 UNDECIDED_FOR_LAST = b"!"
-VERDICTS = (ADMITTED, REFUSED, REFUSED_FOR_LAST, UNDECIDED, UNDECIDED_FOR_LAST)
+BEGIN_TLS = b"z"
+NO_TLS = b"Z"
+VERDICTS = (ADMITTED, REFUSED, REFUSED_FOR_LAST, UNDECIDED, UNDECIDED_FOR_LAST, BEGIN_TLS, NO_TLS)
 
-_ORDER = struct.Struct("!c?dB")  # kind, plaintext, seconds to log in, length of the timestamp
+STLS = "stls"  # how a connection ends for a gatekeeper that leaves it to TLS
+
+# kind; plaintext, stls, secured, greets; seconds to log in; length of the timestamp
+_ORDER = struct.Struct("!c????dB")
 _ATTEMPT = struct.Struct("!ccHHIQQ")  # kind, method, lengths of name, secret, pending; octets
+_TLS = struct.Struct("!cQQ")  # kind; octets in and out
 _ENDED = struct.Struct("!ccQQ")  # kind, how, octets in and out
 _LINE = struct.Struct("!cB")  # kind, level; the line follows
 _DESCRIPTORS = struct.Struct("2i")
 _METHODS = {b"U": "USER", b"P": "PLAIN", b"A": "APOP"}
-_ENDS = {b"q": QUIT, b"e": EOF, b"t": TIMEOUT, b"s": SIGNAL, b"x": ERROR, b"a": ""}
+_ENDS = {b"q": QUIT, b"e": EOF, b"t": TIMEOUT, b"s": SIGNAL, b"x": ERROR, b"a": "",
+         b"i": INJECTION, b"z": STLS}  # fmt: skip
 DIGEST_LENGTH = 32
 
 
@@ -44,13 +51,17 @@ class Violation(Exception):
 
 
 class Order:
-    """Serve this connection: its descriptors, its policy, and the seconds there are to log in."""
+    """Serve this connection: its descriptors, its policy, the seconds there are to log in, and
+    whether it is to be greeted: not after STLS."""
 
-    __slots__ = ("fds", "login_seconds", "policy")
+    __slots__ = ("fds", "greets", "login_seconds", "policy")
 
-    def __init__(self, fds: tuple[int, int], policy: Policy, login_seconds: float) -> None:
+    def __init__(
+        self, fds: tuple[int, int], policy: Policy, login_seconds: float, greets: bool = True
+    ) -> None:
         self.fds = fds
         self.policy = policy
+        self.greets = greets
         self.login_seconds = login_seconds
 
 
@@ -122,6 +133,16 @@ class Asked:
         _wipe(self._buffer)
 
 
+class TlsWanted:
+    """May TLS begin? With the octets in and out so far."""
+
+    __slots__ = ("octets_in", "octets_out")
+
+    def __init__(self, octets_in: int, octets_out: int) -> None:
+        self.octets_in = octets_in
+        self.octets_out = octets_out
+
+
 class Ending:
     """The connection is over for the gatekeeper: `how`, "" after an admission."""
 
@@ -165,7 +186,13 @@ class Channel:
         """Hand a connection over. Raises OSError, also where the other side does not read."""
         policy = order.policy
         header = _ORDER.pack(
-            b"O", policy.plaintext, order.login_seconds, len(policy.apop_timestamp)
+            b"O",
+            policy.plaintext,
+            policy.stls,
+            policy.secured,
+            order.greets,
+            order.login_seconds,
+            len(policy.apop_timestamp),
         )
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
         flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
@@ -179,7 +206,7 @@ class Channel:
         except OSError:
             pass
 
-    def receive(self) -> Asked | Ending | Line | None:
+    def receive(self) -> Asked | TlsWanted | Ending | Line | None:
         """The gatekeeper's next message, None at the end of file. Does not wait.
 
         Raises `Violation`; BlockingIOError where there is no message.
@@ -196,6 +223,8 @@ class Channel:
                 return None
             if buffer[:1] == b"A":
                 return Asked(buffer, length)
+            if buffer[:1] == b"T":
+                return _tls_wanted(bytes(buffer[:length]))
             if buffer[:1] == b"E":
                 return _ending(bytes(buffer[:length]))
             if buffer[:1] == b"L":
@@ -216,10 +245,10 @@ class Channel:
             )
         if not message:
             return None
-        _, plaintext, login_seconds, length = _ORDER.unpack_from(message)
+        _, plaintext, stls, secured, greets, seconds, length = _ORDER.unpack_from(message)
         timestamp = message[_ORDER.size : _ORDER.size + length]
         fds = _DESCRIPTORS.unpack(rights[0][2])
-        return Order(fds, Policy(timestamp, plaintext), login_seconds)
+        return Order(fds, Policy(timestamp, plaintext, stls, secured), seconds, greets)
 
     def ask(self, request: Request) -> bytes:
         """Ask for a verdict, and wait for it. b"": the monitor is gone."""
@@ -236,6 +265,11 @@ class Channel:
         )
         message = header + attempt.name + secret + request.pending
         self._socket.send(message, _socket.MSG_NOSIGNAL)
+        return self._socket.recv(1)
+
+    def ask_for_tls(self, octets_in: int, octets_out: int) -> bytes:
+        """Ask whether TLS may begin, and wait for the answer. b"": the monitor is gone."""
+        self._socket.send(_TLS.pack(b"T", octets_in, octets_out), _socket.MSG_NOSIGNAL)
         return self._socket.recv(1)
 
     def log(self, level: int, line: str) -> None:
@@ -257,6 +291,12 @@ def pair() -> tuple[Channel, Channel]:
 
 def _wipe(buffer: bytearray) -> None:
     buffer[:] = bytes(len(buffer))
+
+
+def _tls_wanted(message: bytes) -> TlsWanted:
+    if len(message) != _TLS.size:
+        raise Violation("a wish for TLS of the wrong length")
+    return TlsWanted(*_TLS.unpack(message)[1:])
 
 
 def _ending(message: bytes) -> Ending:

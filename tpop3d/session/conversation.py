@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 # Commands whose arguments are logged. Of others nothing is: a password may be where no
 # password belongs.
 OPEN_ARGUMENTS = (
-    b"USER", b"UTF8", b"CAPA", b"STAT", b"LIST", b"UIDL", b"RETR", b"TOP", b"DELE", b"RSET",
-    b"NOOP", b"QUIT",
+    b"USER", b"UTF8", b"STLS", b"CAPA", b"STAT", b"LIST", b"UIDL", b"RETR", b"TOP", b"DELE",
+    b"RSET", b"NOOP", b"QUIT",
 )  # fmt: skip
 SECRET_ARGUMENTS = (b"PASS", b"APOP", b"AUTH")
 

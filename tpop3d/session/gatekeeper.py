@@ -12,17 +12,18 @@ import select
 
 from tpop3d import logs
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  CAPA cannot be imported from inside
-from tpop3d.pop3.authorization import Authorization
+from tpop3d.pop3.authorization import Authorization, StartTls
 from tpop3d.pop3.replies import Reply
 from tpop3d.session import channel as channels
 from tpop3d.session import signals
 from tpop3d.session.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.privileges import confine
-from tpop3d.session.wire import ERROR, QUIT, Ended, Wire
+from tpop3d.session.wire import ERROR, INJECTION, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.pop3.authorization import Attempt
     from tpop3d.session.privileges import Cell
 
 ANSWERS = {
@@ -77,7 +78,7 @@ def _serve(order: Order, channel: Channel, wakeup: int) -> None:
     wire = Wire(fd_in, fd_out, wakeup)
     try:
         how = authorize(wire, order, channel)
-        if how in (QUIT, ERROR) and wire.has_unread():
+        if how in (QUIT, ERROR, INJECTION) and wire.has_unread():
             wire.part()
     except Ended as ended:
         how = ended.how
@@ -97,19 +98,24 @@ def _serve(order: Order, channel: Channel, wakeup: int) -> None:
 def authorize(wire: Wire, order: Order, channel: Channel) -> str:
     """Greet the client and let it try to log in.
 
-    Returns how that ended: "" when somebody is admitted, and has no answer yet. Raises
-    `wire.Ended`, and `MonitorGone`.
+    Returns how that ended: "" when somebody is admitted, and has no answer yet; `channels.STLS`
+    when TLS begins with the next octet. Raises `wire.Ended`, and `MonitorGone`.
     """
     wire.deadline = wire.now() + order.login_seconds
     conversation = Conversation(wire)
-    conversation.say(replies.greeting(order.policy.apop_timestamp))
+    if order.greets:
+        conversation.say(replies.greeting(order.policy.apop_timestamp))
     state = Authorization(order.policy)
     while True:
-        answer = conversation.run(state)
+        answer: Reply | Attempt | StartTls = conversation.run(state)
         if isinstance(answer, Reply):
             wire.flush()
             return QUIT if answer is replies.GOODBYE else ERROR
         wire.flush()
+        if isinstance(answer, StartTls):
+            if how := _leave_to_tls(wire, conversation, channel):
+                return how
+            continue
         request = Request(answer, wire.pending(), wire.octets_in, wire.octets_out)
         verdict = channel.ask(request)
         if verdict == channels.ADMITTED:
@@ -120,6 +126,24 @@ def authorize(wire: Wire, order: Order, channel: Channel) -> str:
         if ANSWERS[verdict].outcome == replies.CLOSE:
             wire.flush()
             return ERROR
+
+
+def _leave_to_tls(wire: Wire, conversation: Conversation, channel: Channel) -> str:
+    """Have TLS begin with the client's next octet; returns how this ended, "" if TLS cannot begin.
+
+    What the client sent behind STLS, before it was told to begin, comes from somebody in between
+    (RFC 2595 section 4; CVE-2011-0411). No state of ours survives: who comes next has none.
+    """
+    verdict = channel.ask_for_tls(wire.octets_in, wire.octets_out)
+    if verdict not in (channels.BEGIN_TLS, channels.NO_TLS):
+        raise MonitorGone
+    if wire.has_sent_more():
+        conversation.say(replies.COMMANDS_BEHIND_STLS)
+        wire.flush()
+        return INJECTION
+    conversation.say(replies.BEGIN_TLS if verdict == channels.BEGIN_TLS else replies.TLS_TROUBLE)
+    wire.flush()
+    return channels.STLS if verdict == channels.BEGIN_TLS else ""
 
 
 def _apologize(wire: Wire) -> None:

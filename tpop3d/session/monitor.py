@@ -6,9 +6,10 @@ The monitor has all the privileges that the program has, and reads nothing from 
 from __future__ import annotations
 
 import os
-from time import time_ns
+from time import monotonic, time_ns
 
 from tpop3d import logs
+from tpop3d.addresses import IMMEDIATE, PLAIN, STLS
 from tpop3d.auth.driver import CANNOT_SAY, YES, Verdict
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Policy
@@ -19,8 +20,10 @@ from tpop3d.session.summary import Summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.addresses import Tls
     from tpop3d.config import Config
-    from tpop3d.session.channel import Asked, Line
+    from tpop3d.session.channel import Asked, Ending, Line, TlsWanted
+    from tpop3d.session.relaychannel import Secured
 
 MAX_FAILED_LOGINS = 3
 MAX_LINES = 2  # of one connection, without -v
@@ -33,7 +36,9 @@ HOST_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 class Monitor:
     """The monitor of one connection, from the address `client`, made at `local`."""
 
-    def __init__(self, config: Config, client: str, local: tuple[str, int]) -> None:
+    def __init__(
+        self, config: Config, client: str, local: tuple[str, int], tls: Tls = PLAIN
+    ) -> None:
         self.summary = Summary(client)
         self.verdict = Verdict.no("nothing was tried")
         self._config = config
@@ -44,13 +49,43 @@ class Monitor:
         self._closed = False
         self._lines = 0
         self._is_verbose = logs.is_verbose()  # as the gatekeeper is, whatever a reload says
-        timestamp = apop_timestamp() if self._switch.checks_apop else b""
-        self.policy = Policy(timestamp, plaintext=not config.apop_only)
+        self.tls = tls
+        self._octets = (0, 0)  # in and out, before TLS
+        is_open = tls.mode == IMMEDIATE or config.takes_plaintext(client)
+        timestamp = apop_timestamp() if self._switch.checks_apop and is_open else b""
+        plaintext = is_open and not config.apop_only
+        self.policy = Policy(timestamp, plaintext, stls=tls.mode == STLS)
+
+    @property
+    def seconds_left(self) -> float:
+        """How many seconds there are to log in. Negotiating TLS gives nobody more of them."""
+        return max(0.0, self.summary.started + self._config.login_seconds - monotonic())
+
+    def check_tls(self, wanted: TlsWanted) -> None:
+        """TLS is to begin. Raises `Violation` where that cannot be."""
+        if self._closed or not self.policy.stls:
+            raise Violation("TLS that was not offered")
+        self.count(wanted)
+
+    def secure(self, secured: Secured) -> None:
+        """The connection has TLS: nothing is in the clear any more, and nothing else is known of
+        the client than before it said anything."""
+        self.summary.tls, self.summary.cipher = secured.version, secured.cipher
+        self._octets = self.summary.octets_in, self.summary.octets_out
+        self.policy = Policy(self.policy.apop_timestamp, plaintext=True, secured=True)
+
+    def log_failed_tls(self, reason: str) -> None:
+        """Say why there is no TLS, or no more of it."""
+        logs.notice(logs.event("tls failed", rip=self.summary.client, reason=reason))
+
+    def count(self, told: Asked | TlsWanted | Ending) -> None:
+        """Take the octets that a gatekeeper has counted."""
+        self.summary.octets_in = self._octets[0] + told.octets_in
+        self.summary.octets_out = self._octets[1] + told.octets_out
 
     def check(self, request: Asked) -> None:
         """Raises `Violation` for a request that cannot come now."""
-        self.summary.octets_in = request.octets_in
-        self.summary.octets_out = request.octets_out
+        self.count(request)
         self.summary.method = request.method
         if self._closed:
             raise Violation("an attempt after the last one")
@@ -91,6 +126,7 @@ class Monitor:
                 rip=self.summary.client,
                 method=attempt.method,
                 driver=self.verdict.driver,
+                **self.summary.secured(),
                 reason=self.verdict.reason,
             )
             logs.notice(line)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tpop3d.pop3.authorization import Policy
     from tpop3d.session.summary import Summary
 
+RELAYED_SECONDS = 0.1  # until a relay has told that the client has hung up
+
 OPENING = {
     refusal.IN_USE: replies.MAILDROP_IN_USE,
     refusal.TEMPORARY: replies.MAILDROP_TROUBLE,
@@ -135,7 +137,8 @@ class _Session:
 
     def _update(self, conversation: Conversation, spool: Spool, transaction: Transaction) -> str:
         """UPDATE: remove what is marked, let go of the maildrop, and only then answer."""
-        if self._config.no_commit_on_early_close and self._wire.has_hung_up():
+        news = RELAYED_SECONDS if self._policy.secured else 0
+        if self._config.no_commit_on_early_close and self._wire.has_hung_up(news):
             return EOF
         refused = spool.expunge(transaction.deleted)
         spool.close()

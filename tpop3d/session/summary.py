@@ -15,6 +15,8 @@ class Summary:
         self.client = client
         self.started = monotonic()
         self.user = b""
+        self.tls = ""
+        self.cipher = ""
         self.method = ""
         self.driver = ""
         self.retrieved: object = "0/0"
@@ -38,8 +40,13 @@ class Summary:
             rip=self.client,
             method=self.method,
             driver=self.driver,
+            **self.secured(),
             **more,
         )
+
+    def secured(self) -> dict[str, str]:
+        """The fields that say what TLS there is, if any."""
+        return {"tls": self.tls, "cipher": self.cipher} if self.tls else {}
 
     def log_end(self, end: str) -> None:
         """The one line at the end."""

@@ -23,6 +23,7 @@ TIMEOUT = "timeout"
 EOF = "eof"
 ERROR = "error"
 SIGNAL = "signal"
+INJECTION = "injection"  # something was sent behind STLS
 
 RECEIVE = 1 << 16  # octets asked for at a time
 GATHER = 1 << 16  # octets of replies that are gathered before they are sent
@@ -159,11 +160,27 @@ class Wire:
         """Do nothing for a while; True, at once, if the session is told to end."""
         return bool(self._ending.poll(seconds * 1000))
 
-    def has_hung_up(self) -> bool:
-        """Has the client closed its sending side by now, whatever it sent before that?"""
+    def has_hung_up(self, seconds: float = 0) -> bool:
+        """Has the client closed its sending side by now, whatever it sent before that? Of one that
+        is behind a relay, the news may take some `seconds`."""
         poll = select.poll()
         poll.register(self._in, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return bool(poll.poll(seconds * 1000))
+
+    def has_sent_more(self) -> bool:
+        """Has the client sent anything behind the line that was read last? Raises `Ended`."""
+        poll = select.poll()
+        poll.register(self._in, select.POLLIN)
+        if self._lines.rest():
+            return True
+        if not poll.poll(0):
+            return False
+        try:
+            if os.read(self._in, 1):
+                return True
+        except OSError:
+            pass
+        raise Ended(EOF)
 
     def has_unread(self) -> bool:
         """Has the client sent anything that nobody has read as a line?"""

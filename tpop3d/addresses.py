@@ -1,0 +1,159 @@
+"""`listen-address`: where the listener listens, for which domain, and with which TLS."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Files of certificates, each with that of its private key. The first is for clients that
+    # name no host, or one that is in no certificate.
+    Pairs = tuple[tuple[str, str], ...]
+
+POP3_PORT = 110
+POP3S_PORT = 995
+# How a connection comes to TLS.
+NONE = "none"
+STLS = "stls"
+IMMEDIATE = "immediate"
+MODES = (NONE, STLS, IMMEDIATE)
+CREDENTIALS = "$CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
+
+
+class Tls:
+    """The TLS of an address or a door: its mode, and its certificates."""
+
+    __slots__ = ("mode", "pairs")
+
+    def __init__(self, mode: str, pairs: Pairs = ()) -> None:
+        self.mode = mode
+        self.pairs = pairs
+
+
+PLAIN = Tls(NONE)
+
+
+class Address:
+    """One `listen-address`: host, port, the domain of logins made there ("": none), and its TLS.
+
+    `tls` is None, and the port perhaps still to change, until `settle` has been called.
+    """
+
+    __slots__ = ("domain", "has_port", "host", "port", "tls")
+
+    def __init__(self, host: str, port: int | None, domain: str, tls: Tls | None) -> None:
+        self.host = host
+        self.has_port = port is not None
+        self.port = _default_port(tls) if port is None else port
+        self.domain = domain
+        self.tls = tls
+
+    def settle(self, default: Tls) -> None:
+        """Take from the configuration's TLS what the address itself does not say."""
+        own = self.tls or Tls(default.mode)
+        self.tls = PLAIN if own.mode == NONE else Tls(own.mode, own.pairs + default.pairs)
+        if not self.has_port:
+            self.port = _default_port(self.tls)
+
+    def is_at(self, numeric: str) -> bool:
+        """Is a numeric address one of the host's? "0.0.0.0" and "::" stand for all."""
+        import _socket
+
+        if self.host in (numeric, "0.0.0.0", "::"):
+            return True
+        try:
+            found = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return any(address[0] == numeric for *_, address in found)
+
+
+def addresses(text: str) -> list[Address]:
+    """`host[:port][(domain)][;tls=mode[,certificate[,key]]]`, separated by spaces; an IPv6 address
+    stands in brackets."""
+    return [_address(word) for word in text.split()]
+
+
+def _address(word: str) -> Address:
+    place, semicolon, settings = word.partition(";")
+    tls = _tls(settings, word) if semicolon else None
+    place, parenthesis, domain = place.partition("(")
+    if parenthesis and (not domain.endswith(")") or len(domain) < 2):
+        raise ValueError(f"{word}: the domain must stand in parentheses")
+    host, port = host_and_port(place)
+    return Address(host, _port(port, word) if port else None, domain[:-1], tls)
+
+
+def _tls(settings: str, word: str) -> Tls:
+    key, _, value = settings.partition("=")
+    mode, comma, files = value.partition(",")
+    if key != "tls" or mode not in MODES:
+        raise ValueError(f"{word}: after the semicolon must stand tls=immediate or tls=stls")
+    if not comma:
+        return Tls(mode)
+    certificate, comma, private_key = files.partition(",")
+    if mode == NONE or "," in private_key or (comma and not private_key):
+        raise ValueError(f"{word}: must be tls={mode},certificate or tls={mode},certificate,key")
+    certificate = file_of_tls(certificate)
+    return Tls(mode, ((certificate, file_of_tls(private_key) if comma else certificate),))
+
+
+def file_of_tls(text: str) -> str:
+    """The path of a certificate or a private key."""
+    if not text.startswith(("/", CREDENTIALS + "/")):
+        raise ValueError(f"must be an absolute path, or {CREDENTIALS}/NAME, not {text!r}")
+    return text
+
+
+def files_of_tls(text: str) -> list[str]:
+    """Several of them, separated by spaces."""
+    return [file_of_tls(word) for word in text.split()]
+
+
+def located(path: str) -> str:
+    """The path without its variable. Raises ValueError where systemd has set none."""
+    if not path.startswith(CREDENTIALS):
+        return path
+    directory = os.environ.get(CREDENTIALS[1:])
+    if directory is None:
+        raise ValueError(f"{path}: systemd has set no {CREDENTIALS}; see LoadCredential=")
+    return directory + path[len(CREDENTIALS) :]
+
+
+def host_and_port(place: str) -> tuple[str, str]:
+    """The parts of `host[:port]`, the port "" without one. An IPv6 address stands in brackets."""
+    if place.startswith("["):
+        host, bracket, port = place[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise ValueError(f"{place}: must be [address] or [address]:port")
+        port = port[1:]
+    else:
+        host, _, port = place.partition(":")
+        if ":" in port:
+            raise ValueError(f"{place}: an IPv6 address must stand in brackets")
+    if not host:
+        raise ValueError(f"{place}: has no host")
+    if place.endswith(":") and not port:
+        raise ValueError(f"{place}: has no port")
+    return host, port
+
+
+def is_local(client: str) -> bool:
+    """Is a client on this host, as far as its address says? A socket of the file system and a pipe
+    are, too."""
+    return client in ("unix", "pipe", "::1") or client.startswith("127.")
+
+
+def _default_port(tls: Tls | None) -> int:
+    return POP3S_PORT if tls is not None and tls.mode == IMMEDIATE else POP3_PORT
+
+
+def _port(text: str, word: str) -> int:
+    if text.isdecimal() and text.isascii() and len(text) <= 5 and 0 < int(text) < 65536:
+        return int(text)
+    try:
+        import _socket
+
+        return _socket.getservbyname("pop3" if text == "pop-3" else text, "tcp")
+    except OSError:
+        raise ValueError(f"{word}: there is no port {text!r}") from None

@@ -1,0 +1,196 @@
+"""Reading a configuration: lines become the values of directives, and errors with their places."""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d import logs
+from tpop3d.addresses import IMMEDIATE, NONE
+from tpop3d.configfile import INCOMPLETE, logical_lines, read_key
+from tpop3d.directives import Directive, boolean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from tpop3d.auth.driver import Driver
+    from tpop3d.config import Config
+
+MASK = "********"  # what is shown for a secret
+
+
+class Secret:
+    """A directive's value that is read from the file when it is needed, and kept nowhere."""
+
+    __slots__ = ("_file", "_key")
+
+    def __init__(self, file: str, key: str) -> None:
+        self._file = file
+        self._key = key
+
+    def read(self) -> str:
+        """The value as it stands in the file now. Raises OSError, and KeyError if it is gone.
+
+        From here on it is in this process's memory.
+        """
+        with open(self._file, "rb") as file:
+            content = os.fsdecode(file.read())
+        return Reader(content, self._file).lines[self._key][1]
+
+
+class Reader:
+    """A file that is being read: its lines, and what was found wrong with them so far."""
+
+    def __init__(self, content: str, file: str) -> None:
+        self._file = file
+        self.lines: dict[str, tuple[int, str]] = {}  # key: line number and value, until taken
+        self._numbers: dict[str, int] = {}  # key: line number, for good
+        self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
+        self.warnings: list[tuple[int, str, str]] = []
+        self.effective: list[tuple[str, str, bool]] = []
+        for number, line in logical_lines(content):
+            self._add(number, line)
+
+    def _add(self, number: int, line: str) -> None:
+        octets = os.fsencode(line)
+        key, after = read_key(octets, 0, len(octets))
+        if not key or octets[after : after + 1] != b":":
+            # No more of the line is quoted: it may be a password.
+            self.errors.append((number, key, "must be 'key: value'"))
+        elif line.endswith(INCOMPLETE):
+            self.errors.append((number, key, "is continued, and nothing follows"))
+        elif key in self.lines:
+            self.errors.append((number, key, f"given before, in line {self.lines[key][0]}"))
+        else:
+            self.lines[key] = number, line.partition(":")[2].strip()
+            self._numbers[key] = number
+
+    def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
+        """The value of each directive, out of the lines or its default; None without either."""
+        values: dict[str, Any] = {}
+        for name, directive in directives.items():
+            key = prefix + name
+            number, text = self.lines.pop(key, (0, directive.default))
+            values[name] = None
+            if text is None:
+                continue
+            if directive.secret:
+                self.effective.append((key, MASK, number == 0))
+                values[name] = Secret(self._file, key) if text else None
+                continue
+            self.effective.append((key, text, number == 0))
+            try:
+                values[name] = directive.parse(text)
+            except ValueError as error:
+                self.errors.append((number, key, str(error)))
+        return values
+
+    def take_drivers(self, config: Config) -> dict[str, Driver]:
+        """The drivers that are enabled, in the order in which they are asked."""
+        from tpop3d.auth import drivers
+
+        mentioned = [key.split("-")[1] for key in self.lines if key.startswith("auth-")]
+        enabled: dict[str, Driver] = {}
+        for name in drivers.in_order(mentioned):
+            prefix = f"auth-{name}-"
+            number = self.lines.get(f"{prefix}enable", (0, ""))[0]
+            try:
+                found = drivers.find(name)
+            except ValueError as error:
+                self.errors.append((number, f"{prefix}enable", str(error)))
+                for key in [key for key in self.lines if key.startswith(prefix)]:
+                    del self.lines[key]
+                continue
+            if found is None:
+                continue
+            before = len(self.errors)
+            self._respell(getattr(found, "misspelled", {}), prefix)
+            settings = self.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
+            if not settings.pop("enable") or len(self.errors) > before:
+                continue
+            settings["default-mailbox"] = config.mailbox
+            try:
+                enabled[name] = found(settings)
+            except ValueError as error:
+                self.errors.append((number, f"{prefix}enable", str(error)))
+            except (Exception, SystemExit) as error:
+                why = f"the driver does not start: {logs.describe(error)}"
+                self.errors.append((number, f"{prefix}enable", why))
+            else:
+                told = getattr(enabled[name], "warnings", ())
+                self.warnings += [(number, f"{prefix}enable", why) for why in told]
+        return enabled
+
+    def _respell(self, misspelled: Mapping[str, str], prefix: str) -> None:
+        """Take directives by the names that they had, with a warning."""
+        for wrong, right in misspelled.items():
+            if (prefix + wrong) not in self.lines:
+                continue
+            number, text = self.lines.pop(prefix + wrong)
+            if (prefix + right) in self.lines:
+                self.errors.append((number, prefix + wrong, f"is {prefix + right}, given as well"))
+                continue
+            self.lines[prefix + right] = number, text
+            self.warnings.append((number, prefix + wrong, f"is taken for {prefix + right}"))
+
+    def refuse_rest(self) -> None:
+        """Whatever nobody took is unknown."""
+        from tpop3d.auth import drivers
+
+        for key, (number, _) in self.lines.items():
+            why = "unknown directive"
+            parts = key.split("-")
+            if parts[0] == "auth" and len(parts) > 2 and drivers.find(parts[1]) is None:
+                known = ", ".join(drivers.BUILT_IN)
+                why += f": there is no driver {parts[1]!r}; built in are {known}"
+            self.errors.append((number, key, why))
+
+    def settle_tls(self, config: Config) -> None:
+        """Give every address its TLS; what lacks a certificate is an error."""
+        if any(key == "listen-address" or key.startswith("tls-") for _, key, _ in self.errors):
+            return
+        given = self._numbers
+        certificates, keys = config.tls_certificate, config.tls_private_key
+        if keys and len(keys) != len(certificates):
+            number = given["tls-private-key"]
+            why = f"names {len(keys)} files, and tls-certificate {len(certificates)}"
+            self.errors.append((number, "tls-private-key", why))
+            return
+        missing = "there is no tls-certificate"
+        if config.tls_mode == IMMEDIATE and not certificates:
+            self.errors.append((given["tls-mode"], "tls-mode", missing))
+            return
+        for address in config.listen_address:
+            address.settle(config.tls)
+            assert address.tls is not None
+            if address.tls.mode != NONE and not address.tls.pairs:
+                why = f"{address.host} has no certificate, and {missing}"
+                self.errors.append((given["listen-address"], "listen-address", why))
+
+    def refuse_contradictions(self, config: Config) -> None:
+        """What is wrong with values that are right one by one."""
+        if not config.drivers:
+            from tpop3d.auth import drivers
+
+            enable = " or ".join(f"auth-{name}-enable: yes" for name in drivers.BUILT_IN)
+            self.errors.append((0, "auth-...-enable", f"nobody could log in; give {enable}"))
+            return
+        for name in config.auth_drivers:
+            if name not in config.drivers:
+                why = f"{name} is not enabled; give auth-{name}-enable: yes"
+                self.errors.append((0, "auth-drivers", why))
+        for name in config.drivers if config.auth_drivers else ():
+            if name not in config.auth_drivers:
+                why = f"{name} is enabled, and has no place in it"
+                self.errors.append((0, "auth-drivers", why))
+        if config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
+            why = "nobody could log in: no enabled driver can check APOP"
+            self.errors.append((0, "apop-only", why))
+
+    def told(self, found: list[tuple[int, str, str]]) -> list[str]:
+        """Errors or warnings for people, in the order of the file."""
+        return [
+            f"{self._file}:{number}: {key}: {why}" if number else f"{self._file}: {key}: {why}"
+            for number, key, why in sorted(found)
+        ]

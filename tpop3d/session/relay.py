@@ -1,0 +1,174 @@
+"""TLS with the client, in a process that does nothing else.
+
+A relay stands between the client and a socket on which gatekeeper and session speak POP3 as if
+there were no TLS. It has the private keys, and what OpenSSL knows of the connection; it reads no
+command and no mailbox, and it is locked in as a gatekeeper is. It serves one connection and ends,
+so nobody's mail meets anybody else's in its memory.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+from time import monotonic
+
+from tpop3d import logs
+from tpop3d.session import relaychannel, signals
+from tpop3d.session.privileges import confine
+from tpop3d.session.relaychannel import LINGER_SECONDS, RelayChannel, RelayOrder
+from tpop3d.session.tlsclient import TlsClient
+from tpop3d.session.wire import PARTING_SECONDS, milliseconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+
+    from tpop3d.session.privileges import Cell
+
+CHUNK = 1 << 17  # octets of a session's that are encrypted at a time
+HUNG_UP = select.POLLHUP | select.POLLRDHUP | select.POLLERR
+
+
+def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> None:
+    """Be a relay: for one connection, and then end the process. Never returns."""
+    status = 1
+    try:
+        wakeup, _ = signals.descriptors()
+        confine(cell, (channel.fileno(), *signals.descriptors()))
+        channel.tell(relaychannel.READY)
+        if (order := _await_order(channel, wakeup)) is not None:
+            _serve(order, channel, contexts[order.index], wakeup)
+        status = 0
+    except BaseException as error:
+        channel.tell(relaychannel.FAILED, f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(status)
+
+
+def _await_order(channel: RelayChannel, wakeup: int) -> RelayOrder | None:
+    """The order; None when the process is told to end before it comes."""
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    poll.register(channel.fileno(), select.POLLIN)
+    if any(fd == wakeup for fd, _ in poll.poll()):
+        return None
+    return channel.take_order()
+
+
+def _serve(order: RelayOrder, channel: RelayChannel, context: ssl.SSLContext, wakeup: int) -> None:
+    fd_in, fd_out, inner = order.fds
+    client = TlsClient(fd_in, fd_out, context, wakeup)
+    if refused := client.shake_hands(monotonic() + order.seconds):
+        channel.tell(relaychannel.FAILED, refused)
+        return
+    channel.tell(relaychannel.SECURED, client.describe())
+    Relay(client, inner, wakeup).pump()
+    if client.broken:
+        channel.tell(relaychannel.FAILED, client.broken)
+
+
+class Relay:
+    """What stands between a client behind TLS and the `inner` socket, where POP3 is spoken."""
+
+    def __init__(self, client: TlsClient, inner: int, wakeup: int) -> None:
+        self._client = client
+        self._inner = _socket.socket(fileno=inner)
+        self._inner.setblocking(False)
+        self._wakeup = wakeup
+        self._buffer = memoryview(bytearray(CHUNK))
+        self._to_session = memoryview(b"")  # what is decrypted, and not passed on yet
+        self._is_told = False  # the session, that its client is over
+        self._session_is_over = False
+        self._linger = 0.0  # when the client must have taken all, after the session's end
+
+    def pump(self) -> None:
+        """Pass octets on, both ways, until the session is over. No side is read from while the
+        other takes nothing, and deadlines are the session's."""
+        poll, client, inner = select.poll(), self._client, self._inner.fileno()
+        masks: dict[int, int] = {}
+        self._take(client.decrypt())  # what came behind the handshake
+        while client.unsent or not self._is_at_end():
+            if self._to_session or client.is_over:
+                self._pass_on()
+            if (wanted := self._interests()) != masks:
+                _register(poll, masks, wanted)
+                masks = wanted
+            left = self._linger - monotonic() if self._linger else None
+            if left is not None and left < 0:
+                break
+            for fd, mask in poll.poll(None if left is None else milliseconds(left)):
+                if fd == inner:
+                    self._hear_session(mask)
+                elif fd == self._wakeup:
+                    # Whoever told us tells the session, too; or this is how it is told.
+                    client.is_over = True
+                else:
+                    client.send()
+                    if fd == client.fd_in and mask & ~select.POLLOUT:
+                        self._take(client.receive())
+        self._inner.close()
+        client.bid_farewell(self._linger or monotonic() + PARTING_SECONDS)
+
+    def _is_at_end(self) -> bool:
+        # Of a client that is gone the session finds its socket closed, as it would the client's.
+        return self._session_is_over or self._client.is_gone
+
+    def _take(self, octets: list[bytes]) -> None:
+        """Have something more for the session."""
+        self._to_session = memoryview(b"".join((self._to_session, *octets)))
+
+    def _interests(self) -> dict[int, int]:
+        """What to wait for: nothing from a side while the other has not taken what is there."""
+        client, wanted = self._client, {}
+        if not client.is_over:
+            wanted[self._wakeup] = select.POLLIN
+            if not self._to_session:
+                wanted[client.fd_in] = select.POLLIN
+        if client.unsent:
+            wanted[client.fd_out] = wanted.get(client.fd_out, 0) | select.POLLOUT
+        if not self._session_is_over:
+            mask = 0 if self._linger else select.POLLRDHUP
+            mask |= 0 if client.unsent else select.POLLIN
+            mask |= select.POLLOUT if self._to_session else 0
+            if mask:
+                wanted[self._inner.fileno()] = mask
+        return wanted
+
+    def _hear_session(self, mask: int) -> None:
+        """Take what the session says, for the client."""
+        if mask & HUNG_UP and not self._linger:
+            self._linger = monotonic() + LINGER_SECONDS
+        if self._client.unsent or self._session_is_over:
+            return
+        try:
+            length = self._inner.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            length = 0
+        if length:
+            self._client.encrypt(self._buffer[:length])
+        else:
+            self._session_is_over = True
+
+    def _pass_on(self) -> None:
+        """Give the session what the client sent, and then the end of it."""
+        try:
+            while self._to_session:
+                sent = self._inner.send(self._to_session, _socket.MSG_NOSIGNAL)
+                self._to_session = self._to_session[sent:]
+            if self._client.is_over and not self._is_told:
+                self._is_told = True
+                self._inner.shutdown(_socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._to_session = memoryview(b"")  # it is over, and its last words may be unread
+
+
+def _register(poll: select.poll, before: dict[int, int], wanted: dict[int, int]) -> None:
+    for fd in before.keys() - wanted.keys():
+        poll.unregister(fd)
+    for fd, mask in wanted.items():
+        poll.register(fd, mask)

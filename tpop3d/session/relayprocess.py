@@ -1,0 +1,70 @@
+"""A relay of one's own: what a door that serves a single connection forks."""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+
+from tpop3d import logs
+from tpop3d.session import relaychannel, signals
+from tpop3d.session.relaychannel import LINGER_SECONDS, RelayChannel
+from tpop3d.session.wire import PARTING_SECONDS, milliseconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.addresses import Pairs
+    from tpop3d.session.privileges import Cell
+
+GRACE = 1.0  # seconds
+
+
+class RelayProcess:
+    """A relay, and the monitor's end of the channel to it."""
+
+    def __init__(self, pid: int, channel: RelayChannel) -> None:
+        self.channel = channel
+        self._pid = pid
+        self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
+
+    def await_end(self) -> None:
+        """Wait until the client has what was sent, or does not take it."""
+        self.channel.close()
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        if not poll.poll(milliseconds(LINGER_SECONDS + PARTING_SECONDS + GRACE)):
+            try:
+                os.kill(self._pid, _signal.SIGKILL)
+            except PermissionError:
+                return  # we are the mailbox's user by now
+        _, status = os.waitpid(self._pid, 0)
+        if os.WIFSIGNALED(status):
+            logs.error(f"relay {self._pid} was ended by signal {os.WTERMSIG(status)}")
+        elif os.WEXITSTATUS(status):
+            logs.error(f"relay {self._pid} ended with status {os.WEXITSTATUS(status)}")
+
+
+def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
+    """Fork a relay, which reads its keys itself: nobody else ever has them.
+
+    It says when it is ready, or why it cannot be. Raises OSError.
+    """
+    ours, theirs = relaychannel.pair()
+    pid = signals.fork()
+    if pid:
+        theirs.close()
+        return RelayProcess(pid, ours)
+    try:
+        ours.close()
+        from tpop3d.session import relay, tls
+
+        try:
+            found = tls.serving(pairs, min_version, ciphers, tickets=False, look=False)
+        except tls.Unusable as error:
+            theirs.tell(relaychannel.FAILED, str(error))
+            os._exit(0)
+        relay.run(cell, theirs, [found.context])
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(1)
