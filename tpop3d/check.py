@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tpop3d.config import load
+from tpop3d.config import Config, load
 from tpop3d.session.cell import gatekeeper_user
 
 
@@ -17,14 +17,17 @@ def check_config(file: str) -> int:
     """
     config = load(file)
     problems = config if isinstance(config, list) else []
-    if not isinstance(config, list) and os.geteuid() == 0:
-        user = gatekeeper_user(config)
+    warnings: list[str] = []
+    if not isinstance(config, list):
+        user = gatekeeper_user(config) if os.geteuid() == 0 else None
         problems = [f"{file}: {user}"] if isinstance(user, str) else []
+        warnings = list(config.warnings)
+        _check_tls(config, problems, warnings)
     if problems or isinstance(config, list):
         for problem in problems:
             _print(problem, sys.stderr.fileno())
         return 2
-    for warning in config.warnings:
+    for warning in warnings:
         _print(f"warning: {warning}", sys.stderr.fileno())
     _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())
     for key, value, is_default in config.effective:
@@ -35,6 +38,28 @@ def check_config(file: str) -> int:
             line += " #"  # or the next line would continue it
         _print(line, sys.stdout.fileno())
     return 0
+
+
+def _check_tls(config: Config, problems: list[str], warnings: list[str]) -> None:
+    """Try every certificate and key as a server would."""
+    served = [config.tls, *(address.tls for address in config.listen_address if address.tls)]
+    identities = dict.fromkeys(one.pairs for one in served if one.pairs)
+    if not identities:
+        if config.plaintext_logins != "yes":
+            who = "only clients on this host" if config.takes_plaintext("unix") else "nobody"
+            why = f"plaintext-logins is {config.plaintext_logins} and there is no tls-certificate"
+            warnings.append(f"{who} can log in: {why}")
+        return
+    from tpop3d.session import tls
+
+    settings = config.tls_min_version, config.tls_ciphers
+    for pairs in identities:
+        try:
+            warnings += tls.serving(pairs, *settings, tickets=True, look=True).warnings
+        except tls.NotGiven as error:
+            warnings.append(f"{error}; it cannot be checked here")
+        except tls.Unusable as error:
+            problems.append(str(error))
 
 
 def _print(line: str, fd: int) -> None:

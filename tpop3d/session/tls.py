@@ -26,6 +26,10 @@ class Unusable(Exception):
     """A certificate, a key or a setting that cannot be used: the text says which, and why."""
 
 
+class NotGiven(Unusable):
+    """A file that systemd would have given, and we were not started by systemd."""
+
+
 class Serving:
     """What one address serves with: `context`, and `warnings` about its certificates."""
 
@@ -86,7 +90,7 @@ def _context(
     try:
         files = located(certificate), located(key)
     except ValueError as error:
-        raise Unusable(str(error)) from None
+        raise NotGiven(str(error)) from None
     for path in files:
         _check_readable(path)
     if os.stat(files[1]).st_mode & 0o004:
