@@ -1,11 +1,14 @@
 """`tpop3d --check-config`: what is in effect, as a configuration file, or all that is wrong."""
 
+import datetime
 import os
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tlskit
 from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
 from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d import check
@@ -41,9 +44,15 @@ def directives(output):
     return {key: value.strip() for key, _, value in pairs}
 
 
+NO_TLS = (
+    "warning: only clients on this host can log in: plaintext-logins is local and there is no"
+    " tls-certificate\n"
+)
+
+
 def test_a_right_configuration_is_printed_with_status_0(tmp_path):
     done = tpop3d("--check-config", "-f", conf(tmp_path, text_of(LEAST) + "max-children: 7\n"))
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr.decode()) == (0, NO_TLS)
     shown = directives(done.stdout)
     assert shown["max-children"] == "7"
     assert shown["timeout-seconds"] == "600"
@@ -136,9 +145,10 @@ def test_whatever_the_value_the_output_is_the_same_configuration(key, value):
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "load", lambda file: config)
-        patch.setattr(check, "_print", lambda line, fd: printed.append(line + "\n"))
+        patch.setattr(check, "_print", lambda line, fd: printed.append((fd, line + "\n")))
         assert check.check_config("test.conf") == 0
-    again = read("".join(printed), "test.conf")
+    lines = [line for fd, line in printed if fd == sys.stdout.fileno()]
+    again = read("".join(lines), "test.conf")
     assert isinstance(again, Config), again
     assert [one[:2] for one in again.effective] == [one[:2] for one in config.effective]
 
@@ -179,3 +189,41 @@ def test_a_secret_on_a_wrong_line_is_not_quoted(tmp_path, line):
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(f"{file}:".encode())
     assert CANARY.encode() not in done.stderr
+
+
+def test_with_plaintext_logins_nobody_is_warned(tmp_path):
+    text = text_of(LEAST) + "plaintext-logins: yes\n"
+    done = tpop3d("--check-config", "-f", conf(tmp_path, text))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_certificates_are_tried(site):
+    tlskit.secure(site)
+    done = tpop3d("--check-config", "-f", site.conf)
+    assert (done.returncode, done.stderr) == (0, b"")
+    other, _ = tlskit.certify(site, file="other")
+    site.configure({"listen-address": f"0.0.0.0;tls=stls,{other},{site.path}/server.key"})
+    done = tpop3d("--check-config", "-f", site.conf)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    wrong = f"{site.path}/server.key: is not the private key of {other}\n"
+    assert done.stderr.decode() == wrong
+
+
+def test_an_expired_certificate_is_a_warning(site):
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    tlskit.secure(site)
+    tlskit.certify(site, not_before=past, not_after=past + datetime.timedelta(days=1))
+    done = tpop3d("--check-config", "-f", site.conf)
+    assert done.returncode == 0
+    assert f"warning: {site.path}/server.pem: has expired on Jan  2" in done.stderr.decode()
+
+
+def test_a_key_that_only_systemd_provides_is_a_warning(site):
+    tlskit.secure(site, **{"tls-private-key": "$CREDENTIALS_DIRECTORY/server.key"})
+    done = tpop3d("--check-config", "-f", site.conf)
+    assert done.returncode == 0
+    assert "see LoadCredential=; it cannot be checked here" in done.stderr.decode()
+    given = ENVIRONMENT | {"CREDENTIALS_DIRECTORY": str(site.path)}
+    done = tpop3d("--check-config", "-f", site.conf, env=given)
+    assert (done.returncode, done.stderr) == (0, b"")

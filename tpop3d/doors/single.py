@@ -152,10 +152,10 @@ class _Connection:
 
     def _receive(self, channel: Channel) -> Asked | TlsWanted | Ending | Line | None:
         """The gatekeeper's next message."""
-        self._await(channel.fileno())
+        self._await(channel.fileno(), "gatekeeper")
         return channel.receive()
 
-    def _await(self, fd: int) -> None:
+    def _await(self, fd: int, who: str) -> None:
         """Wait until a process of ours says something."""
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -164,7 +164,7 @@ class _Connection:
         if self._wakeup in ready:
             raise _Ended(SIGNAL)
         if not ready:
-            raise Violation("no answer from the process that speaks with the client")
+            raise Violation(f"the {who} does not answer")
 
     # TLS
 
@@ -184,7 +184,7 @@ class _Connection:
             os.close(fd)
         inner = ours.detach()
         self.fds = inner, inner
-        self._await(channel.fileno())
+        self._await(channel.fileno(), "relay")
         message = channel.receive()
         if isinstance(message, relaychannel.Secured):
             self._monitor.secure(message)
@@ -201,7 +201,7 @@ class _Connection:
         config = self._config
         pairs = self._monitor.tls.pairs
         relay = relayprocess.start(self._cell, pairs, config.tls_min_version, config.tls_ciphers)
-        self._await(relay.channel.fileno())
+        self._await(relay.channel.fileno(), "relay")
         message = relay.channel.receive()
         if isinstance(message, relaychannel.Ready):
             return relay
