@@ -56,12 +56,11 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
     summary = monitor.summary
     try:
         if tls.mode == IMMEDIATE:
+            one.start_relay()
+            _import_rest()
             one.begin_tls()
         channel.give_order(Order(one.fds, monitor.policy, monitor.seconds_left))
-        # While the client reads the greeting: a session may not be able to read these files.
-        from tpop3d.session import session  # isort: skip
-        from tpop3d.auth import isolation  # noqa: F401
-
+        _import_rest()
         request = one.admitted(channel)
     except _Ended as ended:
         _end(pid)
@@ -80,8 +79,17 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
     channel.close()
     account = monitor.verdict.account
     assert account is not None
+    from tpop3d.session import session
+
     session.serve(one.fds, request.pending, wakeup, account, monitor.policy, config, summary)
     one.hang_up()
+
+
+def _import_rest() -> None:
+    """What is needed from the login on, while others work: a session may not be able to read these
+    files any more."""
+    from tpop3d.auth import isolation  # noqa: F401
+    from tpop3d.session import session  # noqa: F401
 
 
 class _Connection:
@@ -168,13 +176,22 @@ class _Connection:
 
     # TLS
 
-    def begin_tls(self, relay: RelayProcess | None = None) -> None:
-        """Let a relay speak with the client from now on. Raises `_Ended` and `Violation`."""
+    def start_relay(self) -> None:
+        """Fork a relay; it reads its certificates by itself."""
+        from tpop3d.session import relayprocess
+
+        config, pairs = self._config, self._monitor.tls.pairs
+        self._relay = relayprocess.start(
+            self._cell, pairs, config.tls_min_version, config.tls_ciphers
+        )
+
+    def begin_tls(self) -> None:
+        """Let the relay speak with the client from now on. Raises `_Ended` and `Violation`."""
         from tpop3d.session import relaychannel
 
-        self._relay = relay or self._start_relay()
-        if self._relay is None:
+        if not self._relay_is_ready():
             raise _Ended("")
+        assert self._relay is not None
         channel = self._relay.channel
         ours, theirs = _socket.socketpair()
         fds = (*self.fds, theirs.fileno())
@@ -189,31 +206,29 @@ class _Connection:
         if isinstance(message, relaychannel.Secured):
             self._monitor.secure(message)
             return
-        died = "the relay has died"
-        why = message.reason if isinstance(message, relaychannel.Failed) else died
-        self._monitor.log_failed_tls(why)
+        self._monitor.log_failed_tls(_why(message))
         raise _Ended("")
 
-    def _start_relay(self) -> RelayProcess | None:
-        """Fork a relay and see that it has its certificates; None where it has not."""
-        from tpop3d.session import relaychannel, relayprocess
+    def _relay_is_ready(self) -> bool:
+        """Wait until the relay has its certificates; one that has not is no relay any more."""
+        from tpop3d.session import relaychannel
 
-        config = self._config
-        pairs = self._monitor.tls.pairs
-        relay = relayprocess.start(self._cell, pairs, config.tls_min_version, config.tls_ciphers)
+        relay = self._relay
+        if relay is None or relay.is_ready:
+            return relay is not None
         self._await(relay.channel.fileno(), "relay")
         message = relay.channel.receive()
-        if isinstance(message, relaychannel.Ready):
-            return relay
-        relay.await_end()
-        why = message.reason if isinstance(message, relaychannel.Failed) else "the relay has died"
-        logs.error(f"tls: {why}")
-        return None
+        relay.is_ready = isinstance(message, relaychannel.Ready)
+        if not relay.is_ready:
+            logs.error(f"tls: {_why(message)}")
+            relay.await_end()
+            self._relay = None
+        return relay.is_ready
 
     def _change_to_tls(self, channel: Channel) -> None:
         """Have the gatekeeper let go of the connection, and TLS begin on it."""
-        relay = self._start_relay()
-        if relay is None:
+        self.start_relay()
+        if not self._relay_is_ready():
             channel.give_verdict(channels.NO_TLS)
             return
         channel.give_verdict(channels.BEGIN_TLS)
@@ -226,9 +241,16 @@ class _Connection:
         self._monitor.count(message)
         if message.how != channels.STLS:
             raise _Ended(message.how or ERROR)
-        self.begin_tls(relay)
+        self.begin_tls()
         policy, seconds = self._monitor.policy, self._monitor.seconds_left
         channel.give_order(Order(self.fds, policy, seconds, greets=False))
+
+
+def _why(message: object) -> str:
+    """What a relay says that is none, or does not say."""
+    from tpop3d.session.relaychannel import Failed
+
+    return message.reason if isinstance(message, Failed) else "the relay has died"
 
 
 def _end(pid: int) -> None:

@@ -24,6 +24,7 @@ class RelayProcess:
 
     def __init__(self, pid: int, channel: RelayChannel) -> None:
         self.channel = channel
+        self.is_ready = False  # it has its certificates
         self._pid = pid
         self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
 
