@@ -158,6 +158,49 @@ def test_what_contradicts_is_an_error():
     assert config("apop-only: yes").apop_only  # a flat file may hold plain text
 
 
+BAD_TLS = {
+    "immediate without a certificate": (
+        "log-level: info\ntls-mode: immediate", "2: tls-mode: there is no tls-certificate"
+    ),
+    "a key too many": (
+        "tls-certificate: /c\ntls-private-key: /k /l",
+        "2: tls-private-key: names 2 files, and tls-certificate 1",
+    ),
+    "a key too few": (
+        "tls-private-key: /k\ntls-certificate: /c /d /e",
+        "1: tls-private-key: names 1 files, and tls-certificate 3",
+    ),
+    "a key for nothing": (
+        "tls-private-key: /k", "1: tls-private-key: names 1 files, and tls-certificate 0"
+    ),
+    "an address without a certificate": (
+        "\nlisten-address: a b;tls=stls c;tls=immediate,/c",
+        "2: listen-address: b has no certificate, and there is no tls-certificate",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_TLS)
+def test_tls_that_contradicts_is_an_error(what):
+    content, error = BAD_TLS[what]
+    assert errors(content) == [error]
+
+
+def test_of_wrong_tls_only_what_is_wrong_is_told():
+    """What follows from it would only be noise."""
+    assert len(errors("tls-mode: immediate\ntls-certificate: c")) == 1
+    assert len(errors("listen-address: a;tls=stls b:c:d")) == 1
+    assert len(errors("listen-address: a;tls=stls b;tls=stls")) == 2
+
+
+def test_tls_is_no_error_where_nobody_wants_it():
+    for content in ("tls-mode: stls", "tls-mode: none\ntls-certificate: /c", "tls-ciphers: x"):
+        assert config(content)
+    assert config("tls-mode: none\ntls-certificate: /c").tls.mode == "none"
+    assert config("").tls.mode == "none"
+    assert config("tls-certificate: /c").tls.mode == "stls"
+
+
 def test_a_driver_that_is_off_is_still_checked():
     found = errors("auth-passwd-enable: no\nauth-passwd-mail-group: no-such-group")
     assert [error.split(": ")[1] for error in found] == ["auth-passwd-mail-group"]

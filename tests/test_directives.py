@@ -7,7 +7,6 @@ import pytest
 
 from authkit import LEAST, config_of, errors_of, text_of
 from mailsite import MAIL_USER
-from tpop3d.addresses import addresses
 from tpop3d.config import DIRECTIVES, Config
 from tpop3d.directives import Directive, group_id, positive, user_id
 
@@ -64,6 +63,8 @@ POSITIVE = {"1": 1, "2": 2, "016": 16, "86400": 86400, "9" * 9: 999999999}
 NOT_BOOLEAN = ["", "y", "on", "1", "0", "yes no", "oui", "yes,"]
 BOOLEAN = {"yes": True, "true": True, "no": False, "false": False, "YES": True, "False": False}
 NOT_ABSOLUTE = ["", "var/mail", "./x", "~/x", "$(home)/x"]
+NOT_FILES_OF_TLS = ["x.pem", "./x.pem", "/x.pem y.pem", "$CREDENTIALS_DIRECTORY", "$HOME/x",
+                    "$CREDENTIALS_DIRECTORYx/y", "$(home)/x"]  # fmt: skip
 NUMBERS = [
     "max-children", "gatekeeper-connections", "shutdown-seconds", "timeout-seconds",
     "login-seconds", "lock-timeout-seconds", "auth-timeout-seconds",
@@ -80,6 +81,14 @@ RIGHT = {
     "domain-separators": {"@": "@", "+": "+", "@%!:": "@%!:", "-._": "-._"},
     "mailbox": {"/m/$(user)": "/m/$(user)", "bsd:/m /n": "bsd:/m /n"},
     "state-directory": {"/var/lib/x": "/var/lib/x", "/x/": "/x", "/": "/", "/a b": "/a b"},
+    "plaintext-logins": {"yes": "yes", "no": "no", "local": "local", "LOCAL": "local"},
+    "tls-mode": {"none": "none", "stls": "stls", "STLS": "stls"},
+    "tls-certificate": {"/x.pem": ["/x.pem"], "/a  /b": ["/a", "/b"],
+                        "$CREDENTIALS_DIRECTORY/x": ["$CREDENTIALS_DIRECTORY/x"]},
+    # As many as there are certificates: test_config.
+    "tls-private-key": {"": []},
+    "tls-min-version": {"1.2": "1.2", "1.3": "1.3"},
+    "tls-ciphers": {"HIGH:!aNULL": "HIGH:!aNULL", "no such": "no such"},  # OpenSSL knows
     "log-facility": {**{f"local{n}": f"local{n}" for n in range(8)}, "mail": "mail",
                      "daemon": "daemon", "auth": "auth", "user": "user", "MAIL": "mail"},
     "log-level": {level: level for level in
@@ -97,13 +106,15 @@ WRONG = {
     "domain-separators": ["", "a", "@x", "@ %", "1", "é", "@\t%"],
     "mailbox": ["", "mail/x", "maildir:/x", "/m/$(nobody)", "/m/$(user", "/m x"],
     "state-directory": NOT_ABSOLUTE,
+    "plaintext-logins": ["", "true", "never", "yes no"],
+    "tls-mode": ["", "yes", "starttls", "immediate stls"],
+    "tls-certificate": NOT_FILES_OF_TLS,
+    "tls-private-key": NOT_FILES_OF_TLS,
+    "tls-min-version": ["", "1", "1.0", "1.1", "1.4", "TLSv1.2", "1.2 1.3"],
+    "tls-ciphers": [],
     "log-facility": ["", "post", "local8", "mail daemon"],
     "log-level": ["", "loud", "7", "info debug"],
-    "listen-address": [
-        ":110", "[::1", "::1", "2001:db8::1:110", "host:0", "host:65536", "host:-1",
-        "host:no-such-service", "host(", "host()", "host(x", "host(x)y", "[]", "[::1]110",
-        "[::1]x:110", "host;", "host;tls=immediate", "host; x", "a b:c", "host:\u0661\u0661\u0660",
-    ],
+    "listen-address": ["a:b:c"],  # and more: test_addresses
 }  # fmt: skip
 
 
@@ -151,26 +162,6 @@ def test_a_wrong_value_is_an_error_with_file_line_and_key(key, text):
     errors = errors_of(text_of(LEAST) + f"{key}: {text}\n")
     assert len(errors) == 1
     assert errors[0].startswith(f"test.conf:{len(LEAST) + 1}: {key}: ")
-
-
-ADDRESSES = [
-    ("127.0.0.1", [("127.0.0.1", 110, "")]),
-    ("mail.example.org:1110", [("mail.example.org", 1110, "")]),
-    ("0.0.0.0:pop3", [("0.0.0.0", 110, "")]),
-    ("0.0.0.0:pop-3", [("0.0.0.0", 110, "")]),
-    ("host:65535(example.org)", [("host", 65535, "example.org")]),
-    ("host(example.org)", [("host", 110, "example.org")]),
-    ("[::1]", [("::1", 110, "")]),
-    ("[::1]:1(a.example)", [("::1", 1, "a.example")]),
-    ("[2001:db8::1](a.example)", [("2001:db8::1", 110, "a.example")]),
-    ("a:1  b:2\t[::]:3", [("a", 1, ""), ("b", 2, ""), ("::", 3, "")]),
-    ("", []),
-]
-
-
-@pytest.mark.parametrize(("text", "expected"), ADDRESSES)
-def test_addresses(text, expected):
-    assert [(one.host, one.port, one.domain) for one in addresses(text)] == expected
 
 
 @pytest.mark.parametrize("text", [f"{MAIL_USER.pw_uid}", MAIL_USER.pw_name])
