@@ -16,7 +16,9 @@ MAX_TEXT = 300  # octets
 LINGER_SECONDS = 60.0  # for the client to take what was sent, after the session's end
 _ORDER = struct.Struct("!cBd")  # kind, which certificates, seconds for the handshake
 _DESCRIPTORS = struct.Struct("3i")
-_TEXT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-'")
+_TEXT = frozenset(
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@$'"
+)
 UNKNOWN = ord("_")  # in place of what is in no text
 READY = b"R"
 SECURED = b"S"
@@ -120,7 +122,8 @@ class RelayChannel:
 
     def tell(self, kind: bytes, text: str = "") -> None:
         """Say something. A monitor that is gone need not hear it."""
-        octets = bytes(c if c in _TEXT else UNKNOWN for c in text.encode()[:MAX_TEXT])
+        known = text.encode("ascii", "replace")[:MAX_TEXT]
+        octets = bytes(c if c in _TEXT else UNKNOWN for c in known)
         try:
             self._socket.send(kind + octets, _socket.MSG_NOSIGNAL)
         except OSError:
