@@ -25,12 +25,14 @@ from tpop3d.session.channel import (
     Line,
     Order,
     Request,
+    TlsWanted,
     Violation,
 )
-from tpop3d.session.wire import EOF, ERROR, QUIT, RECEIVE, SIGNAL, TIMEOUT
+from tpop3d.session.wire import EOF, ERROR, INJECTION, QUIT, RECEIVE, SIGNAL, TIMEOUT
 
 DIGEST = b"c4c9334bac560ecc979e58001b3e22fb"
 TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"
+ENDINGS = [QUIT, EOF, TIMEOUT, SIGNAL, ERROR, INJECTION, channel.STLS, ""]
 LARGE = 2**64 - 1  # what a counter of octets goes up to
 
 
@@ -96,12 +98,27 @@ def test_a_request_and_its_verdict_arrive_as_they_were_sent(request, verdict):
     assert answer == verdict
 
 
-@pytest.mark.parametrize("how", [QUIT, EOF, TIMEOUT, SIGNAL, ERROR, ""])
+@pytest.mark.parametrize("how", ENDINGS)
 def test_an_ending_arrives_as_it_was_sent(how):
     with ends() as (monitor, gatekeeper):
         gatekeeper.report(Ending(how, 17, LARGE))
         ending = monitor.receive()
     assert (ending.how, ending.octets_in, ending.octets_out) == (how, 17, LARGE)
+
+
+@given(counts, counts, st.sampled_from([channel.BEGIN_TLS, channel.NO_TLS]))
+def test_a_wish_for_tls_and_its_answer_arrive_as_they_were_sent(octets_in, octets_out, verdict):
+    with ends() as (monitor, gatekeeper):
+        monitor.give_verdict(verdict)
+        assert gatekeeper.ask_for_tls(octets_in, octets_out) == verdict
+        wanted = monitor.receive()
+    assert isinstance(wanted, TlsWanted)
+    assert (wanted.octets_in, wanted.octets_out) == (octets_in, octets_out)
+
+
+def test_no_two_verdicts_look_the_same():
+    assert len(set(VERDICTS)) == len(VERDICTS)
+    assert {len(verdict) for verdict in VERDICTS} == {1}
 
 
 @given(st.integers(0, 7), st.text(st.characters(min_codepoint=32, max_codepoint=126)))
@@ -118,12 +135,20 @@ def test_a_long_line_is_cut():
         assert monitor.receive().text == "x" * MAX_LINE
 
 
-@pytest.mark.parametrize("timestamp", [b"", TIMESTAMP, b"<" + b"x" * 253 + b">"])
-@pytest.mark.parametrize("plaintext", [False, True])
-def test_an_order_arrives_with_its_descriptors(timestamp, plaintext):
+flags = st.booleans()
+
+
+@given(
+    st.sampled_from([b"", TIMESTAMP, b"<" + b"x" * 253 + b">"]), flags, flags, flags, flags,
+    st.floats(0, 1e6),
+)  # fmt: skip
+def test_an_order_arrives_with_its_descriptors(
+    timestamp, plaintext, stls, secured, greets, seconds
+):
+    policy = Policy(timestamp, plaintext, stls, secured)
     with ends() as (monitor, gatekeeper):
         read_end, write_end = os.pipe()
-        monitor.give_order(Order((read_end, write_end), Policy(timestamp, plaintext), 60.5))
+        monitor.give_order(Order((read_end, write_end), policy, seconds, greets))
         os.close(read_end)
         os.close(write_end)
         order = gatekeeper.take_order()
@@ -132,9 +157,16 @@ def test_an_order_arrives_with_its_descriptors(timestamp, plaintext):
         assert os.read(fd_in, 9) == b"through"
         os.close(fd_in)
         os.close(fd_out)
-    assert order.policy.apop_timestamp == timestamp
-    assert order.policy.plaintext is plaintext
-    assert order.login_seconds == 60.5
+    got = order.policy
+    assert (got.apop_timestamp, got.plaintext, got.stls, got.secured) == (
+        timestamp, plaintext, stls, secured,
+    )  # fmt: skip
+    assert (order.greets, order.login_seconds) == (greets, seconds)
+
+
+def test_an_order_greets_unless_it_says_otherwise():
+    order = Order((0, 1), Policy(b"", True), 1.0)
+    assert (order.greets, order.policy.stls, order.policy.secured) == (True, False, False)
 
 
 def test_messages_stay_apart_and_in_order():
@@ -232,6 +264,10 @@ def ending_packet(how=b"q", more=b""):
     return struct.pack("!ccQQ", b"E", how, 1, 2) + more
 
 
+def tls_packet():
+    return struct.pack("!cQQ", b"T", 1, 2)
+
+
 VIOLATIONS = {
     "of no kind": b"X",
     "a verdict": b"+",
@@ -253,7 +289,10 @@ VIOLATIONS = {
     "no digest": attempt_packet(b"A", secret=b""),
     "a short ending": ending_packet()[:-1],
     "a long ending": ending_packet(more=b"x"),
-    "an ending of no kind": ending_packet(b"z"),
+    "an ending of no kind": ending_packet(b"y"),
+    "a wish for TLS without its octets": b"T",
+    "half a wish for TLS": tls_packet()[:-1],
+    "a wish for TLS with something behind it": tls_packet() + b"x",
     "an ending of an octet that is none": ending_packet(b"\xff"),
     "half a line's header": b"L",
     "a line of no level": line_packet(8),
@@ -274,6 +313,9 @@ def test_what_is_just_right_is_none():
     assert received(attempt_packet(b"A", secret=DIGEST)).attempt.digest == DIGEST
     assert received(attempt_packet(secret=b"")).attempt.password == b""
     assert received(ending_packet(b"a")).how == ""
+    assert received(ending_packet(b"i")).how == INJECTION
+    assert received(ending_packet(b"z")).how == channel.STLS
+    assert received(tls_packet()).octets_out == 2
 
 
 def test_a_request_has_no_timestamp_of_the_gatekeepers():
@@ -298,7 +340,9 @@ def is_of_the_form(message):
     if isinstance(message, Line):
         return message.level in range(8) and len(message.text) <= MAX_LINE
     if isinstance(message, Ending):
-        return message.how in (QUIT, EOF, TIMEOUT, SIGNAL, ERROR, "")
+        return message.how in ENDINGS
+    if isinstance(message, TlsWanted):
+        return message.octets_in <= LARGE and message.octets_out <= LARGE
     attempt = message.attempt
     name, password, digest = attempt.name, attempt.password, attempt.digest
     named = 0 < len(name) <= MAX_NAME and not set(name) & set(b"\0\r\n")
@@ -317,7 +361,8 @@ headers = st.builds(
 )
 packets = (
     st.binary(min_size=1, max_size=200)
-    | st.builds(bytes.__add__, st.sampled_from([b"A", b"AU", b"AA", b"E", b"Eq", b"L", b"L\3"]),
+    | st.builds(bytes.__add__,
+                st.sampled_from([b"A", b"AU", b"AA", b"E", b"Eq", b"L", b"L\3", b"T"]),
                 st.binary(max_size=200))
     | headers
 )  # fmt: skip
@@ -327,6 +372,7 @@ packets = (
 @example(b"\0")
 @example(b"L\3")
 @example(b"A" * 26)
+@example(b"T" * 17)
 def test_any_packet_is_a_message_or_a_violation(packet):
     try:
         message = received(packet)
