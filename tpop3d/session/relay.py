@@ -96,7 +96,7 @@ class Relay:
                 masks = wanted
             left = self._linger - monotonic() if self._linger else None
             if left is not None and left < 0:
-                break
+                return  # what is missing was not all, and must not look like it
             for fd, mask in poll.poll(None if left is None else milliseconds(left)):
                 if fd == inner:
                     self._hear_session(mask)
