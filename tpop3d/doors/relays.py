@@ -28,11 +28,12 @@ RETRY = 1.0  # seconds until the next try where a keeper has died
 class Relay:
     """A relay that the keeper has forked."""
 
-    __slots__ = ("channel", "keeper", "number", "served")
+    __slots__ = ("channel", "has_failed", "keeper", "number", "served")
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.number, self.channel = keeper.start_relay()
+        self.has_failed = False
         self.served: Served | None = None
 
 
@@ -200,6 +201,9 @@ class Relays:
                 self._part(served)
                 self._over(served, "the relay has died")
             elif isinstance(message, Failed):
+                if relay.has_failed:
+                    raise Violation("TLS fails again")
+                relay.has_failed = True
                 if not served.monitor.summary.tls:
                     self._part(served)
                     self._over(served, message.reason)
@@ -213,6 +217,6 @@ class Relays:
             return
         except Violation as violation:
             if served is not None:
-                log_violation(served.monitor.summary.client, relay.number, violation)
+                log_violation(served.monitor.summary.client, relay.number, violation, "relay")
                 self.kill(served)
                 self._over(served, str(violation))

@@ -164,7 +164,7 @@ def apop_timestamp() -> bytes:
     return b"<%b@%b>" % (unique, host[:64] or b"localhost")
 
 
-def log_violation(client: str, pid: int, what: object) -> None:
-    """A gatekeeper that does what ours never do is in somebody else's hands; `client` is "" where
-    it has no connection."""
-    logs.error(logs.event("attack", rip=client, gatekeeper=pid, reason=str(what)))
+def log_violation(client: str, number: int, what: object, who: str = "gatekeeper") -> None:
+    """A gatekeeper, or a relay, that does what ours never do is in somebody else's hands; `client`
+    is "" where it has no connection."""
+    logs.error(logs.event("attack", rip=client, **{who: number}, reason=str(what)))
