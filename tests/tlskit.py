@@ -2,10 +2,13 @@
 
 import functools
 import os
+import socket
 import ssl
 
+import pytest
 import trustme
 
+import doors
 from mailsite import PATIENCE
 
 HOST = "127.0.0.1"
@@ -63,3 +66,51 @@ def stls(wire, using=None, name=HOST):
     """The same after STLS."""
     assert wire.ask("STLS").startswith(b"+OK")
     return wrap(wire, using, name)
+
+
+# Of both kinds: where each connection has a server of its own, and the listener.
+DOORS = {"per connection": doors.systemd_accept, "listener": doors.standalone}
+in_both_doors = pytest.mark.parametrize("opens", DOORS.values(), ids=DOORS)
+
+
+def beneath(wire):
+    """The connection below its TLS."""
+    return socket.socket(fileno=os.dup(wire.connection.fileno()))
+
+
+class Handshake:
+    """A client's side of a handshake, in memory: `hello` is what it begins with."""
+
+    def __init__(self, using=None, name=HOST):
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        made = using or context()
+        self.tls = made.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        self.hello = self.outgoing.read()
+
+    def finish(self, wire):
+        """Make it on a wire, the hello included; what goes out later is in `outgoing`."""
+        wire.send(self.hello)
+        while True:
+            try:
+                return self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                wire.send(self.outgoing.read())
+                received = wire.reader.read1()
+                assert received, "the connection ended in the handshake"
+                self.incoming.write(received)
+            finally:
+                wire.send(self.outgoing.read())
+
+
+def lines_of(door, what):
+    """All lines of the log that are about this."""
+    return [line for line in door.logs.lines() if f" {what} " in f" {line}"]
+
+
+def wait_for_line(door, what):
+    """The one line about this; more would be a failure."""
+    door.logs.wait_for(what)
+    (line,) = lines_of(door, what)
+    return line
