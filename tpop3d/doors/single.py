@@ -111,7 +111,9 @@ class _Connection:
         for fd in set(self.fds):
             os.close(fd)
         if self._relay is not None:
-            self._relay.await_end()
+            broken = self._relay.await_end()
+            if broken:
+                self._monitor.log_failed_tls(broken)
 
     def admitted(self, channel: Channel) -> Asked:
         """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""

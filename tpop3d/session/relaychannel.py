@@ -84,6 +84,13 @@ class RelayChannel:
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
         self._socket.sendmsg([message], [rights], _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
 
+    def give_no_more(self) -> None:
+        """There is no order for it, or no further one; what it says is still received."""
+        try:
+            self._socket.shutdown(_socket.SHUT_WR)
+        except OSError:
+            pass  # it has ended
+
     def receive(self) -> Ready | Secured | Failed | None:
         """The relay's next message, None at the end of file. Does not wait.
 

@@ -8,7 +8,8 @@ import select
 
 from tpop3d import logs
 from tpop3d.session import relaychannel, signals
-from tpop3d.session.relaychannel import LINGER_SECONDS, RelayChannel
+from tpop3d.session.channel import Violation
+from tpop3d.session.relaychannel import LINGER_SECONDS, Failed, RelayChannel
 from tpop3d.session.wire import PARTING_SECONDS, milliseconds
 
 TYPE_CHECKING = False
@@ -28,21 +29,28 @@ class RelayProcess:
         self._pid = pid
         self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
 
-    def await_end(self) -> None:
-        """Wait until the client has what was sent, or does not take it."""
-        self.channel.close()
+    def await_end(self) -> str:
+        """Wait until the client has what was sent, or does not take it; returns what has broken the
+        TLS, if anything."""
+        self.channel.give_no_more()
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         if not poll.poll(milliseconds(LINGER_SECONDS + PARTING_SECONDS + GRACE)):
             try:
                 os.kill(self._pid, _signal.SIGKILL)
             except PermissionError:
-                return  # we are the mailbox's user by now
+                return ""  # we are the mailbox's user by now
         _, status = os.waitpid(self._pid, 0)
         if os.WIFSIGNALED(status):
             logs.error(f"relay {self._pid} was ended by signal {os.WTERMSIG(status)}")
         elif os.WEXITSTATUS(status):
             logs.error(f"relay {self._pid} ended with status {os.WEXITSTATUS(status)}")
+        try:
+            last = self.channel.receive()
+        except (Violation, BlockingIOError):
+            last = None
+        self.channel.close()
+        return last.reason if isinstance(last, Failed) else ""
 
 
 def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
