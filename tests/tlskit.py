@@ -46,7 +46,7 @@ def secure(site, *names, **settings):
 
 def context(**settings):
     """A client's context that trusts the authority."""
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority().configure_trust(made)
     for key, value in settings.items():
         setattr(made, key, value)
