@@ -17,7 +17,7 @@ LINGER_SECONDS = 60.0  # for the client to take what was sent, after the session
 _ORDER = struct.Struct("!cBd")  # kind, which certificates, seconds for the handshake
 _DESCRIPTORS = struct.Struct("3i")
 _TEXT = frozenset(
-    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@$'"
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@$~%'"
 )
 UNKNOWN = ord("_")  # in place of what is in no text
 READY = b"R"
