@@ -4,7 +4,6 @@ import os
 import socket
 import ssl
 import struct
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -67,7 +66,7 @@ def must_have_failed(door, reason, times=1):
     assert len(lines) == times
     for line in lines:
         assert line.endswith(f"tls failed rip=127.0.0.1 reason={reason}")
-    assert not tlskit.lines_of(door, "session")
+    assert not tlskit.lines_of(door, "session user=")
     assert "error" not in door.logs.text()
 
 
@@ -147,7 +146,7 @@ def test_who_speaks_tls_where_it_is_not_spoken_gets_a_greeting_in_the_clear(site
         lines = wire.reader.read().splitlines(keepends=True)
         assert lines[0].startswith(b"+OK POP3")
         assert all(line.startswith(b"-ERR ") for line in lines[1:])  # an LF may be in a hello
-        assert tlskit.wait_for_line(door, "session").endswith("end=eof")
+        assert tlskit.wait_for_line(door, "session user=").endswith("end=eof")
         assert "tls failed" not in door.logs.text()
         assert is_served(door, "stls")
 
@@ -328,17 +327,11 @@ def test_the_end_of_the_time_to_log_in_is_told_within_tls(site, opens):
 
 # Places
 
-PATCHED = """
-import sys
-from tpop3d.session import relaychannel
-relaychannel.LINGER_SECONDS = 1.0
-from tpop3d.cli import main
-raise SystemExit(main(sys.argv[1:]))
-"""
+SHORT = "from tpop3d.session import relaychannel\nrelaychannel.LINGER_SECONDS = 1.0"
 
 
 def test_who_stops_reading_gives_its_place_back(site, monkeypatch):
-    monkeypatch.setattr(doors, "SERVER", [sys.executable, "-c", PATCHED])
+    monkeypatch.setattr(doors, "SERVER", tlskit.server_with(SHORT))
     site.add("bert", mbox(b"x" * 30_000_000))
     settings = {"tls-mode": "immediate", "timeout-seconds": 1, "max-children": 1}
     with doors.standalone(site, settings=settings) as door:
@@ -398,7 +391,7 @@ def test_a_hundred_handshakes_that_come_to_nothing_leave_nothing(site, mode):
     settings = {"tls-mode": mode, "max-children": 128, "gatekeeper-connections": 1000}
     with doors.standalone(site, settings=settings) as door:
         assert is_served(door, mode)
-        poll(lambda: len(tlskit.lines_of(door, "session")) == 1, "the end of the session")
+        poll(lambda: len(tlskit.lines_of(door, "session user=")) == 1, "the end of the session")
         before = settled(door)
         assert len(before[1]) == 2
         for number in range(100):

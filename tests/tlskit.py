@@ -4,6 +4,7 @@ import functools
 import os
 import socket
 import ssl
+import sys
 
 import pytest
 import trustme
@@ -73,6 +74,12 @@ DOORS = {"per connection": doors.systemd_accept, "listener": doors.standalone}
 in_both_doors = pytest.mark.parametrize("opens", DOORS.values(), ids=DOORS)
 
 
+def server_with(change):
+    """The server, with something of its modules changed first."""
+    run = "from tpop3d.cli import main\nraise SystemExit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", f"import sys\n{change}\n{run}"]
+
+
 def beneath(wire):
     """The connection below its TLS."""
     return socket.socket(fileno=os.dup(wire.connection.fileno()))
@@ -106,7 +113,7 @@ class Handshake:
 
 def lines_of(door, what):
     """All lines of the log that are about this."""
-    return [line for line in door.logs.lines() if f" {what} " in f" {line}"]
+    return [line for line in door.logs.lines() if what in line]
 
 
 def wait_for_line(door, what):
