@@ -1,9 +1,12 @@
 """Certificates that are bad, that change, and of which there are several."""
 
 import datetime
+import re
 import ssl
 import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from authkit import tpop3d
 from mailsite import need, poll
 from spools import mbox
 from test_hazard_stls_injection import greeted
+from test_listener import children_of
 from test_listener_signals import reload
 from tlskit import HOST, NAME, in_both_doors
 
@@ -212,6 +216,17 @@ def test_a_renewed_certificate_is_served_soon_and_sessions_go_on(site, monkeypat
         poll(lambda: served(door) == third, "the third certificate")
         assert wire.ask("QUIT").startswith(b"+OK")
         assert len(tlskit.lines_of(door, KEPT)) == 1
+        poll(lambda: len(keepers(door)) == 1, "those that had the old keys to end")
+
+
+def keepers(door):
+    """Processes of root's that the listener has forked."""
+    found = []
+    for pid in children_of(door.process.pid):
+        with suppress(OSError):  # it has ended
+            status = Path(f"/proc/{pid}/status").read_text()
+            found += [pid] if re.search(r"^Uid:\s+0\s", status, re.M) else []
+    return found
 
 
 def test_at_a_reload_it_is_served_at_once_unless_it_is_bad(site):
@@ -233,6 +248,7 @@ def test_at_a_reload_it_is_served_at_once_unless_it_is_bad(site):
         assert wire.ask("USER anna").startswith(b"+OK")
         assert wire.ask("PASS secret").startswith(b"+OK")
         assert wire.ask("QUIT").startswith(b"+OK")
+        poll(lambda: not keepers(door), "those that had the old keys to end")
 
 
 def test_a_door_for_each_connection_reads_the_files_for_each(site):

@@ -48,6 +48,7 @@ def secure(site, *names, **settings):
 def context(**settings):
     """A client's context that trusts the authority."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # see `suppress_ragged_eofs`
     authority().configure_trust(made)
     for key, value in settings.items():
         setattr(made, key, value)
