@@ -4,7 +4,6 @@ It boots in a fraction of a second, has its own network, and leaves nothing. The
 PID 1 may be anything; systemd needs to be installed, not running.
 """
 
-import ctypes
 import importlib.util
 import os
 import re
@@ -14,12 +13,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
 
 from mailsite import CHECKOUT, IS_ROOT, PATIENCE, need, poll
+from network import socket_in
 
 SCRIPT = CHECKOUT / "tests" / "systemdbox.sh"
 ENVIRONMENT = {
@@ -29,7 +28,6 @@ ENVIRONMENT = {
     "SYSTEMD_COLORS": "0",
 }
 POWEROFF = signal.SIGRTMIN + 4  # systemd(1)
-CLONE_NEWNET = 0x40000000
 
 
 def require():
@@ -154,7 +152,7 @@ class SystemdBox:
     def connect(self, host="127.0.0.1", port=110, source=""):
         """A connection made within the box's network."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        connection = self._socket(family)
+        connection = socket_in(self.pid, family)
         try:
             connection.settimeout(PATIENCE)
             if source:
@@ -164,17 +162,3 @@ class SystemdBox:
             connection.close()
             raise
         return connection
-
-    def _socket(self, family):
-        """A socket belongs to the network that the thread which makes it is in."""
-        made = []
-
-        def make():
-            with open(f"/proc/{self.pid}/ns/net", "rb") as network:
-                if not ctypes.CDLL(None).setns(network.fileno(), CLONE_NEWNET):
-                    made.append(socket.socket(family))
-
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
-        return made[0]
