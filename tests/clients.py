@@ -38,19 +38,19 @@ class Client:
             how |= {"user": MAIL_USER.pw_uid, "group": MAIL_USER.pw_gid, "extra_groups": []}
         return how
 
-    def run(self, program, *arguments):
+    def run(self, program, *arguments, said=b""):
         return subprocess.run(
             [need(program), *arguments],
-            stdin=subprocess.DEVNULL,
+            input=said,
             capture_output=True,
             timeout=3 * PATIENCE,
             **self.how_to_run(),
         )
 
-    def run_on_terminal(self, program, *arguments):
-        """Run a program that wants a terminal; returns what it drew there."""
+    def run_on_terminal(self, program, *arguments, typed=b""):
+        """Run a program that wants a terminal, where this is typed; returns what it drew there."""
         keyboard, terminal = pty.openpty()
-        with open(keyboard, "rb", buffering=0) as screen:
+        with open(keyboard, "r+b", buffering=0) as screen:
             process = subprocess.Popen(
                 [need(program), *arguments],
                 stdin=terminal,
@@ -60,6 +60,7 @@ class Client:
                 **self.how_to_run(),
             )
             os.close(terminal)
+            screen.write(typed)
             # One that waits for a key would wait for ever.
             watchdog = threading.Timer(3 * PATIENCE, process.kill)
             watchdog.start()

@@ -146,14 +146,19 @@ def inetd(site, pipes=False):
                 process.wait()
 
 
+def free_port():
+    """A port that is free now."""
+    with socket.create_server((Door.host, 0)) as reserved:
+        return reserved.getsockname()[1]
+
+
 def listening(command_for, logs, ready="Started working|Listening"):
     """Start `command_for(port)` on a free port; another process may take it first, so retry.
 
     It listens when it has logged the regular expression `ready`.
     """
     for _ in range(5):
-        with socket.create_server((Door.host, 0)) as reserved:
-            port = reserved.getsockname()[1]
+        port = free_port()
         with logs.path.open("wb") as stderr:
             process = subprocess.Popen(
                 command_for(port),
@@ -185,7 +190,7 @@ def door_of(process, port, logs):
         end(process)
 
 
-def xinetd(site):
+def xinetd(site, *arguments):
     """The real xinetd; the server's stderr is the client's connection there.
 
     By its whole name (NAMEINARGS) Python knows which virtual environment it is in.
@@ -208,7 +213,7 @@ def xinetd(site):
                 port = {port}
                 flags = NAMEINARGS
                 server = {SERVER[0]}
-                server_args = {" ".join(SERVER)} --inetd -f {site.conf}
+                server_args = {" ".join([*SERVER, *arguments])} --inetd -f {site.conf}
                 env = PYTHONPATH={CHECKOUT}
                 cps = 1000 1
                 instances = UNLIMITED
@@ -255,6 +260,42 @@ TCP_DOORS = {
     "xinetd": xinetd,
     "systemd-socket-activate": systemd_accept,
     "listener": standalone,
+}
+
+MODES = ["immediate", "stls"]
+
+
+def xinetd_tls(site, mode):
+    return xinetd(site, *(["--tls"] if mode == "immediate" else []))
+
+
+def systemd_tls(site, mode):
+    """A connected socket, which says by its name that it is for TLS."""
+    pytest.importorskip("systemd.daemon", reason="systemd-python is not installed in this Python")
+    return activated(site, "--accept", *(["--fdname=pop3s"] if mode == "immediate" else []))
+
+
+@contextmanager
+def standalone_tls(site, mode):
+    """The listener on two addresses, of which one is the door."""
+    logs = Logs(site.path / "stderr")
+    ports = {}
+
+    def command(port):
+        ports.update({mode: port, MODES[MODES.index(mode) - 1]: free_port()})
+        listen = " ".join(f"{Door.host}:{number};tls={its}" for its, number in ports.items())
+        site.configure({"listen-address": listen, "max-children-per-source": 0})
+        return [*SERVER, "-d", "-f", str(site.conf)]
+
+    with door_of(*listening(command, logs, "listening on"), logs) as door:
+        yield door
+
+
+# Each is for a site that has a certificate, and for one of MODES.
+TLS_DOORS = {
+    "xinetd": xinetd_tls,
+    "systemd-socket-activate": systemd_tls,
+    "listener": standalone_tls,
 }
 
 
