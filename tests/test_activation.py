@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 import doors
+import tlskit
 from mailsite import ENVIRONMENT, PATIENCE, end, has_ipv6
 from spools import mbox
 
@@ -61,18 +62,75 @@ def test_a_listening_socket_is_the_listeners(site):
         door.logs.wait_for("listening on 127.0.0.1:")
 
 
-@pytest.mark.parametrize("options", [["--accept", "--fdname=pop3s"], ["--fdname=pop3s"]])
-def test_a_socket_for_tls_is_not_served_in_the_clear(site, options):
+SOCKETS = {"connected": ["--accept"], "listening": []}
+
+
+@pytest.fixture(params=SOCKETS)
+def options(request, site):
+    """Those of systemd-socket-activate for connected sockets, and for listening ones."""
     site.add("anna", SPOOL)
-    with doors.activated(site, *options) as door:
+    return SOCKETS[request.param]
+
+
+def check(wire):
+    wire.login("anna")
+    assert wire.ask("STAT").startswith(b"+OK 2 ")
+    assert wire.ask("QUIT").startswith(b"+OK")
+    assert wire.line() == b""
+
+
+@pytest.mark.parametrize("how", ["name", "option"])
+def test_a_socket_for_tls_is_served_with_tls(site, options, how):
+    tlskit.secure(site)
+    by_name, arguments = (["--fdname=pop3s"], []) if how == "name" else ([], ["--tls"])
+    with doors.activated(site, *options, *by_name, arguments=arguments) as door:
+        check(tlskit.wrap(door.connect()))
+        door.logs.wait_for("session user=anna rip=127.0.0.1 .* tls=TLSv1.3 .*end=quit")
+
+
+@pytest.mark.parametrize("mode", ["none", "stls", "immediate"])
+def test_a_socket_with_another_name_is_served_as_tls_mode_says(site, options, mode):
+    tlskit.secure(site, **{"tls-mode": mode})
+    with doors.activated(site, *options, "--fdname=pop3") as door:
+        wire = door.connect()
+        if mode == "immediate":
+            tlskit.wrap(wire)
+        else:
+            assert wire.line().startswith(b"+OK")
+            assert (b"STLS\r\n" in wire.ask_long("CAPA")[1]) == (mode == "stls")
+            wire.close()
+            wire = door.connect()
+        check(wire)
+
+
+@pytest.mark.parametrize("how", [["--fdname=pop3s"], []])
+def test_a_socket_for_tls_without_a_certificate_is_not_served(site, options, how):
+    with doors.activated(site, *options, *how, arguments=[] if how else ["--tls"]) as door:
         connection = socket.create_connection((door.host, door.port), PATIENCE)
-        door.logs.wait_for("a socket named pop3s wants TLS, which this version does not speak")
+        line = door.logs.wait_for("wants TLS|TLS is asked for")
+        assert "tls-certificate" in line
         wire = doors.Wire.on(connection)
         try:
-            assert wire.line() == b""
+            assert wire.line() in (b"", b"-ERR [SYS/PERM] server is not configured\r\n")
         except ConnectionResetError:
             pass  # never accepted, by a listener that did not start
         wire.close()
+
+
+def test_the_option_for_tls_without_a_socket_is_wrong_use(site):
+    """The listener's addresses say for themselves how they are served."""
+    tlskit.secure(site, **{"listen-address": "127.0.0.1:1"})
+    done = subprocess.run(
+        [*doors.SERVER, "-d", "--tls", "-f", site.conf],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "tls-mode: immediate" in done.stderr
 
 
 def launch(site, sockets, **options):

@@ -8,14 +8,26 @@ import sys
 import pytest
 
 from mailsite import CHECKOUT, ENVIRONMENT, need
+from tpop3d.doors.activation import TLS_NAME
 
 UNITS = CHECKOUT / "systemd"
-SERVICES = ["tpop3d@.service", "tpop3d-listener.service", "tpop3d.service"]
-SOCKETS = ["tpop3d.socket", "tpop3d-listener.socket"]
+LISTENERS = ["tpop3d-listener.service", "tpop3d.service"]
+SERVICES = ["tpop3d@.service", "tpop3d-tls@.service", *LISTENERS]
+PORTS = {
+    "tpop3d.socket": 110,
+    "tpop3d-tls.socket": 995,
+    "tpop3d-listener.socket": 110,
+    "tpop3d-listener-tls.socket": 995,
+}
+SOCKETS = list(PORTS)
 MOST_EXPOSED = 3.0
 
-# Each of these takes port 110, and only one can.
-RIVALS = [["tpop3d.socket"], ["tpop3d-listener.socket"], ["tpop3d.service"]]
+# Those of each row are for each other; of those of two rows only one can have a port.
+RIVALS = [
+    ["tpop3d.socket", "tpop3d-tls.socket"],
+    ["tpop3d-listener.socket", "tpop3d-listener-tls.socket"],
+    ["tpop3d.service"],
+]
 
 
 class Unit(configparser.ConfigParser):
@@ -96,7 +108,7 @@ def test_what_is_left_out_has_a_reason(service):
     assert set(unexplained) <= {"RootDirectory", "DeviceAllow"}
 
 
-def test_the_same_for_all_three():
+def test_the_same_for_all():
     """What a service may do does not depend on how it is started, but for the port."""
     differing = {"Type", "ExecStart", "ExecReload", "StandardInput", "StandardError", "Restart"}
     differing |= {"RestartSec", "WatchdogSec", "OOMPolicy", "TimeoutStopSec"}
@@ -142,12 +154,15 @@ def test_only_one_takes_the_port(name):
 @pytest.mark.parametrize("socket", SOCKETS)
 def test_sockets_listen_on_both_kinds_of_addresses(socket):
     text = (UNITS / socket).read_text()
-    assert re.findall(r"^ListenStream=(.*)$", text, re.MULTILINE) == ["0.0.0.0:110", "[::]:110"]
+    port = PORTS[socket]
+    found = re.findall(r"^ListenStream=(.*)$", text, re.MULTILINE)
+    assert found == [f"0.0.0.0:{port}", f"[::]:{port}"]
     assert Unit(socket)["Socket"]["BindIPv6Only"] == "ipv6-only"
 
 
-def test_one_process_for_each_connection():
-    socket, service = Unit("tpop3d.socket")["Socket"], Unit("tpop3d@.service")["Service"]
+@pytest.mark.parametrize("name", ["tpop3d", "tpop3d-tls"])
+def test_one_process_for_each_connection(name):
+    socket, service = Unit(f"{name}.socket")["Socket"], Unit(f"{name}@.service")["Service"]
     assert socket["Accept"] == "yes"
     assert int(socket["MaxConnectionsPerSource"]) < int(socket["MaxConnections"])
     assert socket["TriggerLimitIntervalSec"] == "0"
@@ -155,7 +170,22 @@ def test_one_process_for_each_connection():
     assert (service["StandardInput"], service["StandardError"]) == ("socket", "journal")
 
 
-@pytest.mark.parametrize("service", SERVICES[1:])
+def test_what_is_for_tls_says_so():
+    for name in SERVICES:
+        assert ("--tls" in Unit(name).words("Service", "ExecStart")) == (name[:10] == "tpop3d-tls")
+    for name in SOCKETS[2:]:
+        found = Unit(name)["Socket"].get("FileDescriptorName")
+        assert found == (TLS_NAME if PORTS[name] == 995 else None)
+
+
+def test_both_sockets_are_for_one_listener():
+    assert Unit("tpop3d-listener-tls.socket")["Socket"]["Service"] == "tpop3d-listener.service"
+    service = Unit("tpop3d-listener.service")
+    assert set(SOCKETS[2:]) <= set(service.words("Unit", "After"))
+    assert service.words("Unit", "Requires") == ["tpop3d-listener.socket"]
+
+
+@pytest.mark.parametrize("service", LISTENERS)
 def test_listeners_are_watched(service):
     settings = Unit(service)["Service"]
     assert settings["Type"] == "notify"
