@@ -36,6 +36,7 @@ MAX_AGE = 86400.0  # seconds after which there are new keys for tickets (RFC 844
 MAX_ANSWER = 1 << 16  # octets
 FORK = b"F"  # a relay with this number, on the descriptor that comes with it
 KILL = b"K"  # it
+KILLED = -1  # in place of a relay's number
 READY = b"+"  # warnings follow, one a line
 _ASKED = struct.Struct("!cI")  # kind, number
 _DESCRIPTOR = struct.Struct("i")
@@ -187,6 +188,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
         if kind == KILL:
             for pid in [pid for pid, its in relays.items() if its == number]:
                 os.kill(pid, _signal.SIGKILL)
+                relays[pid] = KILLED
             continue
         end = RelayChannel(_socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
         try:
@@ -207,7 +209,8 @@ def _reap(numbers: bytes, relays: dict[int, int]) -> bool:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             break
-        relays.pop(pid, None)
+        if relays.pop(pid, None) == KILLED:
+            continue  # as we were asked to; who asked has said why
         if os.WIFSIGNALED(status):
             logs.error(f"relay {pid} was ended by signal {os.WTERMSIG(status)}")
         elif os.WEXITSTATUS(status):
