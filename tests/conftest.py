@@ -1,5 +1,6 @@
 """Fixtures every test may ask for, and the option behind `tests/run --all`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import databases
 import doors
 import pamkit
 import systemdbox
+import systemdsite
 from mailsite import Site
 from samples import MESSAGES, spool_of
 from systemdsite import SystemdSite
@@ -86,6 +88,17 @@ def box(installation):
     yield installation
     print(installation.journal())  # which pytest shows if the test has failed
     installation.reset()  # what still runs may be what a failing test has left
+
+
+@pytest.fixture
+def library(box):
+    """What filters system calls, among the packages of the box while the test runs."""
+    if not systemdsite.SECCOMP.exists():
+        pytest.skip("pyseccomp is not installed")
+    place = box.directory / "opt/site-packages" / systemdsite.SECCOMP.name
+    shutil.copy(systemdsite.SECCOMP, place)
+    yield
+    place.unlink()
 
 
 @pytest.fixture(scope="session")

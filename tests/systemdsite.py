@@ -34,6 +34,9 @@ OTHER_PYTHON = sys.base_prefix != "/usr"
 # Those that the server uses if they are there.
 PACKAGES = ("systemd", "crypt_r*", "_crypt_r*", "*seccomp*", "pam*", "MySQLdb", "mysqlclient*")
 
+# Beside the packages and not among them: without it, as most sites are, all else is tested.
+SECCOMP = Path(sys.prefix) / "seccomp/pyseccomp.py"
+
 # What pip would install as /usr/local/bin/tpop3d. -I: as there, nothing comes from the environment.
 COMMAND = """\
 #!{python} -I

@@ -1,24 +1,9 @@
 """With a library for it, gatekeepers have a filter of system calls of their own in the unit's."""
 
-import shutil
-
 import pytest
 
-from test_hazard_system_calls import LIBRARY
 from test_systemd import STYLES
 from test_systemd_manager import SPOOL, logged_in, service_of, status, user_of
-
-
-@pytest.fixture
-def library(box):
-    """The library, among the packages of the box while the test runs."""
-    found = LIBRARY / "pyseccomp.py"
-    if not found.exists():
-        pytest.skip("pyseccomp is not installed")
-    place = box.directory / "opt/site-packages" / found.name
-    shutil.copy(found, place)
-    yield
-    place.unlink()
 
 
 @pytest.mark.usefixtures("library")

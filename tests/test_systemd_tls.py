@@ -2,7 +2,6 @@
 
 import os
 import socket
-from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -118,7 +117,7 @@ def test_a_listener_that_runs_already_gets_the_socket(box):
 def test_a_key_for_the_service_alone(box, style):
     """systemd hands it over, and where it is from the service cannot look."""
     services = {EACH_TLS: "tpop3d-tls@.service", **SERVICE, LISTENER_TLS: SERVICE[LISTENER]}
-    hidden = "/etc/hidden.key"
+    hidden = f"{DIRECTORY}/hidden.key"
     box.path(f"{DIRECTORY}/tls.key").rename(box.path(hidden))
     box.configure(SETTINGS | {"tls-private-key": "$CREDENTIALS_DIRECTORY/tls.key"})
     box.adapt(
@@ -128,7 +127,6 @@ def test_a_key_for_the_service_alone(box, style):
     )
     box.systemctl("start", style)
     check(box, logged_in(box))
-    box.path(hidden).unlink()
 
 
 def test_as_the_kernel_sees_it(box, style):
@@ -145,6 +143,20 @@ def test_as_the_kernel_sees_it(box, style):
             assert int(of_it["CapEff"], 16) == int(of_it["CapPrm"], 16) == 0
     assert os.readlink(f"/proc/{by_user[relays]}/root").endswith("/var/lib/tpop3d/empty")
     check(box, wire)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_filter_of_the_relays_own(box, style):
+    wire = logged_in(box)
+    relays = int(box.do("id", "-u", "tpop3d"))
+    filters = {}
+    for pid in box.pids(service_of(box, style)):
+        filters.setdefault(user_of(pid), set()).add(int(status(pid)["Seccomp_filters"]))
+    assert min(filters[relays]) > min(filters[USERS["ann"]]) > 0
+    # What is left is enough for it to end, too.
+    check(box, wire)
+    box.wait_for_journal("end=quit")
+    assert "was ended by signal" not in box.journal()
 
 
 def test_stopped_while_a_session_is_open(box, style):
@@ -179,11 +191,15 @@ def test_what_was_sent_last_is_not_lost(box):
     assert [line[:3] for line in ending[len(body) :].splitlines()] == [b".", b"+OK", b"+OK"]
 
 
-@pytest.mark.parametrize(("before", "after"), list(permutations(TLS_STYLES, 2)))
-def test_starting_one_stops_the_other(box, before, after):
-    for style in (before, after):
-        box.systemctl("start", *{style, BESIDE[style]})
+def test_starting_one_stops_the_other(box):
+    before = None
+    # Each after each other.
+    for style in [*TLS_STYLES, *TLS_STYLES[::2], *TLS_STYLES[1::-1]]:
         box.add("ann", SPOOL)
+        box.systemctl("start", *{style, BESIDE[style]})
         check(box, logged_in(box))
-    for style, state in ((before, "inactive"), (after, "active")):
-        assert box.show(style, "ActiveState") == box.show(BESIDE[style], "ActiveState") == state
+        for unit in (style, BESIDE[style]):
+            assert box.show(unit, "ActiveState") == "active"
+        for unit in (before, BESIDE[before]) if before else ():
+            assert box.show(unit, "ActiveState") == "inactive", f"{unit} before {style}"
+        before = style

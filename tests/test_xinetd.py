@@ -1,4 +1,4 @@
-"""The service file in xinetd/, in the real xinetd: there stdout and stderr are the client's."""
+"""The service files in xinetd/, in the real xinetd: there stdout and stderr are the client's."""
 
 import re
 import shutil
@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import doors
+import tlskit
 from authkit import recorded_syslog
 from doors import Logs
 from mailsite import CHECKOUT, IS_ROOT, has_ipv6, need, poll
@@ -13,6 +14,7 @@ from samples import MESSAGES, on_the_wire, spool_of
 from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
 
 FILE = CHECKOUT / "xinetd" / "tpop3d"
+TLS_FILE = CHECKOUT / "xinetd" / "tpop3d-tls"
 BUSY = CHECKOUT / "xinetd" / "tpop3d.busy"
 DEFAULTS = {"instances": "64", "per_source": "16"}
 IPV6 = "::1"
@@ -23,28 +25,31 @@ def attributes(text):
     return re.findall(r"^\t(\w+)\t+= ?(.*)$", text, re.MULTILINE)
 
 
-def adapted(site, port, conf, path, host, **changed):
+def adapted(site, port, file, conf, path, host, **changed):
     """The file as an administrator adapts it, and an xinetd.conf that includes it.
 
     `path` is PYTHONPATH; `changed` are values of attributes that the file has.
     """
-    changed = {"server_args": f"{' '.join(doors.SERVER[1:])} --inetd -f {conf}"} | changed
+    said = dict(attributes(file.read_text()))
+    server_args = f"{' '.join(doors.SERVER[1:])} {said['server_args']} -f {conf}"
+    changed = {"server_args": server_args} | changed
     # The file's own are about IPv6, and with them xinetd takes no IPv4 address to bind to.
-    flags = dict(attributes(FILE.read_text()))["flags"] if host == IPV6 else "NORETRY"
+    flags = said["flags"] if host == IPV6 else "NORETRY"
     changed |= {
         "server": doors.SERVER[0],
-        "banner_fail": str(site.path / "xinetd.d" / BUSY.name),
         # More lines in its place.
         "flags": f"{flags}\n\tport = {port}\n\tbind = {host}\n\ttype = UNLISTED"
         f"\n\tenv = PYTHONPATH={path}",
     }
-    text = FILE.read_text()
+    if "banner_fail" in said:
+        changed["banner_fail"] = str(site.path / "xinetd.d" / BUSY.name)
+    text = file.read_text()
     for name, value in changed.items():
         text, count = re.subn(rf"^(\t{name}\t+=).*$", rf"\1 {value}", text, flags=re.MULTILINE)
-        assert count == 1, f"{name} is not in {FILE}"
+        assert count == 1, f"{name} is not in {file}"
     directory = site.path / "xinetd.d"
     directory.mkdir(exist_ok=True)
-    (directory / FILE.name).write_text(text)
+    (directory / file.name).write_text(text)
     shutil.copy(BUSY, directory)
     main = site.path / "xinetd.conf"
     main.write_text(f"includedir {directory}\n")
@@ -59,11 +64,11 @@ def door(site):
     program = need("xinetd")
     open_doors = []
 
-    def start(conf=site.conf, path=CHECKOUT, host=doors.Door.host, **changed):
+    def start(file=FILE, conf=site.conf, path=CHECKOUT, host=doors.Door.host, **changed):
         logs = Logs(site.path / "xinetd.log")
 
         def command(port):
-            main = adapted(site, port, conf, path, host, **changed)
+            main = adapted(site, port, file, conf, path, host, **changed)
             pidfile = site.path / "xinetd.pid"
             return [program, "-dontfork", "-f", main, "-pidfile", pidfile, "-filelog", logs.path]
 
@@ -214,3 +219,53 @@ def test_a_server_that_cannot_start_is_one_line_to_the_client(site, door, how):
     assert refusal.count(b"\n") == 1
     assert b"conf" not in refusal.replace(b"configur", b"")  # neither file names nor contents
     assert str(conf) in record.read_text()  # the reason is in the log
+
+
+def test_the_file_for_tls_says_the_same_but_for_that():
+    said, others = dict(attributes(TLS_FILE.read_text())), dict(attributes(FILE.read_text()))
+    assert said.pop("server_args") == f"{others.pop('server_args')} --tls"
+    del others["banner_fail"]  # without TLS, and so not for these clients
+    assert said == others
+    services = [re.findall(r"^service (\w+)$", file.read_text(), re.M) for file in (FILE, TLS_FILE)]
+    assert services == [["pop3"], ["pop3s"]]
+
+
+@pytest.mark.parametrize("host", [doors.Door.host, IPV6])
+def test_sessions_over_tls(site, door, host):
+    if host == IPV6 and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    site.add("ann", spool_of(MESSAGES))
+    tlskit.secure(site, host, **{"plaintext-logins": "no"})
+    environment, record = recorded_syslog(site.path)
+    port = door(TLS_FILE, path=environment["PYTHONPATH"], host=host)
+    ann, other = (
+        tlskit.wrap(port.connect(), name=host, suppress_ragged_eofs=False) for _ in range(2)
+    )
+    assert other.line().startswith(b"+OK")
+    ann.login("ann")
+    for n, message in enumerate(MESSAGES, 1):
+        assert ann.ask_long(f"RETR {n}")[1] == on_the_wire(message)
+    assert ann.ask("DELE 1").startswith(b"+OK")
+    assert ann.ask("QUIT").startswith(b"+OK")
+    assert ann.line() == b""
+    assert site.spool("ann").read_bytes() == spool_of(MESSAGES[1:])
+    ending = f"session user=ann rip={host} .* tls=TLSv1.3 .* end=quit"
+    poll(lambda: re.search(ending, record.read_text()), "the session's line")
+    assert other.ask("CAPA").startswith(b"+OK")
+
+
+@pytest.mark.parametrize("limit", ["instances", "per_source"])
+def test_over_a_limit_a_client_with_tls_is_left(site, door, limit):
+    tlskit.secure(site)
+    port = door(TLS_FILE, **{limit: "1"})
+    inside = tlskit.wrap(port.connect())
+    assert inside.line().startswith(b"+OK")
+    assert answer(port) == b""
+    assert inside.ask("QUIT").startswith(b"+OK")
+
+
+def test_without_a_certificate_tls_is_not_served(site, door):
+    environment, record = recorded_syslog(site.path)
+    refusal = answer(door(TLS_FILE, path=environment["PYTHONPATH"]))
+    assert refusal == b"-ERR [SYS/PERM] server is not configured\r\n"
+    assert "tls-certificate" in record.read_text()
