@@ -29,6 +29,10 @@ class Tls:
         self.mode = mode
         self.pairs = pairs
 
+    def is_like(self, other: Tls) -> bool:
+        """Is it the same?"""
+        return (self.mode, self.pairs) == (other.mode, other.pairs)
+
 
 PLAIN = Tls(NONE)
 
@@ -88,11 +92,14 @@ def _tls(settings: str, word: str) -> Tls:
     key, _, value = settings.partition("=")
     mode, comma, files = value.partition(",")
     if key != "tls" or mode not in MODES:
-        raise ValueError(f"{word}: after the semicolon must stand tls=immediate or tls=stls")
+        modes = ", ".join(f"tls={one}" for one in MODES)
+        raise ValueError(f"{word}: after the semicolon must stand one of {modes}")
     if not comma:
         return Tls(mode)
     certificate, comma, private_key = files.partition(",")
-    if mode == NONE or "," in private_key or (comma and not private_key):
+    if mode == NONE:
+        raise ValueError(f"{word}: tls=none has no certificate")
+    if "," in private_key or (comma and not private_key):
         raise ValueError(f"{word}: must be tls={mode},certificate or tls={mode},certificate,key")
     certificate = file_of_tls(certificate)
     return Tls(mode, ((certificate, file_of_tls(private_key) if comma else certificate),))

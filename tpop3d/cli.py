@@ -237,7 +237,7 @@ def _serve_or_problems(
     if isinstance(cell, str):
         return [cell]
     tls = config.tls
-    if options.tls:
+    if options.tls or tls.mode == IMMEDIATE:
         tls = Tls(IMMEDIATE, tls.pairs)
         if not tls.pairs:
             return [f"{options.file}: tls-certificate: TLS is asked for, and there is none"]

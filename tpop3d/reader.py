@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tpop3d import logs
-from tpop3d.addresses import IMMEDIATE, NONE
+from tpop3d.addresses import IMMEDIATE, NONE, PLAIN
 from tpop3d.configfile import INCOMPLETE, logical_lines, read_key
 from tpop3d.directives import Directive, boolean
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from tpop3d.addresses import Tls
     from tpop3d.auth.driver import Driver
     from tpop3d.config import Config
 
@@ -158,11 +159,16 @@ class Reader:
             self.errors.append((number, "tls-private-key", why))
             return
         missing = "there is no tls-certificate"
-        if config.tls_mode == IMMEDIATE and not certificates:
+        if config.tls_mode == IMMEDIATE and not certificates and not config.listen_address:
             self.errors.append((given["tls-mode"], "tls-mode", missing))
             return
+        places: dict[tuple[str, int], Tls] = {}
         for address in config.listen_address:
             address.settle(config.tls)
+            first = places.setdefault((address.host, address.port), address.tls or PLAIN)
+            if address.tls is not None and not address.tls.is_like(first):
+                why = f"{address.host}:{address.port} is there twice, with different TLS"
+                self.errors.append((given["listen-address"], "listen-address", why))
             assert address.tls is not None
             if address.tls.mode != NONE and not address.tls.pairs:
                 why = f"{address.host} has no certificate, and {missing}"

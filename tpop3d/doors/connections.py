@@ -22,8 +22,8 @@ from tpop3d.doors.served import DIED, HELD_BACK, LEAVING, UNHEARD, Gatekeeper, S
 from tpop3d.session import channel as channels
 from tpop3d.session.channel import Asked, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
-from tpop3d.session.relaychannel import LINGER_SECONDS, Secured
-from tpop3d.session.wire import ERROR
+from tpop3d.session.relaychannel import LINGER_TIMES, Secured
+from tpop3d.session.wire import ERROR, SIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from tpop3d.doors.keeper import Keeper
     from tpop3d.doors.loop import Loop
     from tpop3d.session.privileges import Cell
+
+
+MAX_PRESSED = 5  # times that a relay may go on after the listener was to have ended
 
 
 class Connections:
@@ -116,6 +119,8 @@ class Connections:
         the caller's."""
         served = Served(fd, Monitor(self._config, peer, local, tls), peer)
         given = self._relays.give(served) if tls.mode == IMMEDIATE else self._give(served)
+        if not given and tls.mode == IMMEDIATE:
+            self.complain("tls: no process to speak it with")
         if given:
             self.limits.add(peer)
             self.served.add(served)
@@ -179,6 +184,8 @@ class Connections:
             elif served.relay is not None and not served.monitor.summary.tls:
                 self._relays.kill(served)
                 self._relay_over(served, "the relay does not answer")
+            else:
+                self._finish(served, ERROR)
 
     def _finish(self, served: Served, how: str) -> None:
         """The connection is over; `how`, unless its session has logged that itself."""
@@ -192,7 +199,8 @@ class Connections:
         if served.relay is None:
             self._leave(served)
         else:
-            self._waiting[served] = monotonic() + LINGER_SECONDS + GRACE
+            most = LINGER_TIMES * served.monitor.patience + GRACE
+            self._waiting[served] = monotonic() + most
 
     def _leave(self, served: Served) -> None:
         """Its place is free."""
@@ -379,15 +387,22 @@ class Connections:
         """Tell an attempt, or a session, to end; one that removes messages finishes that first."""
         os.kill(served.child, SIGTERM)
 
+    def _end_relay(self, served: Served) -> None:
+        """End a handshake; or a client's time to take the last octets, when it has had some."""
+        if not served.is_over:
+            self._relays.kill(served)
+            self._relay_over(served, SIGNAL)
+        elif served.pressed >= MAX_PRESSED:
+            self._relays.kill(served)
+            self._leave(served)
+        served.pressed += 1
+
     def end_all(self) -> None:
-        """Tell all that are left to end."""
+        """Tell all that are left to end. It is called until there are none."""
         for served in list(self.served):
             if served.child > 0:
                 self.tell_to_end(served)
             if served.gatekeeper is not None:
                 self._end(served.gatekeeper)
             elif served.relay is not None and served.child <= 0:
-                # In a handshake, or with a client that does not take the last octets.
-                self._relays.kill(served)
-                self._finish(served, ERROR)
-                self._leave(served)
+                self._end_relay(served)

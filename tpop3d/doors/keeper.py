@@ -100,7 +100,8 @@ class Keeper:
     def kill(self, number: int) -> None:
         """Have a relay killed that is not ours any more."""
         try:
-            self._socket.send(_ASKED.pack(KILL, number), _socket.MSG_NOSIGNAL)
+            flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
+            self._socket.send(_ASKED.pack(KILL, number), flags)
         except OSError:
             pass
 
@@ -117,8 +118,16 @@ class Keeper:
             self._socket.close()
 
 
-def start(recipe: Recipe) -> Keeper | str:
-    """Fork a keeper and wait until it has read the keys; returns why it cannot be, if so."""
+class Refused:
+    """Why there is no keeper; lasting is what only other files can mend."""
+
+    def __init__(self, reason: str, is_lasting: bool) -> None:
+        self.reason = reason
+        self.is_lasting = is_lasting
+
+
+def start(recipe: Recipe) -> Keeper | Refused:
+    """Fork a keeper and wait until it has read the keys."""
     files = recipe.files()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
@@ -126,7 +135,7 @@ def start(recipe: Recipe) -> Keeper | str:
     except OSError as error:
         ours.close()
         theirs.close()
-        return f"no further process: {error.strerror}"
+        return Refused(f"no further process: {error.strerror}", False)
     if not pid:
         try:
             _keep(recipe, theirs)
@@ -142,7 +151,9 @@ def start(recipe: Recipe) -> Keeper | str:
     if answer.startswith(READY):
         return Keeper(recipe, files, ours, lines)
     ours.close()
-    return lines[0] if lines else "the process that reads the keys has died, or takes too long"
+    if lines:
+        return Refused(lines[0], True)
+    return Refused("the process that reads the keys has died, or takes too long", False)
 
 
 def _keep(recipe: Recipe, connection: _socket.socket) -> None:
@@ -151,6 +162,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
     wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGHUP)
     keep = (connection.fileno(), *signals.descriptors())
     logs.reopen(lambda: close_all_but(keep))
+    _let_go_of_output()
     # Nobody may look at this process's memory.
     recipe.cell.prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -201,6 +213,14 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
             relay.run(recipe.cell, end, contexts)
         end.close()
         relays[pid] = number
+
+
+def _let_go_of_output() -> None:
+    """Whoever waits for the end of what the listener prints does not wait for this process."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if logs.is_on_stderr() else (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _reap(numbers: bytes, relays: dict[int, int]) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SILENCE = 10.0  # seconds between two log lines about one source, or one trouble
 MAX_SOURCES = 1000  # whose last log line is remembered
 DESCRIPTORS = 2  # that a connection takes: itself, and the channel to its gatekeeper
+TLS_DESCRIPTORS = 3  # and to its relay
 FURTHER = 64  # descriptors for all else
 LOCAL = ("unix", "unknown")  # peers without an address, to which the limit of a source is none
 
@@ -92,10 +93,10 @@ def source_of(peer: str) -> str:
     return "" if peer in LOCAL else peer
 
 
-def provide_descriptors(connections: int) -> None:
+def provide_descriptors(connections: int, has_tls: bool) -> None:
     """Raise this process's limit on open files to what so many connections take, as far as it may
     be raised; where that is not enough, the log says so."""
-    wanted = connections * DESCRIPTORS + FURTHER
+    wanted = connections * (TLS_DESCRIPTORS if has_tls else DESCRIPTORS) + FURTHER
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return

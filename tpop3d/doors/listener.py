@@ -13,7 +13,7 @@ import os
 from time import monotonic
 
 from tpop3d import logs
-from tpop3d.addresses import PLAIN
+from tpop3d.addresses import NONE, PLAIN
 from tpop3d.auth import drivers
 from tpop3d.doors import manager
 from tpop3d.doors.connections import Connections
@@ -65,7 +65,7 @@ class Listener:
         signals.spare_from_hangup()
         wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
         self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
-        provide_descriptors(self.config.max_children)
+        self._provide_descriptors()
         drivers.preload(self.config.drivers.values())
         gc.collect()
         gc.freeze()  # what is here now is never garbage, and stays shared with the children
@@ -80,6 +80,10 @@ class Listener:
             self._loop.turn(self._connections.first_deadline())
             self._connections.expire()
         self._connections.drop_all()
+
+    def _provide_descriptors(self) -> None:
+        has_tls = any(tls.mode != NONE for tls in self._sockets.values())
+        provide_descriptors(self.config.max_children, has_tls)
 
     def _status(self) -> str:
         served = self._connections.served
@@ -130,13 +134,13 @@ class Listener:
         if refused := limits.refuse(peer):
             if line := limits.line(peer, refused):
                 logs.warning(line)
-            turn_away(connection)
+            turn_away(connection, tls)
         elif self._connections.serve(connection.fileno(), peer, local, tls):
             connection.detach()
             self._total += 1
             self._connections.fill()
         else:
-            turn_away(connection)
+            turn_away(connection, tls)
 
     def _close(self, listening: _socket.socket) -> None:
         """Listen there no more. What came before that is served."""
@@ -189,10 +193,10 @@ class Listener:
         gone = {one: tls for one, tls in self._sockets.items() if one not in sockets}
         new = [one for one in sockets if one not in self._sockets]
         self.config = config
-        provide_descriptors(config.max_children)
         drivers.preload(config.drivers.values())
         # What waits there is served with the keys that there were, as far as these still are.
         self._sockets = gone | sockets
+        self._provide_descriptors()
         self._connections.change(config, cell, keeper)
         for one in gone:
             self._close(one)

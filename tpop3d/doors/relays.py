@@ -8,6 +8,7 @@ from time import monotonic
 
 from tpop3d import logs
 from tpop3d.doors import keeper as keepers
+from tpop3d.doors.keeper import Refused
 from tpop3d.session.channel import Violation
 from tpop3d.session.monitor import log_violation
 from tpop3d.session.relaychannel import Failed, Ready, RelayOrder, Secured
@@ -16,24 +17,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpop3d.doors.keeper import Keeper
+    from tpop3d.doors.keeper import Keeper, Recipe
     from tpop3d.doors.loop import Loop
     from tpop3d.doors.served import Served
 
 SPARES = 2  # relays that wait, so that a handshake needs no fork
 LOOK = 5.0  # seconds between two looks at the files
+RETRY_AGE = 3600.0  # until the next try where keys that are old could not be replaced
 RETRY = 1.0  # seconds until the next try where a keeper has died
 
 
 class Relay:
     """A relay that the keeper has forked."""
 
-    __slots__ = ("channel", "has_failed", "keeper", "number", "served")
+    __slots__ = ("channel", "has_failed", "is_ready", "keeper", "number", "served")
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.number, self.channel = keeper.start_relay()
         self.has_failed = False
+        self.is_ready = False
         self.served: Served | None = None
 
 
@@ -51,6 +54,7 @@ class Relays:
         self._secured = secured
         self._over = over
         self.is_stopping = False
+        self._generation = 0  # of keepers that were wanted
         self._keeper: Keeper | None = None
         self._looks = False
         self._spares: list[Relay] = []
@@ -59,6 +63,7 @@ class Relays:
 
     def change(self, keeper: Keeper | None) -> None:
         """Take relays from this keeper from now on. Those that serve a connection go on."""
+        self._generation += 1
         self.dismiss()
         self._keeper = keeper
         if keeper is None:
@@ -86,16 +91,18 @@ class Relays:
         self.dismiss()
         logs.error("the process that has the private keys has died")
         if lost is not None:
-            self._loop.after(RETRY, lambda: self._replace(lost))
+            generation = self._generation
+            self._loop.after(RETRY, lambda: self._replace(lost.recipe, generation))
 
-    def _replace(self, lost: Keeper) -> None:
-        if self._keeper is None and not self.is_stopping:
-            made = keepers.start(lost.recipe)
-            if isinstance(made, str):
-                logs.error(f"tls: {made}")
-                self._loop.after(LOOK, lambda: self._replace(lost))
-            else:
-                self.change(made)
+    def _replace(self, recipe: Recipe, generation: int) -> None:
+        if generation != self._generation or self.is_stopping:
+            return
+        made = keepers.start(recipe)
+        if isinstance(made, Refused):
+            logs.error(f"tls: {made.reason}")
+            self._loop.after(LOOK, lambda: self._replace(recipe, generation))
+        else:
+            self.change(made)
 
     def _look(self) -> None:
         """Have new keys where a file has changed, and from time to time for the tickets. Those that
@@ -110,9 +117,11 @@ class Relays:
         if not is_changed and monotonic() - keeper.started < keepers.MAX_AGE:
             return
         made = keepers.start(keeper.recipe)
-        if isinstance(made, str):
-            logs.error(f"tls: {made}; what was read before is kept")
-            keeper.files = files
+        if isinstance(made, Refused):
+            logs.error(f"tls: {made.reason}; what was read before is kept")
+            if made.is_lasting:
+                keeper.files = files
+            keeper.started = max(keeper.started, monotonic() - keepers.MAX_AGE + RETRY_AGE)
             return
         if is_changed:
             logs.notice("tls: the certificates are read again")
@@ -140,10 +149,13 @@ class Relays:
         if keeper is None or pairs not in keeper.recipe.identities:
             return False
         self._fill()
-        ours, theirs = _socket.socketpair()
-        fds = (served.fd, served.fd, theirs.fileno())
-        seconds = served.monitor.seconds_left
-        order = RelayOrder(fds, keeper.recipe.identities.index(pairs), seconds)
+        try:
+            ours, theirs = _socket.socketpair()
+        except OSError:
+            return False
+        index = keeper.recipe.identities.index(pairs)
+        fds, seconds = (served.fd, served.fd, theirs.fileno()), served.monitor.seconds_left
+        order = RelayOrder(fds, index, seconds, served.monitor.patience)
         try:
             while self._spares:
                 relay = self._spares.pop(0)
@@ -189,7 +201,10 @@ class Relays:
         try:
             message = relay.channel.receive()
             if isinstance(message, Ready):
-                return  # it has been taken for that
+                if relay.is_ready:
+                    raise Violation("ready again")
+                relay.is_ready = True  # it has been taken for that before
+                return
             if served is None:
                 # It has died while it waited.
                 if isinstance(message, Failed):
@@ -216,7 +231,10 @@ class Relays:
         except BlockingIOError:
             return
         except Violation as violation:
-            if served is not None:
+            if served is None:
+                self._forget(relay)
+                self._spares = [one for one in self._spares if one is not relay]
+            else:
                 log_violation(served.monitor.summary.client, relay.number, violation, "relay")
                 self.kill(served)
                 self._over(served, str(violation))

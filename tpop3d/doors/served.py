@@ -5,10 +5,12 @@ from __future__ import annotations
 import _socket
 import os
 
+from tpop3d.addresses import IMMEDIATE
 from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.addresses import Tls
     from tpop3d.doors.relays import Relay
     from tpop3d.session.channel import Channel
     from tpop3d.session.monitor import Monitor
@@ -23,7 +25,7 @@ UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission 
 class Served:
     """A connection that is being served: by a gatekeeper, by an attempt's child, by a session."""
 
-    __slots__ = ("asked", "child", "fd", "gatekeeper", "is_over", "monitor", "relay",
+    __slots__ = ("asked", "child", "fd", "gatekeeper", "is_over", "monitor", "pressed", "relay",
                  "released_by", "source")  # fmt: skip
 
     def __init__(self, fd: int, monitor: Monitor, source: str) -> None:
@@ -33,6 +35,7 @@ class Served:
         self.gatekeeper: Gatekeeper | None = None
         self.relay: Relay | None = None
         self.is_over = False  # but for what the relay has still to send
+        self.pressed = 0  # how often, to do so before the listener ends
         self.released_by: Gatekeeper | None = None  # who has said that somebody was let in
         self.child = 0  # pid of an attempt, which becomes the session; or one of the above
         self.asked = 0.0  # moment of monotonic() at which the latest attempt came
@@ -70,10 +73,11 @@ class Gatekeeper:
         self.served: Served | None = None
 
 
-def turn_away(connection: _socket.socket) -> None:
-    """One line, if it can be sent at once, and the end."""
+def turn_away(connection: _socket.socket, tls: Tls) -> None:
+    """One line, if it can be sent at once, and the end; where TLS is spoken, only the end."""
     try:
-        connection.send(TOO_MANY_CONNECTIONS, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        if tls.mode != IMMEDIATE:
+            connection.send(TOO_MANY_CONNECTIONS, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
     except OSError:
         pass  # gone
     connection.close()

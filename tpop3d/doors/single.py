@@ -21,6 +21,7 @@ from tpop3d.session import channel as channels
 from tpop3d.session import gatekeeper, signals
 from tpop3d.session.channel import Asked, Channel, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
+from tpop3d.session.relaychannel import LINGER_TIMES
 from tpop3d.session.wire import ERROR, SIGNAL, Wire, milliseconds
 
 TYPE_CHECKING = False
@@ -105,15 +106,20 @@ class _Connection:
         self._wakeup = wakeup
         self._deadline = monitor.summary.started + config.login_seconds + GRACE
         self._relay: RelayProcess | None = None
+        self._has_no_relay = False  # and is to have none
 
     def hang_up(self) -> None:
         """Close it; where there is a relay, wait until the client has what was sent."""
         for fd in set(self.fds):
             os.close(fd)
-        if self._relay is not None:
-            broken = self._relay.await_end()
-            if broken:
-                self._monitor.log_failed_tls(broken)
+        if self._relay is None:
+            return
+        if not self._monitor.summary.tls:
+            self._relay.kill()  # with a handshake that nobody waits for any more
+            return
+        most = LINGER_TIMES * self._config.timeout_seconds + GRACE
+        if broken := self._relay.await_end(self._wakeup, most):
+            self._monitor.log_failed_tls(broken)
 
     def admitted(self, channel: Channel) -> Asked:
         """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""
@@ -173,8 +179,11 @@ class _Connection:
         ready = dict(poll.poll(milliseconds(self._deadline - monotonic())))
         if self._wakeup in ready:
             raise _Ended(SIGNAL)
+        if not ready and who == "relay":
+            self._monitor.log_failed_tls("the relay does not answer")
+            raise _Ended("")
         if not ready:
-            raise Violation(f"the {who} does not answer")
+            raise Violation("the gatekeeper does not answer")
 
     # TLS
 
@@ -183,9 +192,12 @@ class _Connection:
         from tpop3d.session import relayprocess
 
         config, pairs = self._config, self._monitor.tls.pairs
-        self._relay = relayprocess.start(
-            self._cell, pairs, config.tls_min_version, config.tls_ciphers
-        )
+        settings = config.tls_min_version, config.tls_ciphers
+        try:
+            if not self._has_no_relay:
+                self._relay = relayprocess.start(self._cell, pairs, *settings)
+        except OSError as error:
+            logs.error(f"no further process: {error.strerror}")
 
     def begin_tls(self) -> None:
         """Let the relay speak with the client from now on. Raises `_Ended` and `Violation`."""
@@ -196,20 +208,31 @@ class _Connection:
         assert self._relay is not None
         channel = self._relay.channel
         ours, theirs = _socket.socketpair()
-        fds = (*self.fds, theirs.fileno())
-        channel.give_order(relaychannel.RelayOrder(fds, 0, self._monitor.seconds_left))
-        theirs.close()
-        for fd in set(self.fds):
-            os.close(fd)
-        inner = ours.detach()
-        self.fds = inner, inner
-        self._await(channel.fileno(), "relay")
-        message = channel.receive()
+        fds, seconds = (*self.fds, theirs.fileno()), self._monitor.seconds_left
+        order = relaychannel.RelayOrder(fds, 0, seconds, self._config.timeout_seconds)
+        message = None
+        try:
+            channel.give_order(order)
+            self._let_go(ours.detach())
+            theirs.close()
+            self._await(channel.fileno(), "relay")
+            message = channel.receive()
+        except OSError:
+            pass  # it has died
         if isinstance(message, relaychannel.Secured):
             self._monitor.secure(message)
             return
         self._monitor.log_failed_tls(_why(message))
         raise _Ended("")
+
+    def _let_go(self, inner: int) -> None:
+        """Speak on `inner` from now on. Whoever has noted the client's descriptors must not find
+        anything else there."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in set(self.fds):
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
+        self.fds = inner, inner
 
     def _relay_is_ready(self) -> bool:
         """Wait until the relay has its certificates; one that has not is no relay any more."""
@@ -223,8 +246,9 @@ class _Connection:
         relay.is_ready = isinstance(message, relaychannel.Ready)
         if not relay.is_ready:
             logs.error(f"tls: {_why(message)}")
-            relay.await_end()
+            relay.kill()
             self._relay = None
+            self._has_no_relay = True
         return relay.is_ready
 
     def _change_to_tls(self, channel: Channel) -> None:
@@ -238,6 +262,8 @@ class _Connection:
         while isinstance(message, Line):
             self._monitor.log(message)
             message = self._receive(channel)
+        if message is None:
+            raise _Ended(ERROR)
         if not isinstance(message, Ending):
             raise Violation("no end before TLS")
         self._monitor.count(message)

@@ -14,7 +14,7 @@ from tpop3d.session.wire import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tpop3d.addresses import Address
     from tpop3d.doors.activation import Passed
@@ -124,11 +124,11 @@ def run(
     except CannotListen as error:
         return _fail(str(error))
     tell = _detach() if detach else None
-    if pidfile and (why := _write_pidfile(pidfile)):
-        return _fail(why)
-    keeper = _keeper(config, cell, listening)
+    keeper = _keeper(config, cell, listening.values())
     if isinstance(keeper, str):
         return _fail(keeper)
+    if pidfile and (why := _write_pidfile(pidfile)):
+        return _fail(why)
     _warn_of_no_tls(listening, config)
     listener = Listener(config, cell, listening, keeper)
     logs.notice(f"listening on {', '.join(_shown(*one) for one in listening.items())}")
@@ -141,15 +141,20 @@ def run(
                 logs.error(str(problem))
             logs.error("reload: the configuration has errors, and is kept as it was")
             return None
+        # Before any address changes: a certificate that cannot be used must change nothing.
+        wanted = [address.tls or PLAIN for address in again.listen_address]
+        if passed is not None:
+            wanted = [again.tls, Tls(IMMEDIATE, again.tls.pairs)] if again.tls.pairs else []
+        keeper = _keeper(again, cell, wanted)
+        if isinstance(keeper, str):
+            logs.error(f"reload: {keeper}; the configuration is kept as it was")
+            return None
         try:
             now = bind(again)
         except CannotListen as error:
             logs.error(f"reload: {error}; the configuration is kept as it was")
-            return None
-        keeper = _keeper(again, cell, now)
-        if isinstance(keeper, str):
-            logs.error(f"reload: {keeper}; the configuration is kept as it was")
-            bind(listener.config)  # what was new is closed again, what was to go stays
+            if keeper is not None:
+                keeper.retire()
             return None
         start_log(again)
         _warn_of_no_tls(now, again)
@@ -172,21 +177,20 @@ def _with_tls(passed: Passed, config: Config) -> dict[_socket.socket, Tls]:
     named so. Raises `CannotListen`."""
     tls = config.tls
     immediate = Tls(IMMEDIATE, tls.pairs)
-    if passed.named_tls and not tls.pairs:
+    if (passed.named_tls or tls.mode == IMMEDIATE) and not tls.pairs:
         raise CannotListen("a socket from systemd wants TLS, and there is no tls-certificate")
     return {one: immediate if passed.is_tls(one.fileno()) else tls for one in passed.listening}
 
 
-def _keeper(
-    config: Config, cell: Cell, listening: dict[_socket.socket, Tls]
-) -> Keeper | str | None:
-    """A process with the keys that these sockets need, if any; or why it cannot be."""
-    identities = list(dict.fromkeys(tls.pairs for tls in listening.values() if tls.mode != NONE))
+def _keeper(config: Config, cell: Cell, wanted: Iterable[Tls]) -> Keeper | str | None:
+    """A process with the keys for this TLS, if there is any; or why it cannot be."""
+    identities = list(dict.fromkeys(tls.pairs for tls in wanted if tls.mode != NONE))
     if not identities:
         return None
     from tpop3d.doors import keeper
 
-    return keeper.start(keeper.Recipe(config, cell, identities))
+    made = keeper.start(keeper.Recipe(config, cell, identities))
+    return made.reason if isinstance(made, keeper.Refused) else made
 
 
 def _warn_of_no_tls(listening: dict[_socket.socket, Tls], config: Config) -> None:

@@ -55,6 +55,12 @@ class Monitor:
         timestamp = apop_timestamp() if self._switch.checks_apop and is_open else b""
         plaintext = is_open and not config.apop_only
         self.policy = Policy(timestamp, plaintext, stls=tls.mode == STLS)
+        self.summary.needs_tls = not is_open
+
+    @property
+    def patience(self) -> float:
+        """How many seconds a client may take nothing of what there is for it."""
+        return self._config.timeout_seconds
 
     @property
     def seconds_left(self) -> float:

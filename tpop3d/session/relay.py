@@ -16,7 +16,7 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.session import relaychannel, signals
 from tpop3d.session.privileges import confine
-from tpop3d.session.relaychannel import LINGER_SECONDS, RelayChannel, RelayOrder
+from tpop3d.session.relaychannel import LINGER_TIMES, RelayChannel, RelayOrder
 from tpop3d.session.tlsclient import TlsClient
 from tpop3d.session.wire import PARTING_SECONDS, milliseconds
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tpop3d.session.privileges import Cell
 
+MAX_UNSENT = 1 << 18  # octets of TLS that a client has not taken, before it is read from again
 CHUNK = 1 << 17  # octets of a session's that are encrypted at a time
 HUNG_UP = select.POLLHUP | select.POLLRDHUP | select.POLLERR
 
@@ -40,6 +41,8 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> No
         if (order := _await_order(channel, wakeup)) is not None:
             _serve(order, channel, contexts[order.index], wakeup)
         status = 0
+    except ConnectionError:
+        status = 0  # nobody is there any more to have a relay
     except BaseException as error:
         channel.tell(relaychannel.FAILED, f"internal error: {logs.describe(error)}")
     finally:
@@ -63,7 +66,7 @@ def _serve(order: RelayOrder, channel: RelayChannel, context: ssl.SSLContext, wa
         channel.tell(relaychannel.FAILED, refused)
         return
     channel.tell(relaychannel.SECURED, client.describe())
-    Relay(client, inner, wakeup).pump()
+    Relay(client, inner, wakeup, order.patience).pump()
     if client.broken:
         channel.tell(relaychannel.FAILED, client.broken)
 
@@ -71,7 +74,7 @@ def _serve(order: RelayOrder, channel: RelayChannel, context: ssl.SSLContext, wa
 class Relay:
     """What stands between a client behind TLS and the `inner` socket, where POP3 is spoken."""
 
-    def __init__(self, client: TlsClient, inner: int, wakeup: int) -> None:
+    def __init__(self, client: TlsClient, inner: int, wakeup: int, patience: float) -> None:
         self._client = client
         self._inner = _socket.socket(fileno=inner)
         self._inner.setblocking(False)
@@ -80,7 +83,9 @@ class Relay:
         self._to_session = memoryview(b"")  # what is decrypted, and not passed on yet
         self._is_told = False  # the session, that its client is over
         self._session_is_over = False
-        self._linger = 0.0  # when the client must have taken all, after the session's end
+        self._patience = patience
+        self._linger = 0.0  # when the client must have taken something, after the session's end
+        self._end = 0.0  # when it must have taken all
 
     def pump(self) -> None:
         """Pass octets on, both ways, until the session is over. No side is read from while the
@@ -104,7 +109,8 @@ class Relay:
                     # Whoever told us tells the session, too; or this is how it is told.
                     client.is_over = True
                 else:
-                    client.send()
+                    if client.send():
+                        self._be_patient()
                     if fd == client.fd_in and mask & ~select.POLLOUT:
                         self._take(client.receive())
         self._inner.close()
@@ -112,7 +118,12 @@ class Relay:
 
     def _is_at_end(self) -> bool:
         # Of a client that is gone the session finds its socket closed, as it would the client's.
-        return self._session_is_over or self._client.is_gone
+        return self._session_is_over or (self._client.is_gone and not self._to_session)
+
+    def _be_patient(self) -> None:
+        """After the session's end a client that takes something gets further time."""
+        if self._linger:
+            self._linger = min(monotonic() + self._patience, self._end)
 
     def _take(self, octets: list[bytes]) -> None:
         """Have something more for the session."""
@@ -123,7 +134,8 @@ class Relay:
         client, wanted = self._client, {}
         if not client.is_over:
             wanted[self._wakeup] = select.POLLIN
-            if not self._to_session:
+            # One that takes nothing must not make us answer it more and more, as TLS does.
+            if not self._to_session and not self._linger and len(client.unsent) < MAX_UNSENT:
                 wanted[client.fd_in] = select.POLLIN
         if client.unsent:
             wanted[client.fd_out] = wanted.get(client.fd_out, 0) | select.POLLOUT
@@ -138,7 +150,8 @@ class Relay:
     def _hear_session(self, mask: int) -> None:
         """Take what the session says, for the client."""
         if mask & HUNG_UP and not self._linger:
-            self._linger = monotonic() + LINGER_SECONDS
+            self._end = monotonic() + LINGER_TIMES * self._patience
+            self._linger = monotonic() + self._patience
         if self._client.unsent or self._session_is_over:
             return
         try:
@@ -148,7 +161,8 @@ class Relay:
         except OSError:
             length = 0
         if length:
-            self._client.encrypt(self._buffer[:length])
+            if self._client.encrypt(self._buffer[:length]):
+                self._be_patient()
         else:
             self._session_is_over = True
 

@@ -13,8 +13,8 @@ import struct
 from tpop3d.session.channel import Violation
 
 MAX_TEXT = 300  # octets
-LINGER_SECONDS = 60.0  # for the client to take what was sent, after the session's end
-_ORDER = struct.Struct("!cBd")  # kind, which certificates, seconds for the handshake
+LINGER_TIMES = 3  # the longest time for the client to take what was sent, in times its patience
+_ORDER = struct.Struct("!cBdd")  # kind, which certificates, seconds for the handshake, patience
 _DESCRIPTORS = struct.Struct("3i")
 _TEXT = frozenset(
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@$~%'"
@@ -27,13 +27,17 @@ FAILED = b"F"
 
 class RelayOrder:
     """Secure this connection. `fds`: the client's, in and out, and a socket on which the session is
-    spoken without TLS. `index`: which certificates. `seconds`: for the handshake."""
+    spoken without TLS. `index`: which certificates. `seconds`: for the handshake. `patience`: how
+    many seconds a client may take nothing of what there is for it, after the session's end."""
 
-    __slots__ = ("fds", "index", "seconds")
+    __slots__ = ("fds", "index", "patience", "seconds")
 
-    def __init__(self, fds: tuple[int, int, int], index: int, seconds: float) -> None:
+    def __init__(
+        self, fds: tuple[int, int, int], index: int, seconds: float, patience: float
+    ) -> None:
         self.fds = fds
         self.index = index
+        self.patience = patience
         self.seconds = seconds
 
 
@@ -80,7 +84,7 @@ class RelayChannel:
 
     def give_order(self, order: RelayOrder) -> None:
         """Hand a connection over. Raises OSError, also where the other side does not read."""
-        message = _ORDER.pack(b"O", order.index, order.seconds)
+        message = _ORDER.pack(b"O", order.index, order.seconds, order.patience)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
         self._socket.sendmsg([message], [rights], _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
 
@@ -124,8 +128,8 @@ class RelayChannel:
         )
         if not message:
             return None
-        _, index, seconds = _ORDER.unpack(message)
-        return RelayOrder(_DESCRIPTORS.unpack(rights[0][2]), index, seconds)
+        _, index, seconds, patience = _ORDER.unpack(message)
+        return RelayOrder(_DESCRIPTORS.unpack(rights[0][2]), index, seconds, patience)
 
     def tell(self, kind: bytes, text: str = "") -> None:
         """Say something. A monitor that is gone need not hear it."""

@@ -9,7 +9,7 @@ import select
 from tpop3d import logs
 from tpop3d.session import relaychannel, signals
 from tpop3d.session.channel import Violation
-from tpop3d.session.relaychannel import LINGER_SECONDS, Failed, RelayChannel
+from tpop3d.session.relaychannel import Failed, RelayChannel
 from tpop3d.session.wire import PARTING_SECONDS, milliseconds
 
 TYPE_CHECKING = False
@@ -29,21 +29,35 @@ class RelayProcess:
         self._pid = pid
         self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
 
-    def await_end(self) -> str:
-        """Wait until the client has what was sent, or does not take it; returns what has broken the
-        TLS, if anything."""
+    def await_end(self, wakeup: int, seconds: float) -> str:
+        """Wait until the client has what was sent, or does not take it, `seconds` at most; returns
+        what has broken the TLS, if anything. For one that is told to end, by `wakeup`, that is no
+        reason to stay."""
         self.channel.give_no_more()
+        is_over = self._is_over(seconds, wakeup) or self._is_over(PARTING_SECONDS + GRACE)
+        return self._bury() if is_over else self.kill()
+
+    def kill(self) -> str:
+        """End it; returns what has broken the TLS, if anything."""
+        try:
+            os.kill(self._pid, _signal.SIGKILL)
+        except PermissionError:
+            return ""  # we are the mailbox's user by now
+        return self._bury(is_killed=True)
+
+    def _is_over(self, seconds: float, *wakeup: int) -> bool:
+        """Has it ended, when so many seconds are over, or we are told to end?"""
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        if not poll.poll(milliseconds(LINGER_SECONDS + PARTING_SECONDS + GRACE)):
-            try:
-                os.kill(self._pid, _signal.SIGKILL)
-            except PermissionError:
-                return ""  # we are the mailbox's user by now
+        for fd in (self._descriptor, *wakeup):
+            poll.register(fd, select.POLLIN)
+        return self._descriptor in dict(poll.poll(milliseconds(seconds)))
+
+    def _bury(self, is_killed: bool = False) -> str:
         _, status = os.waitpid(self._pid, 0)
-        if os.WIFSIGNALED(status):
+        os.close(self._descriptor)
+        if os.WIFSIGNALED(status) and not is_killed:
             logs.error(f"relay {self._pid} was ended by signal {os.WTERMSIG(status)}")
-        elif os.WEXITSTATUS(status):
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status):
             logs.error(f"relay {self._pid} ended with status {os.WEXITSTATUS(status)}")
         try:
             last = self.channel.receive()

@@ -16,6 +16,7 @@ class Summary:
         self.started = monotonic()
         self.user = b""
         self.tls = ""
+        self.needs_tls = False  # nobody can log in without
         self.cipher = ""
         self.method = ""
         self.driver = ""
@@ -45,8 +46,10 @@ class Summary:
         )
 
     def secured(self) -> dict[str, str]:
-        """The fields that say what TLS there is, if any."""
-        return {"tls": self.tls, "cipher": self.cipher} if self.tls else {}
+        """The fields that say what TLS there is, if any, or if it is all that is missing."""
+        if not self.tls:
+            return {"tls": "needed"} if self.needs_tls else {}
+        return {"tls": self.tls, "cipher": self.cipher}
 
     def log_end(self, end: str) -> None:
         """The one line at the end."""

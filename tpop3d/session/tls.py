@@ -122,10 +122,11 @@ def _no_passphrase() -> str:
 def _why_not_loaded(error: ssl.SSLError | ValueError, certificate: str, key: str) -> str:
     if isinstance(error, _Encrypted):
         return f"{key}: is encrypted, and nobody is here to give the passphrase"
-    reason = reason_of(error) if isinstance(error, ssl.SSLError) else ""
+    reason = reason_of(error) if isinstance(error, ssl.SSLError) and error.reason else ""
     if reason == "key values mismatch":
         return f"{key}: is not the private key of {certificate}"
-    return f"{certificate} and {key}: no certificate and private key in PEM form ({reason})"
+    why = reason or "no certificate and private key in PEM form"
+    return f"{certificate} and {key}: cannot be used: {why}"
 
 
 def reason_of(error: ssl.SSLError) -> str:

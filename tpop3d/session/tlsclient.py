@@ -14,7 +14,7 @@ from tpop3d.session.wire import PARTING_SECONDS, PIPE_BUF, RECEIVE, milliseconds
 
 RECORD = 1 << 14  # the most octets that a TLS record holds (RFC 8446 section 5.1)
 HANDSHAKE = 0x16  # what a TLS client's first octet is (RFC 8446 section 5.1)
-NO_TLS = b"-ERR this port wants TLS\r\n"
+NO_TLS = b"-ERR TLS was expected here\r\n"
 
 
 class TlsClient:
@@ -37,6 +37,7 @@ class TlsClient:
         self._received, self._sending = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._sending, server_side=True)
         self._socket: _socket.socket | None = None
+        self._is_one = fd_in == fd_out
         if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
             self._socket = _socket.socket(fileno=fd_out)
             _set_no_delay(self._socket)
@@ -62,6 +63,8 @@ class TlsClient:
             if refused := self._flush(deadline) or self._wait(self.fd_in, select.POLLIN, deadline):
                 return refused
             received = self._read()
+            if received is None:
+                continue
             if not received:
                 return "eof"
             if is_first and received[0] != HANDSHAKE:
@@ -75,6 +78,8 @@ class TlsClient:
     def receive(self) -> list[bytes]:
         """What the client has sent, decrypted."""
         received = self._read()
+        if received is None:
+            return []
         if not received:
             self.is_over = True
             return []
@@ -99,8 +104,8 @@ class TlsClient:
         self._collect()  # an alert, or the answer to a change of keys
         return found
 
-    def encrypt(self, view: memoryview) -> None:
-        """Encrypt what is for the client, and send what it takes of that."""
+    def encrypt(self, view: memoryview) -> bool:
+        """Encrypt what is for the client, and send what it takes of that; False: nothing."""
         try:
             while view:
                 view = view[self._tls.write(view) :]
@@ -108,16 +113,18 @@ class TlsClient:
             self.broken = self.broken or reason_of(error)
             self.is_over = self.is_gone = True
         self._collect()
-        self.send()
+        return self.send()
 
-    def send(self) -> None:
-        """Send what the client takes."""
+    def send(self) -> bool:
+        """Send what the client takes; False: nothing."""
+        before = len(self.unsent)
         try:
             while self.unsent and (sent := self._send_some(self.unsent)):
                 self.unsent = self.unsent[sent:]
         except OSError:
             self.unsent = memoryview(b"")
             self.is_over = self.is_gone = True
+        return len(self.unsent) < before
 
     def bid_farewell(self, deadline: float) -> None:
         """Tell the client that this was all (close_notify), and close."""
@@ -134,10 +141,14 @@ class TlsClient:
             octets = self._sending.read()
             self.unsent = memoryview(b"".join((self.unsent, octets)) if self.unsent else octets)
 
-    def _read(self) -> bytes:
-        """What has come; b"" at the end, which a reset is, too."""
+    def _read(self) -> bytes | None:
+        """What has come; b"" at the end, which a reset is, too; None: nothing after all."""
         try:
+            if self._is_one and self._socket is not None:
+                return self._socket.recv(RECEIVE, _socket.MSG_DONTWAIT)
             return os.read(self.fd_in, RECEIVE)
+        except BlockingIOError:
+            return None
         except OSError:
             return b""
 
@@ -168,7 +179,9 @@ class TlsClient:
         poll.register(fd, mask)
         if not self.is_over:
             poll.register(self._wakeup, select.POLLIN)
-        ready = dict(poll.poll(milliseconds(deadline - monotonic())))
+        if (left := deadline - monotonic()) <= 0:
+            return "timeout"  # also for a client that never stops
+        ready = dict(poll.poll(milliseconds(left)))
         if self._wakeup in ready:
             return "signal"
         return "" if ready else "timeout"
@@ -184,8 +197,8 @@ class TlsClient:
             self._socket.shutdown(_socket.SHUT_WR)
         except OSError:
             return
-        while poll.poll(milliseconds(deadline - monotonic())):
-            if not self._read():
+        while (left := deadline - monotonic()) > 0 and poll.poll(milliseconds(left)):
+            if self._read() == b"":
                 return
 
 
