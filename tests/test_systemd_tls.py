@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tlskit
+from mailsite import poll
 from samples import MESSAGES, message, on_the_wire, spool_of
 from systemdsite import USERS
 from test_systemd import DAEMON, EACH, LISTENER, SERVICE
@@ -18,6 +19,8 @@ TLS_STYLES = [EACH_TLS, LISTENER_TLS, DAEMON]
 # What serves without TLS at first, beside it.
 BESIDE = {EACH_TLS: EACH, LISTENER_TLS: LISTENER, DAEMON: DAEMON}
 SPOOL = spool_of(MESSAGES)
+# More than the kernel keeps for the client, and less than fits between it and the session.
+LARGE = message(1, b"large", (b"x" * 76 + b"\n") * 2500)
 DIRECTORY = "/etc/keys"
 SETTINGS = {
     "listen-address": "0.0.0.0 0.0.0.0;tls=immediate",
@@ -28,13 +31,16 @@ SETTINGS = {
 }
 
 
+def install_certificate(box):
+    made = tlskit.authority().issue_cert(tlskit.HOST)
+    tlskit.install(made, box.path(f"{DIRECTORY}/tls.pem"), box.path(f"{DIRECTORY}/tls.key"))
+
+
 @pytest.fixture
 def box(box):
     """The box with a certificate, a key that only root can read, and mail for ann."""
-    directory = box.path(DIRECTORY)
-    directory.mkdir(mode=0o700)
-    made = tlskit.authority().issue_cert(tlskit.HOST)
-    tlskit.install(made, directory / "tls.pem", directory / "tls.key")
+    box.path(DIRECTORY).mkdir(mode=0o700)
+    install_certificate(box)
     box.configure(SETTINGS)
     box.add("ann", SPOOL)
     yield box
@@ -61,7 +67,8 @@ def logged_in(box):
 def service_of(box, style):
     """The unit of the one session that there is."""
     if style == EACH_TLS:
-        return box.systemctl("list-units", "--plain", "--no-legend", "tpop3d-tls@*").split()[0]
+        units = ["list-units", "--plain", "--no-legend", "tpop3d-tls@*"]
+        return poll(lambda: box.systemctl(*units).split(), "the session's unit")[0]
     return "tpop3d-listener.service" if style == LISTENER_TLS else style
 
 
@@ -129,6 +136,19 @@ def test_a_key_for_the_service_alone(box, style):
     check(box, logged_in(box))
 
 
+@pytest.mark.parametrize("style", [LISTENER_TLS, DAEMON])
+def test_a_renewed_certificate(box, style):
+    box.systemctl("start", style)
+    old = secured(box)
+    install_certificate(box)
+    box.systemctl("reload", service_of(box, style))
+    new = secured(box)
+    serials = [wire.connection.getpeercert()["serialNumber"] for wire in (old, new)]
+    assert serials[0] != serials[1]
+    for wire in (old, new):
+        assert wire.line().startswith(b"+OK")
+
+
 def test_as_the_kernel_sees_it(box, style):
     """Whoever is not root has no rights left, and the relay no directory, either."""
     wire = logged_in(box)
@@ -173,11 +193,34 @@ def test_stopped_while_a_session_is_open(box, style):
     assert "was ended by signal" not in box.journal()
 
 
+def test_stopped_while_the_client_takes_nothing(box):
+    box.add("ann", spool_of([LARGE]))
+    box.adapt(EACH_TLS, Socket_SendBuffer="16K")
+    box.systemctl("start", EACH_TLS)
+    wire = logged_in(box)
+    wire.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    wire.send(b"RETR 1\r\n")
+    box.wait_for_journal("login user=ann")
+    box.systemctl("stop", EACH_TLS, service_of(box, EACH_TLS))
+    box.wait_for_journal("Stopped tpop3d-tls@")
+    assert "timed out" not in box.journal()
+
+
+def test_stopped_within_a_handshake(box):
+    box.systemctl("start", EACH_TLS)
+    client = box.wire(port=995)
+    # One process to decide, one to speak POP3, one to speak TLS.
+    poll(lambda: len(box.pids(service_of(box, EACH_TLS))) == 3, "the relay")
+    box.systemctl("stop", EACH_TLS, service_of(box, EACH_TLS))
+    assert client.line() == b""
+    box.wait_for_journal("Stopped tpop3d-tls@")
+    assert "timed out" not in box.journal()
+    assert "was ended by signal" not in box.journal()
+
+
 def test_what_was_sent_last_is_not_lost(box):
     """The session is over, and its client has much still to read: systemd may end nothing."""
-    large = message(1, b"large", (b"x" * 76 + b"\n") * 2500)
-    box.add("ann", spool_of([large]))
-    # More than the kernel keeps for the client, and less than fits between it and the session.
+    box.add("ann", spool_of([LARGE]))
     box.adapt(EACH_TLS, Socket_SendBuffer="16K")
     box.systemctl("start", EACH_TLS)
     wire = logged_in(box)
@@ -186,7 +229,7 @@ def test_what_was_sent_last_is_not_lost(box):
     box.wait_for_journal("end=quit")
     assert len(box.pids(service_of(box, EACH_TLS))) == 2  # the session, and the relay
     assert wire.line().startswith(b"+OK")
-    body, ending = on_the_wire(large), wire.reader.read()
+    body, ending = on_the_wire(LARGE), wire.reader.read()
     assert ending[: len(body)] == body
     assert [line[:3] for line in ending[len(body) :].splitlines()] == [b".", b"+OK", b"+OK"]
 
