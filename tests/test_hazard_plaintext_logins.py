@@ -1,7 +1,7 @@
 """Who may log in without TLS, from where: what is refused is hidden, and nobody is led astray."""
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -49,9 +49,8 @@ def serving(request, site, elsewhere, monkeypatch):
 
             @contextmanager
             def connect(peer):
-                wire = elsewhere.connect(peer, door.port)
-                yield wire
-                wire.close()
+                with closing(elsewhere.connect(peer, door.port)) as wire:
+                    yield wire
 
             yield connect
 

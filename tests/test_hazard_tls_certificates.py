@@ -17,7 +17,7 @@ from mailsite import need, poll
 from spools import mbox
 from test_hazard_stls_injection import greeted
 from test_listener import children_of
-from test_listener_signals import reload
+from test_listener_signals import free_port, reload
 from tlskit import HOST, NAME, in_both_doors
 
 SPOOL = mbox(b"Subject: one\n\n1\n")
@@ -149,7 +149,7 @@ def spoiled(site, spoil):
 @each_that_is_bad
 def test_a_listener_does_not_start_with(site, spoil):
     why = spoiled(site, spoil)
-    site.configure({"listen-address": "127.0.0.1:1"})
+    site.configure({"listen-address": f"127.0.0.1:{free_port()}"})
     done = tpop3d("-d", "-f", site.conf)
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
@@ -333,7 +333,7 @@ def test_the_key_may_be_a_credential_of_systemds(site, monkeypatch, door):
     site.configure({"tls-certificate": certificate, "tls-private-key": name})
     why = f"{name}: systemd has set no $CREDENTIALS_DIRECTORY; see LoadCredential="
     if door == "listener":
-        site.configure({"listen-address": "127.0.0.1:1"})
+        site.configure({"listen-address": f"127.0.0.1:{free_port()}"})
         assert why in tpop3d("-d", "-f", site.conf).stderr.decode()
     else:
         with doors.inetd(site) as wire:
