@@ -217,6 +217,7 @@ class _Connection:
             theirs.close()
             self._await(channel.fileno(), "relay")
             message = channel.receive()
+            channel.give_no_more()  # the session has nothing to say to it
         except OSError:
             pass  # it has died
         if isinstance(message, relaychannel.Secured):
