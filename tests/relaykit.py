@@ -90,10 +90,13 @@ class Plain(Side):
 class Client(Side):
     """The client's side, behind TLS. `bade_farewell`: the server's close_notify has come."""
 
-    def __init__(self, files, context, piece=1 << 16):
+    def __init__(self, files, context, piece=1 << 16, session=None):
         super().__init__(files, piece)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=tlskit.NAME)
+        name = tlskit.NAME
+        self.tls = context.wrap_bio(
+            self.incoming, self.outgoing, server_hostname=name, session=session
+        )
         self.unsent = b""
         self.is_secured = self.bade_farewell = False
         self.error = None

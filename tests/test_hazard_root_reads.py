@@ -5,6 +5,7 @@ import re
 import pytest
 
 import doors
+import tlskit
 from mailsite import IS_ROOT, poll
 from spools import mbox
 from strace import traced
@@ -57,15 +58,19 @@ def readers(site, trace):
     return bad, good
 
 
-def whole_session(wire):
+def whole_session(wire, secure=False):
     """Everything that makes processes of ours act, with octets waiting whenever they do."""
     assert wire.line().startswith(b"+OK")
+    if secure:
+        tlskit.stls(wire)
     wire.send(b"XYZZY\r\nCAPA\r\nUSER anna\r\nPASS wrong\r\nUSER anna\r\nPASS secret\r\nSTAT\r\n")
     text = b"".join(iter(wire.line, b"+OK 1 19\r\n"))
     assert text.count(b"-ERR") == 2
     assert wire.ask_long("RETR 1")[1] == b"Subject: one\r\n\r\n1\r\n"
     wire.send(b"QUIT\r\nbehind the end")
     assert wire.line().startswith(b"+OK")
+    if secure:
+        assert wire.line() == b""  # the relay may have said it before the session ended
     wire.close()
 
 
@@ -119,3 +124,24 @@ def test_the_listener(site, trace):
     bad, good = readers(site, trace)
     assert bad == []
     assert good >= 4 + len(HOW)
+
+
+@pytest.mark.parametrize("kind", ["inetd", "listener"])
+def test_nor_is_it_with_tls(site, trace, kind):
+    """Neither what the client sends to a relay, nor what the relay makes of it."""
+    tlskit.secure(site)
+    if kind == "inetd":
+        with doors.inetd(site) as wire:
+            whole_session(wire, secure=True)
+    else:
+        with doors.standalone(site) as door:
+            whole_session(door.connect(), secure=True)
+            door.logs.wait_for("session user=anna .*tls=TLSv1.3 .*end=quit")
+    bad, good = readers(site, trace)
+    assert bad == []
+    # The client's connection and the relay's way to the session are both known.
+    kinds = {one.partition(":")[0] for one in client_sockets(trace.lines)}
+    assert "UNIX-STREAM" in kinds or "UNIX" in kinds
+    assert kind == "inetd" or "TCP" in kinds
+    assert len(client_sockets(trace.lines)) >= 2
+    assert good >= 6

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import doors
+import tlskit
 from mailsite import ENVIRONMENT, poll
 from samples import MESSAGES, spool_of
 from test_gatekeeper_processes import tree
@@ -73,6 +74,38 @@ def test_everything_before_login_works_within_the_filter(connect):
     assert wire.ask("QUIT").startswith(b"+OK")
     wire.logs.wait_for("session user=anna .*end=quit")
     assert "signal" not in wire.logs.text()
+
+
+def test_all_of_tls_works_within_the_filter(connect, site):
+    tlskit.secure(site)
+    wire = connect()
+    assert wire.line().startswith(b"+OK")
+    tlskit.stls(wire)
+    inside = [pid for pid in tree(wire.pid) if "/libssl" in Path(f"/proc/{pid}/maps").read_text()]
+    # A keeper is not, and gives its relays no filter: each has its own.
+    keepers = set(inside).intersection(parent_of(pid) for pid in inside)
+    assert len(inside) > len(keepers)
+    assert all(filtered(pid) for pid in set(inside) - keepers)
+    assert not any(filtered(pid) for pid in keepers)
+    assert wire.ask("USER anna").startswith(b"+OK")
+    assert wire.ask("PASS secret").startswith(b"+OK")
+    for number in range(1, len(MESSAGES) + 1):
+        assert wire.ask_long(f"RETR {number}")[0].startswith(b"+OK")
+    assert wire.ask("QUIT").startswith(b"+OK")
+    assert wire.line() == b""
+    wire.logs.wait_for("session user=anna .*tls=TLSv1.3 .*end=quit")
+    # A client that makes no handshake.
+    other = connect()
+    assert other.line().startswith(b"+OK")
+    assert other.ask("STLS").startswith(b"+OK")
+    other.send(b"USER anna\r\n")
+    assert other.line() == b"-ERR this port wants TLS\r\n"
+    other.logs.wait_for('tls failed .*reason="no tls"')
+    assert "signal" not in wire.logs.text() + other.logs.text()
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
 def test_a_client_that_hangs_up_or_is_silent_ends_it_in_order(connect, site):
