@@ -94,8 +94,14 @@ def check_memory(wire, needles):
 
 @pytest.mark.parametrize(
     ("door", "kind"),
-    [("inetd", "RSA"), ("xinetd", "ECDSA"), ("systemd, connected", "ECDSA"),      ("listener", "ECDSA"), ("systemd, listening", "ECDSA")],
-)  # fmt: skip
+    [
+        ("inetd", "RSA"),
+        ("xinetd", "ECDSA"),
+        ("systemd, connected", "ECDSA"),
+        ("listener", "ECDSA"),
+        ("systemd, listening", "ECDSA"),
+    ],
+)
 def test_keys_are_where_tls_is_spoken_and_nowhere_else(site, door, kind):
     with secured(site, door, kind) as wire:
         needles = needles_of(site.key)
