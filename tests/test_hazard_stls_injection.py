@@ -111,7 +111,7 @@ def test_what_comes_behind_the_answer_and_is_no_tls_is_never_read(site, opens):
         wire = greeted(door)
         assert wire.ask("STLS").startswith(b"+OK")
         wire.send(LOGIN)
-        assert wire.reader.read() == b"-ERR this port wants TLS\r\n"
+        assert wire.reader.read() == b"-ERR TLS was expected here\r\n"
         wire.close()
         line = tlskit.wait_for_line(door, "tls failed")
         assert 'rip=127.0.0.1 reason="no tls"' in line

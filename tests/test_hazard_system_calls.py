@@ -99,7 +99,7 @@ def test_all_of_tls_works_within_the_filter(connect, site):
     assert other.line().startswith(b"+OK")
     assert other.ask("STLS").startswith(b"+OK")
     other.send(b"USER anna\r\n")
-    assert other.line() == b"-ERR this port wants TLS\r\n"
+    assert other.line() == b"-ERR TLS was expected here\r\n"
     other.logs.wait_for('tls failed .*reason="no tls"')
     assert "signal" not in wire.logs.text() + other.logs.text()
 

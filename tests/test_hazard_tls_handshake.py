@@ -20,7 +20,7 @@ from tlskit import Handshake, in_both_doors
 
 SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
 WITHOUT_FIRST = b"".join(messages_of(SPOOL)[1:])
-WANTS_TLS = b"-ERR this port wants TLS\r\n"
+WANTS_TLS = b"-ERR TLS was expected here\r\n"
 in_both_modes = pytest.mark.parametrize("mode", ["immediate", "stls"])
 
 

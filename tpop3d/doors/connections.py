@@ -22,7 +22,7 @@ from tpop3d.doors.served import DIED, HELD_BACK, LEAVING, UNHEARD, Gatekeeper, S
 from tpop3d.session import channel as channels
 from tpop3d.session.channel import Asked, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
-from tpop3d.session.relaychannel import LINGER_TIMES, Secured
+from tpop3d.session.relaychannel import Secured
 from tpop3d.session.wire import ERROR, SIGNAL
 
 TYPE_CHECKING = False
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from tpop3d.doors.keeper import Keeper
     from tpop3d.doors.loop import Loop
     from tpop3d.session.privileges import Cell
-
-
-MAX_PRESSED = 5  # times that a relay may go on after the listener was to have ended
 
 
 class Connections:
@@ -96,6 +93,10 @@ class Connections:
         self._is_to_fill = False
         self.fill()
 
+    def are_over(self) -> bool:
+        """Is nobody served any more, and has everybody what was sent?"""
+        return not self.served and not self._relays.deadlines()
+
     def stop_filling(self) -> None:
         """There will be no further connections."""
         self._may_fill = False
@@ -149,7 +150,7 @@ class Connections:
 
     def _secured(self, served: Served, secured: Secured) -> None:
         """A relay has made the handshake."""
-        if served.is_over:
+        if served not in self.served:
             return
         served.monitor.secure(secured)
         if not self._give(served, greets=served.monitor.tls.mode == IMMEDIATE):
@@ -157,24 +158,19 @@ class Connections:
 
     def _relay_over(self, served: Served, why: str) -> None:
         """A connection has no relay any more. Who speaks on it will find it closed."""
-        if served.is_over:
-            self._leave(served)
-        elif not served.monitor.summary.tls:
+        if served in self.served and not served.monitor.summary.tls:
             served.monitor.log_failed_tls(why)
             self._finish(served, "")
 
     def first_deadline(self) -> float | None:
         """When `expire` must be called next."""
-        return min(self._waiting.values(), default=None)
+        return min((*self._waiting.values(), *self._relays.deadlines()), default=None)
 
     def expire(self) -> None:
         """End those whose time to log in is over, which a gatekeeper should have said long ago."""
         now = monotonic()
+        self._relays.expire(now)
         for served in [one for one, deadline in self._waiting.items() if deadline <= now]:
-            if served.is_over:
-                self._relays.kill(served)  # its client does not take the last octets
-                self._leave(served)
-                continue
             if served.child > 0 or served.child in (HELD_BACK, DIED):
                 self._waiting[served] = now + GRACE  # a slow driver
                 continue
@@ -189,26 +185,16 @@ class Connections:
 
     def _finish(self, served: Served, how: str) -> None:
         """The connection is over; `how`, unless its session has logged that itself."""
-        if served not in self.served or served.is_over:
+        if served not in self.served:
             return
-        served.is_over = True
+        self.served.discard(served)
         self._waiting.pop(served, None)
+        self.limits.remove(served.source)
         served.hang_up()
         if how:
             served.monitor.summary.log_end(how)
-        if served.relay is None:
-            self._leave(served)
-        else:
-            most = LINGER_TIMES * served.monitor.patience + GRACE
-            self._waiting[served] = monotonic() + most
-
-    def _leave(self, served: Served) -> None:
-        """Its place is free."""
-        if served in self.served:
-            self.served.discard(served)
-            self._waiting.pop(served, None)
-            self.limits.remove(served.source)
-            self.fill()
+        self._relays.linger(served, self._config.max_children)
+        self.fill()
 
     # What gatekeepers say
 
@@ -387,22 +373,14 @@ class Connections:
         """Tell an attempt, or a session, to end; one that removes messages finishes that first."""
         os.kill(served.child, SIGTERM)
 
-    def _end_relay(self, served: Served) -> None:
-        """End a handshake; or a client's time to take the last octets, when it has had some."""
-        if not served.is_over:
-            self._relays.kill(served)
-            self._relay_over(served, SIGNAL)
-        elif served.pressed >= MAX_PRESSED:
-            self._relays.kill(served)
-            self._leave(served)
-        served.pressed += 1
-
     def end_all(self) -> None:
-        """Tell all that are left to end. It is called until there are none."""
+        """Tell all that are left to end. It is called again until there are none."""
+        self._relays.press()
         for served in list(self.served):
             if served.child > 0:
                 self.tell_to_end(served)
             if served.gatekeeper is not None:
                 self._end(served.gatekeeper)
-            elif served.relay is not None and served.child <= 0:
-                self._end_relay(served)
+            elif served.relay is not None and not served.monitor.summary.tls:
+                self._relays.kill(served)
+                self._relay_over(served, SIGNAL)

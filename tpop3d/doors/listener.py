@@ -21,7 +21,7 @@ from tpop3d.doors.limits import provide_descriptors
 from tpop3d.doors.loop import Loop
 from tpop3d.doors.served import turn_away
 from tpop3d.session import signals
-from tpop3d.session.wire import name_of
+from tpop3d.session.wire import name_of, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Listener:
         manager.notify("READY=1\n" + self._status())
         if (interval := manager.watchdog_interval()) > 0:
             self._keep_alive(interval)
-        while not (self._stopping and not self._connections.served):
+        while not (self._stopping and self._connections.are_over()):
             self._loop.turn(self._connections.first_deadline())
             self._connections.expire()
         self._connections.drop_all()
@@ -113,7 +113,7 @@ class Listener:
         """Take what waits, but not too much at once. False: nothing is left to take."""
         for _ in range(ACCEPTS):
             try:
-                fd, _address = listening._accept()  # type: ignore[attr-defined]
+                fd, address = listening._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -123,12 +123,14 @@ class Listener:
                     self._loop.after(RETRY, lambda: self._listen(listening))
                     return False
                 continue  # gone before it was taken
-            self._take(_socket.socket(fileno=fd), self._sockets.get(listening, PLAIN))
+            self._take(_socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
         return True
 
-    def _take(self, connection: _socket.socket, tls: Tls) -> None:
+    def _take(self, connection: _socket.socket, address: object, tls: Tls) -> None:
         """Serve a connection, or turn it away."""
         peer = name_of(connection, "getpeername")[0]
+        if peer == "unknown" and isinstance(address, tuple):
+            peer = plain(address[0])  # it has hung up already
         local = name_of(connection, "getsockname")
         limits = self._connections.limits
         if refused := limits.refuse(peer):

@@ -10,8 +10,8 @@ from tpop3d import logs
 from tpop3d.doors import keeper as keepers
 from tpop3d.doors.keeper import Refused
 from tpop3d.session.channel import Violation
-from tpop3d.session.monitor import log_violation
-from tpop3d.session.relaychannel import Failed, Ready, RelayOrder, Secured
+from tpop3d.session.monitor import GRACE, log_violation
+from tpop3d.session.relaychannel import LINGER_TIMES, Failed, Ready, RelayOrder, Secured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SPARES = 2  # relays that wait, so that a handshake needs no fork
 LOOK = 5.0  # seconds between two looks at the files
+MAX_PRESSED = 5  # times that those that linger are pressed, until they are ended
 RETRY_AGE = 3600.0  # until the next try where keys that are old could not be replaced
 RETRY = 1.0  # seconds until the next try where a keeper has died
 
@@ -58,6 +59,10 @@ class Relays:
         self._keeper: Keeper | None = None
         self._looks = False
         self._spares: list[Relay] = []
+        # Those whose session is over, and whose client has not taken all; and how long they may
+        # go on, the first to end first.
+        self._lingering: dict[Relay, float] = {}
+        self._pressed = 0
 
     # The keeper
 
@@ -179,6 +184,37 @@ class Relays:
         keeper = self._keeper
         return keeper is not None and served.monitor.tls.pairs in keeper.recipe.identities
 
+    def linger(self, served: Served, most: int) -> None:
+        """Its connection is over, but for what its relay, if any, has still to send: that takes
+        nobody's place, as little as what the kernel has still to send would. There may be `most`.
+        """
+        if served.relay is None:
+            return
+        seconds = LINGER_TIMES * served.monitor.patience + GRACE
+        self._lingering[served.relay] = monotonic() + seconds
+        while len(self._lingering) > most:
+            self._give_up(next(iter(self._lingering)))
+
+    def deadlines(self) -> list[float]:
+        """When `expire` must be called next, if it must be."""
+        return list(self._lingering.values())[:1]
+
+    def expire(self, now: float) -> None:
+        """End those whose clients do not take the last octets."""
+        for relay in [one for one, deadline in self._lingering.items() if deadline <= now]:
+            self._give_up(relay)
+
+    def press(self) -> None:
+        """The listener is to end; it waits a little for those that linger."""
+        self._pressed += 1
+        if self._pressed > MAX_PRESSED:
+            for relay in list(self._lingering):
+                self._give_up(relay)
+
+    def _give_up(self, relay: Relay) -> None:
+        if relay.served is not None:
+            self.kill(relay.served)
+
     def kill(self, served: Served) -> None:
         """End a connection's relay, whatever it is doing."""
         if served.relay is not None:
@@ -191,6 +227,7 @@ class Relays:
             served.relay = None
 
     def _forget(self, relay: Relay) -> None:
+        self._lingering.pop(relay, None)
         self._loop.forget(relay.channel.fileno())
         relay.channel.close()
         relay.keeper.release()

@@ -25,7 +25,7 @@ UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission 
 class Served:
     """A connection that is being served: by a gatekeeper, by an attempt's child, by a session."""
 
-    __slots__ = ("asked", "child", "fd", "gatekeeper", "is_over", "monitor", "pressed", "relay",
+    __slots__ = ("asked", "child", "fd", "gatekeeper", "monitor", "relay",
                  "released_by", "source")  # fmt: skip
 
     def __init__(self, fd: int, monitor: Monitor, source: str) -> None:
@@ -34,8 +34,6 @@ class Served:
         self.source = source
         self.gatekeeper: Gatekeeper | None = None
         self.relay: Relay | None = None
-        self.is_over = False  # but for what the relay has still to send
-        self.pressed = 0  # how often, to do so before the listener ends
         self.released_by: Gatekeeper | None = None  # who has said that somebody was let in
         self.child = 0  # pid of an attempt, which becomes the session; or one of the above
         self.asked = 0.0  # moment of monotonic() at which the latest attempt came

@@ -229,7 +229,12 @@ def name_of(connection: _socket.socket, call: str) -> tuple[str, int]:
         host, port = getattr(connection, call)()[:2]
     except OSError:
         return "unknown", 0
-    return host.removeprefix("::ffff:"), port
+    return plain(host), port
+
+
+def plain(host: str) -> str:
+    """An address as people know it: of IPv4, also where it came over IPv6."""
+    return host.removeprefix("::ffff:")
 
 
 def _set_no_delay(connection: _socket.socket) -> None:
