@@ -238,7 +238,9 @@ def start(context):
 
 
 @contextmanager
-def relayed(context, transport=socketpair, client=None, piece=1 << 16, seconds=PATIENCE):
+def relayed(
+    context, transport=socketpair, client=None, piece=1 << 16, seconds=PATIENCE, patience=PATIENCE
+):
     """A relay of this context between a client, without one of its own a plain one, and a
     session."""
     pid, channel = start(context)
@@ -246,7 +248,7 @@ def relayed(context, transport=socketpair, client=None, piece=1 << 16, seconds=P
     session, inner = socket.socketpair()
     with inner:
         fds = its[0].fileno(), its[-1].fileno(), inner.fileno()
-        channel.give_order(RelayOrder(fds, 0, seconds))
+        channel.give_order(RelayOrder(fds, 0, seconds, patience))
     for file in its:
         file.close()
     made = Client(mine, client, piece) if client else Plain(mine)

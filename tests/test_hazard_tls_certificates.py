@@ -125,12 +125,13 @@ def directory(certificate, key):
     key.mkdir()
 
 
+NOT_PEM = "{certificate} and {key}: cannot be used: no certificate and private key in PEM form"
 BAD = {
     of_another: "{key}: is not the private key of {certificate}",
     missing_key: "{key}: No such file or directory",
     missing_certificate: "{certificate}: No such file or directory",
-    empty: "{certificate} and {key}: no certificate and private key in PEM form",
-    half_written: "{certificate} and {key}: no certificate and private key in PEM form",
+    empty: NOT_PEM,
+    half_written: NOT_PEM,
     encrypted: "{key}: is encrypted, and nobody is here to give the passphrase",
     readable: "{key}: every user can read this private key: chmod o-r {key}",
     directory: "{key}: Is a directory",
@@ -207,7 +208,9 @@ def test_a_renewed_certificate_is_served_soon_and_sessions_go_on(site, monkeypat
         whole = certificate.read_bytes()
         certificate.write_bytes(whole[:300])
         door.logs.wait_for(KEPT)
-        assert f"tls: {certificate} and {key}: no certif" in tlskit.wait_for_line(door, KEPT)
+        assert f"tls: {certificate} and {key}: cannot be used: no certif" in tlskit.wait_for_line(
+            door, KEPT
+        )
         assert served(door) == second
         assert wire.ask("STAT").startswith(b"+OK 1 ")
         time.sleep(1)  # in which there would be more such lines

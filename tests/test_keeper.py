@@ -64,7 +64,7 @@ class Connection(Relayed):
         self.number, channel = keeper.start_relay()
         (ours, theirs), (plain, inner) = socket.socketpair(), socket.socketpair()
         fds = theirs.fileno(), theirs.fileno(), inner.fileno()
-        channel.give_order(RelayOrder(fds, index, 10.0))
+        channel.give_order(RelayOrder(fds, index, 10.0, 10.0))
         theirs.close()
         inner.close()
         client = Client([ours], context or tlskit.context(), session=session)
@@ -159,12 +159,20 @@ def test_it_refuses_what_cannot_be_served(site, pair):
     }
     before = own_children()
     for wrong, text in refused.items():
-        assert keepers.start(recipe(wrong)) == text
-        assert keepers.start(recipe(pair, wrong)) == text
+        assert refusal(wrong) == text
+        assert refusal(pair, wrong) == text
     text = "tls-ciphers: OpenSSL knows no cipher in 'x'"
-    assert keepers.start(recipe(pair, tls_ciphers="x")) == text
+    assert refusal(pair, tls_ciphers="x") == text
     poll(lambda: own_children() == before, "those that have refused to end")
     bury_all()
+
+
+def refusal(*pairs, is_lasting=True, **settings):
+    """Why there is no keeper."""
+    made = keepers.start(recipe(*pairs, **settings))
+    assert isinstance(made, keepers.Refused), made
+    assert made.is_lasting == is_lasting
+    return made.reason
 
 
 def bury_all():
@@ -178,7 +186,7 @@ def bury_all():
 
 def test_one_that_dies_while_it_reads_is_an_error(pair, monkeypatch):
     monkeypatch.setattr(keepers, "_keep", lambda *_: os._exit(1))
-    assert "has died" in keepers.start(recipe(pair))
+    assert "has died" in refusal(pair, is_lasting=False)
     bury_all()
 
 
@@ -186,7 +194,7 @@ def test_one_that_takes_too_long_is_an_error(pair, monkeypatch):
     monkeypatch.setattr(keepers, "PATIENCE", 0.2)
     monkeypatch.setattr(keepers, "_keep", lambda *_: signal.pause())
     before = own_children()
-    assert "takes too long" in keepers.start(recipe(pair))
+    assert "takes too long" in refusal(pair, is_lasting=False)
     (pid,) = own_children() - before
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

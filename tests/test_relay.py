@@ -256,9 +256,8 @@ def test_a_client_that_reads_late_gets_all(transport):
         assert one.client.bade_farewell
 
 
-def test_a_client_that_does_not_read_at_all_is_given_up(transport, monkeypatch):
-    monkeypatch.setattr(relay, "LINGER_SECONDS", 0.5)
-    with secured(transport) as one:
+def test_a_client_that_does_not_read_at_all_is_given_up(transport):
+    with secured(transport, patience=0.5) as one:
         said = last_words(one, 4 * MUCH)
         assert one.await_end() == 0
         one.client.reads = True
@@ -395,7 +394,7 @@ class Openssl:
         self.pid, self.channel = relaykit.start(server())
         ours, theirs = socket.socketpair()
         fd = self.connection.fileno()
-        self.channel.give_order(RelayOrder((fd, fd, theirs.fileno()), 0, 10.0))
+        self.channel.give_order(RelayOrder((fd, fd, theirs.fileno()), 0, 10.0, 10.0))
         theirs.close()
         self.connection.close()
         ours.settimeout(10)

@@ -78,11 +78,11 @@ def test_who_has_said_nothing_is_not_waited_for():
 
 def test_who_dies_with_an_order_unread_is_an_end():
     with ends() as (monitor, relay), open(os.devnull, "rb") as null:
-        monitor.give_order(RelayOrder((null.fileno(),) * 3, 0, 1.0))
+        monitor.give_order(RelayOrder((null.fileno(),) * 3, 0, 1.0, 1.0))
         relay.close()
         assert monitor.receive() is None
         with pytest.raises(OSError):
-            monitor.give_order(RelayOrder((null.fileno(),) * 3, 0, 1.0))
+            monitor.give_order(RelayOrder((null.fileno(),) * 3, 0, 1.0, 1.0))
 
 
 def test_a_relay_whose_monitor_is_gone_speaks_to_nobody():
@@ -92,11 +92,11 @@ def test_a_relay_whose_monitor_is_gone_speaks_to_nobody():
         relay.tell(SECURED, SAID)
 
 
-@given(st.integers(0, 255), st.floats(0, 1e6))
-def test_an_order_arrives_with_its_descriptors(index, seconds):
+@given(st.integers(0, 255), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_an_order_arrives_with_its_descriptors(index, seconds, patience):
     with ends() as (monitor, relay):
         pipes = [os.pipe() for _ in range(3)]
-        monitor.give_order(RelayOrder(tuple(fd for fd, _ in pipes), index, seconds))
+        monitor.give_order(RelayOrder(tuple(fd for fd, _ in pipes), index, seconds, patience))
         order = relay.take_order()
         for (read_end, write_end), mine in zip(pipes, order.fds, strict=True):
             os.close(read_end)
@@ -105,12 +105,12 @@ def test_an_order_arrives_with_its_descriptors(index, seconds):
             assert not os.get_inheritable(mine)
             os.close(mine)
             os.close(write_end)
-    assert (order.index, order.seconds) == (index, seconds)
+    assert (order.index, order.seconds, order.patience) == (index, seconds, patience)
 
 
 def test_nobody_waits_for_a_relay_that_does_not_read():
     with ends() as (monitor, _), open(os.devnull, "rb") as null:
-        order = RelayOrder((null.fileno(),) * 3, 0, 1.0)
+        order = RelayOrder((null.fileno(),) * 3, 0, 1.0, 1.0)
         # There is no room, or there are too many descriptors on their way.
         with pytest.raises(OSError):
             [monitor.give_order(order) for _ in range(10_000)]

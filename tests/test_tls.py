@@ -102,7 +102,7 @@ def write(path, octets):
 
 
 def no_pem(certificate, key):
-    return f"{certificate} and {key}: no certificate and private key in PEM form ("
+    return f"{certificate} and {key}: cannot be used: no certificate and private key in PEM form"
 
 
 def test_what_is_no_certificate_or_key_is_refused_with_its_name(files):

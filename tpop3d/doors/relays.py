@@ -11,7 +11,8 @@ from tpop3d.doors import keeper as keepers
 from tpop3d.doors.keeper import Refused
 from tpop3d.session.channel import Violation
 from tpop3d.session.monitor import GRACE, log_violation
-from tpop3d.session.relaychannel import LINGER_TIMES, Failed, Ready, RelayOrder, Secured
+from tpop3d.session.relaychannel import Failed, Ready, RelayOrder, Secured
+from tpop3d.session.wire import LINGER_TIMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from tpop3d.session import channel as channels
 from tpop3d.session import gatekeeper, signals
 from tpop3d.session.channel import Asked, Channel, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
-from tpop3d.session.relaychannel import LINGER_TIMES
-from tpop3d.session.wire import ERROR, SIGNAL, Wire, milliseconds
+from tpop3d.session.wire import ERROR, LINGER_TIMES, SIGNAL, Wire, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +88,8 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
 def _import_rest() -> None:
     """What is needed from the login on, while others work: a session may not be able to read these
     files any more."""
+    from tpop3d.session import session  # isort: skip  # noqa: F401
     from tpop3d.auth import isolation  # noqa: F401
-    from tpop3d.session import session  # noqa: F401
 
 
 class _Connection:

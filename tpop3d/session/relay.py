@@ -16,9 +16,9 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.session import relaychannel, signals
 from tpop3d.session.privileges import confine
-from tpop3d.session.relaychannel import LINGER_TIMES, RelayChannel, RelayOrder
+from tpop3d.session.relaychannel import RelayChannel, RelayOrder
 from tpop3d.session.tlsclient import TlsClient
-from tpop3d.session.wire import PARTING_SECONDS, milliseconds
+from tpop3d.session.wire import LINGER_TIMES, PARTING_SECONDS, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

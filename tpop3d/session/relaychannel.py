@@ -13,7 +13,6 @@ import struct
 from tpop3d.session.channel import Violation
 
 MAX_TEXT = 300  # octets
-LINGER_TIMES = 3  # the longest time for the client to take what was sent, in times its patience
 _ORDER = struct.Struct("!cBdd")  # kind, which certificates, seconds for the handshake, patience
 _DESCRIPTORS = struct.Struct("3i")
 _TEXT = frozenset(

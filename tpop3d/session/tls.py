@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME; ssl has no name for it
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+NOT_PEM = ("", "pem lib", "no start line")  # what OpenSSL says then
 SOON = 7 * 86400  # seconds before a certificate's end in which that is worth a word
 
 
@@ -125,7 +126,7 @@ def _why_not_loaded(error: ssl.SSLError | ValueError, certificate: str, key: str
     reason = reason_of(error) if isinstance(error, ssl.SSLError) and error.reason else ""
     if reason == "key values mismatch":
         return f"{key}: is not the private key of {certificate}"
-    why = reason or "no certificate and private key in PEM form"
+    why = "no certificate and private key in PEM form" if reason in NOT_PEM else reason
     return f"{certificate} and {key}: cannot be used: {why}"
 
 

@@ -28,6 +28,8 @@ INJECTION = "injection"  # something was sent behind STLS
 RECEIVE = 1 << 16  # octets asked for at a time
 GATHER = 1 << 16  # octets of replies that are gathered before they are sent
 PARTING_SECONDS = 1.0  # for the client to close after we did
+# The longest time for the client to take what was sent, in times that for taking nothing.
+LINGER_TIMES = 3
 PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
 
 
