@@ -17,6 +17,11 @@ CANARY = "hunter2-sesame"  # a password that must turn up nowhere
 PERFECT = Account(b"ann", 1000, 1000, ["/var/mail/ann"])
 
 # Enough for a configuration that somebody could log in with.
+# What --check-config says of a configuration that leaves TLS out.
+NO_TLS = (
+    "warning: only clients on this host can log in: plaintext-logins is local and there is no"
+    " tls-certificate\n"
+)
 LEAST = {
     "gatekeeper-user": "nobody",
     "auth-flatfile-enable": "yes",

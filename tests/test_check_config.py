@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tlskit
-from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
+from authkit import CANARY, LEAST, NO_TLS, foreign_driver, text_of, tpop3d
 from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d import check
 from tpop3d.config import DIRECTIVES, Config, read
@@ -42,12 +42,6 @@ def directives(output):
     lines = [line.partition("#")[0].strip() for line in output.decode().splitlines()]
     pairs = [line.partition(":") for line in lines if line]
     return {key: value.strip() for key, _, value in pairs}
-
-
-NO_TLS = (
-    "warning: only clients on this host can log in: plaintext-logins is local and there is no"
-    " tls-certificate\n"
-)
 
 
 def test_a_right_configuration_is_printed_with_status_0(tmp_path):
