@@ -15,10 +15,20 @@ from test_listener_signals import free_port, refuses, reload, session
 SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
 
 
+def waiting_at(port):
+    """How many connections nobody has accepted yet: the last step of making one is the kernel's,
+    and may come after connect(2)."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table]
+    ours = [row for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"]
+    return sum(int(row[4].partition(":")[2], 16) for row in ours)
+
+
 def test_who_waits_at_an_address_that_goes_is_served(site):
     with doors.standalone(site, settings={"max-children": 64}) as door:
         os.kill(door.process.pid, signal.SIGSTOP)
         wires = [door.connect() for _ in range(40)]
+        poll(lambda: waiting_at(door.port) == 40, "all of them to wait")
         site.configure({"listen-address": f"127.0.0.1:{free_port()}"})
         os.kill(door.process.pid, signal.SIGHUP)
         os.kill(door.process.pid, signal.SIGCONT)
@@ -86,6 +96,7 @@ def test_who_waits_is_not_accused_by_a_reload_to_less_talk(site):
     with doors.standalone(site, settings=settings) as door:
         os.kill(door.process.pid, signal.SIGSTOP)
         wires = [door.connect() for _ in range(10)]
+        poll(lambda: waiting_at(door.port) == 10, "all of them to wait")
         site.configure({"listen-address": f"127.0.0.1:{free_port()}", "log-level": "info"})
         os.kill(door.process.pid, signal.SIGHUP)
         os.kill(door.process.pid, signal.SIGCONT)

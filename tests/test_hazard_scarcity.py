@@ -14,6 +14,7 @@ from mailsite import PATIENCE, need, poll
 from spools import mbox
 from tpop3d.doors.connections import Connections
 from tpop3d.doors.loop import Loop
+from tpop3d.session import gatekeeper
 from tpop3d.session.privileges import Cell
 
 SPOOL = mbox(b"Subject: one\n\n1\n")
@@ -71,14 +72,14 @@ def test_who_cannot_fork_tries_again_once_however_often_it_failed(monkeypatch):
     loop = Loop()
     connections = Connections(config_of(), Cell(None, 0, ""), loop)
 
-    def fail(wanted):
+    def fail(cell):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(connections._pool, "fill", fail)
+    monkeypatch.setattr(gatekeeper, "start", fail)
     for _ in range(10):
         connections.fill()
     assert len(loop._actions) == 1
-    connections._fill_now()
+    connections._pool._fill_now()
     assert len(loop._actions) == 2  # the one before is due no more, and this is the next
 
 

@@ -27,8 +27,6 @@ from tpop3d.session.wire import ERROR, SIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tpop3d.addresses import Tls
     from tpop3d.config import Config
     from tpop3d.doors.keeper import Keeper
@@ -44,22 +42,23 @@ class Connections:
         self.served: set[Served] = set()
         self._seldom = Seldom()
         self._config = config
-        self._pool = Pool(cell, config.gatekeeper_connections)
+        self._pool = Pool(
+            cell, config.gatekeeper_connections, loop, self._room, self._hear, self.complain
+        )
         self._loop = loop
         self._relays = Relays(loop, self._secured, self._relay_over)
         self._by_child: dict[int, Served] = {}
         # Those before login, and when a gatekeeper must have said how they ended. Not timers:
         # thousands would wait for connections that are long over.
         self._waiting: dict[Served, float] = {}
-        self._may_fill = True
-        self._is_to_fill = False
+        self._is_full = False  # for good: there will be no further connections
 
     def change(self, config: Config, cell: Cell, keeper: Keeper | None) -> None:
         """Go by another configuration from now on; who is being served is served on."""
         self._config = config
         self.limits.change(config)
         self.use_keys(keeper)
-        self._forget(self._pool.renew(cell, config.gatekeeper_connections))
+        self._pool.renew(cell, config.gatekeeper_connections)
         self.fill()
 
     def use_keys(self, keeper: Keeper | None) -> None:
@@ -73,45 +72,28 @@ class Connections:
 
     # Gatekeepers that wait
 
-    def fill(self, at_least: int = 0) -> None:
+    def fill(self) -> None:
         """Have gatekeepers wait, as many as could get a connection."""
-        free = self._config.max_children - len(self.served) if self._may_fill else 0
-        try:
-            for one in self._pool.fill(max(at_least, free)):
-                self._loop.watch(one.channel.fileno(), self._hearing(one))
-        except OSError as error:
-            self.complain(f"no further gatekeeper: {error.strerror}")
-            self._fill_later(self._pool.retry)
+        self._pool.fill()
 
-    def _fill_later(self, seconds: float) -> None:
-        """Once, however often it is asked for."""
-        if not self._is_to_fill:
-            self._is_to_fill = True
-            self._loop.after(seconds, self._fill_now)
+    def _room(self) -> int:
+        """How many further connections there could be."""
+        return 0 if self._is_full else self._config.max_children - len(self.served)
 
-    def _fill_now(self) -> None:
-        self._is_to_fill = False
-        self.fill()
+    def stop_filling(self) -> None:
+        """There will be no further connections."""
+        self._is_full = True
+        self._relays.is_stopping = True
+        self._pool.drop_spares()
 
     def are_over(self) -> bool:
         """Is nobody served any more, and has everybody what was sent?"""
         return not self.served and not self._relays.deadlines()
 
-    def stop_filling(self) -> None:
-        """There will be no further connections."""
-        self._may_fill = False
-        self._relays.is_stopping = True
-        self._forget(self._pool.drop_spares())
-
     def drop_all(self) -> None:
         """End all gatekeepers, and relays."""
         self._relays.dismiss()
-        for one in list(self._pool.all.values()):
-            self._pool.drop(one)
-
-    def _forget(self, dropped: list[Gatekeeper]) -> None:
-        for one in dropped:
-            self._loop.forget(one.channel.fileno())
+        self._pool.drop_all()
 
     # The life of a connection
 
@@ -135,9 +117,6 @@ class Connections:
         order = Order(fds, monitor.policy, monitor.seconds_left, greets)
         while True:
             one = self._pool.take()
-            if one is None:
-                self.fill(at_least=1)
-                one = self._pool.take()
             if one is None:
                 return False
             try:
@@ -198,9 +177,6 @@ class Connections:
 
     # What gatekeepers say
 
-    def _hearing(self, one: Gatekeeper) -> Callable[[], None]:
-        return lambda: self._hear(one)
-
     def _hear(self, one: Gatekeeper) -> None:
         """A gatekeeper has said something."""
         try:
@@ -238,10 +214,6 @@ class Connections:
             served.hang_up()
             if served.child > 0:
                 self.tell_to_end(served)
-        self._end(one)
-
-    def _end(self, one: Gatekeeper) -> None:
-        self._loop.forget(one.channel.fileno())
         self._pool.drop(one)
 
     def _try_login(self, one: Gatekeeper, served: Served, request: Asked) -> None:
@@ -288,8 +260,7 @@ class Connections:
         else:
             raise Violation("an ending at the wrong time")
         served.gatekeeper = None
-        if not self._pool.give_back(one):
-            self._end(one)
+        self._pool.give_back(one)
         if left_to_tls:
             if not self._relays.give(served):
                 self._finish(served, ERROR)
@@ -307,13 +278,8 @@ class Connections:
             self._end_child(served, pid, status)
             return
         one = self._pool.bury(pid, status)
-        if one is None:
-            return
-        self._loop.forget(one.channel.fileno())
-        one.channel.close()
-        if one.served is not None:
+        if one is not None and one.served is not None:
             self._lose_gatekeeper(one.served)
-        self._fill_later(0 if one.connections or one.served else self._pool.retry)
 
     def _end_child(self, served: Served, pid: int, status: int) -> None:
         """An attempt's child, perhaps the session that came of it, has ended."""
@@ -335,7 +301,7 @@ class Connections:
         is_refused = code in (attempt.REFUSED, attempt.UNDECIDED)
         if is_refused and one is None and (liar := served.released_by) is not None:
             log_violation(served.monitor.summary.client, liar.pid, "an admission that nobody gave")
-            self._end(liar)
+            self._pool.drop(liar)
         if one is None and not is_refused:
             self._finish(served, ERROR)
             return
@@ -380,7 +346,7 @@ class Connections:
             if served.child > 0:
                 self.tell_to_end(served)
             if served.gatekeeper is not None:
-                self._end(served.gatekeeper)
+                self._pool.drop(served.gatekeeper)
             elif served.relay is not None and not served.monitor.summary.tls:
                 self._relays.kill(served)
                 self._relay_over(served, SIGNAL)

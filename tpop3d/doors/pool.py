@@ -11,8 +11,9 @@ from tpop3d.session import gatekeeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
+    from tpop3d.doors.loop import Loop
     from tpop3d.session.privileges import Cell
 
 LEAST = 2  # gatekeepers that wait, so that a greeting needs no fork; with fewer there will be
@@ -23,55 +24,90 @@ MAX_RETRY = 5.0  # and after gatekeeper upon gatekeeper has died at once
 
 
 class Pool:
-    """All gatekeepers, by pid; those that wait are spares."""
+    """All gatekeepers, by pid; those that wait are spares.
 
-    def __init__(self, cell: Cell, connections: int) -> None:
+    `room` says how many connections could come; `hear` is called with a gatekeeper that has said
+    something; `complain` logs what may last.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        connections: int,
+        loop: Loop,
+        room: Callable[[], int],
+        hear: Callable[[Gatekeeper], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self.all: dict[int, Gatekeeper] = {}
         self._cell = cell
         self._connections = connections  # that one gatekeeper may serve
+        self._loop = loop
+        self._room = room
+        self._hear = hear
+        self._complain = complain
         self._generation = 0
         self._spares: list[Gatekeeper] = []
-        self.all: dict[int, Gatekeeper] = {}
-        self.retry = RETRY  # seconds until the next try where one has failed
+        self._retry = RETRY  # seconds until the next try where one has failed
+        self._is_to_fill = False
 
-    def renew(self, cell: Cell, connections: int) -> list[Gatekeeper]:
-        """Another configuration: those that wait are ended, and are returned; those that are busy
-        are not used again."""
+    def renew(self, cell: Cell, connections: int) -> None:
+        """Another configuration: those that wait are ended; those that are busy are not used
+        again."""
         self._cell = cell
         self._connections = connections
         self._generation += 1
-        return self.drop_spares()
+        self.drop_spares()
 
-    def fill(self, wanted: int) -> Iterator[Gatekeeper]:
-        """Have spares again if there are few, but no more than `wanted`; yields the new ones.
-
-        Raises OSError where there can be no further process.
-        """
+    def fill(self, at_least: int = 0) -> None:
+        """Have gatekeepers wait if there are few, but no more than could get a connection."""
+        wanted = max(at_least, self._room())
         if len(self._spares) >= min(wanted, LEAST):
             return
-        for _ in range(min(wanted, SPARES) - len(self._spares)):
-            made = Gatekeeper(*gatekeeper.start(self._cell), self._generation)
-            self.all[made.pid] = made
-            self._spares.append(made)
-            yield made
+        try:
+            for _ in range(min(wanted, SPARES) - len(self._spares)):
+                made = Gatekeeper(*gatekeeper.start(self._cell), self._generation)
+                self.all[made.pid] = made
+                self._spares.append(made)
+                self._loop.watch(made.channel.fileno(), self._hearing(made))
+        except OSError as error:
+            self._complain(f"no further gatekeeper: {error.strerror}")
+            self._fill_later(self._retry)
+
+    def _hearing(self, one: Gatekeeper) -> Callable[[], None]:
+        return lambda: self._hear(one)
+
+    def _fill_later(self, seconds: float) -> None:
+        """Once, however often it is asked for."""
+        if not self._is_to_fill:
+            self._is_to_fill = True
+            self._loop.after(seconds, self._fill_now)
+
+    def _fill_now(self) -> None:
+        self._is_to_fill = False
+        self.fill()
 
     def take(self) -> Gatekeeper | None:
-        """A gatekeeper that waits, or None."""
+        """A gatekeeper that waits, or None where there can be none."""
+        if not self._spares:
+            self.fill(at_least=1)
         return self._spares.pop() if self._spares else None
 
-    def give_back(self, one: Gatekeeper) -> bool:
-        """A gatekeeper has finished with a connection. False: it is not used again."""
+    def give_back(self, one: Gatekeeper) -> None:
+        """A gatekeeper has finished with a connection."""
         one.served = None
         one.connections += 1
-        self.retry = RETRY
+        self._retry = RETRY
         worn = one.connections >= self._connections or one.generation != self._generation
         if worn or len(self._spares) >= MOST:
-            return False
-        self._spares.append(one)
-        return True
+            self.drop(one)
+        else:
+            self._spares.append(one)
 
     def drop(self, one: Gatekeeper) -> None:
         """End a gatekeeper, whatever it is doing. Its death is noticed later, and not logged."""
         one.is_dropped = True
+        self._loop.forget(one.channel.fileno())
         self.kill(one)
 
     def kill(self, one: Gatekeeper) -> None:
@@ -81,12 +117,15 @@ class Pool:
         if self.all.get(one.pid) is one:
             os.kill(one.pid, _signal.SIGKILL)
 
-    def drop_spares(self) -> list[Gatekeeper]:
-        """End those that wait; returns them."""
-        dropped = list(self._spares)
-        for one in dropped:
+    def drop_spares(self) -> None:
+        """End those that wait."""
+        for one in list(self._spares):
             self.drop(one)
-        return dropped
+
+    def drop_all(self) -> None:
+        """End all."""
+        for one in list(self.all.values()):
+            self.drop(one)
 
     def bury(self, pid: int, status: int) -> Gatekeeper | None:
         """A process has ended: if it was a gatekeeper, it is one no longer, and is returned."""
@@ -95,13 +134,21 @@ class Pool:
             return None
         if one in self._spares:
             self._spares.remove(one)
+        self._loop.forget(one.channel.fileno())
+        one.channel.close()
+        self._log_death(one, status)
+        self._fill_later(0 if one.connections or one.served else self._retry)
+        return one
+
+    def _log_death(self, one: Gatekeeper, status: int) -> None:
+        """Say what a gatekeeper has died of, unless we have ended it."""
+        pid = one.pid
         if one.is_dropped:
-            return one
+            return
         if os.WIFSIGNALED(status):
             logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
         elif os.WEXITSTATUS(status):
             logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
         if not one.connections and one.served is None:
             # One that dies at once would be replaced by another that dies at once.
-            self.retry = min(2 * self.retry, MAX_RETRY)
-        return one
+            self._retry = min(2 * self._retry, MAX_RETRY)
