@@ -10,7 +10,13 @@ import stat
 from time import monotonic
 
 from tpop3d.session.tls import reason_of
-from tpop3d.session.wire import PARTING_SECONDS, PIPE_BUF, RECEIVE, milliseconds
+from tpop3d.session.wire import (
+    PARTING_SECONDS,
+    RECEIVE,
+    milliseconds,
+    send_now,
+    set_no_delay,
+)
 
 RECORD = 1 << 14  # the most octets that a TLS record holds (RFC 8446 section 5.1)
 HANDSHAKE = 0x16  # what a TLS client's first octet is (RFC 8446 section 5.1)
@@ -40,7 +46,7 @@ class TlsClient:
         self._is_one = fd_in == fd_out
         if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
             self._socket = _socket.socket(fileno=fd_out)
-            _set_no_delay(self._socket)
+            set_no_delay(self._socket)
 
     def describe(self) -> str:
         """The version of TLS and the cipher."""
@@ -119,7 +125,7 @@ class TlsClient:
         """Send what the client takes; False: nothing."""
         before = len(self.unsent)
         try:
-            while self.unsent and (sent := self._send_some(self.unsent)):
+            while self.unsent and (sent := send_now(self._socket, self.fd_out, self.unsent)):
                 self.unsent = self.unsent[sent:]
         except OSError:
             self.unsent = memoryview(b"")
@@ -151,17 +157,6 @@ class TlsClient:
             return None
         except OSError:
             return b""
-
-    def _send_some(self, view: memoryview) -> int:
-        """Send what can be sent at once; returns how many octets. Raises OSError: it is gone."""
-        try:
-            if self._socket is not None:
-                return self._socket.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-            if not select.select((), (self.fd_out,), (), 0)[1]:
-                return 0
-            return os.write(self.fd_out, view[:PIPE_BUF])
-        except BlockingIOError:
-            return 0
 
     def _flush(self, deadline: float) -> str:
         """Send all that is to be sent; returns "", or why that could not be."""
@@ -200,12 +195,3 @@ class TlsClient:
         while (left := deadline - monotonic()) > 0 and poll.poll(milliseconds(left)):
             if self._read() == b"":
                 return
-
-
-def _set_no_delay(connection: _socket.socket) -> None:
-    """What is sent here is whole; the kernel must not hold it for the client's next ACK."""
-    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        except OSError:
-            pass  # closed already

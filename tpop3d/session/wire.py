@@ -63,7 +63,7 @@ class Wire:
         self._socket: _socket.socket | None = None
         if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
             self._socket = _socket.socket(fileno=os.dup(fd_out))
-            _set_no_delay(self._socket)
+            set_no_delay(self._socket)
         self.deadline = 0.0  # of monotonic(); whoever reads or flushes sets it first
         self.extension = 0.0  # seconds by which whatever the client takes puts the deadline off
         self.octets_in = 0
@@ -134,13 +134,7 @@ class Wire:
     def _send_some(self, view: memoryview) -> int:
         """Send without blocking; returns how many octets went, 0 where none could."""
         try:
-            if self._socket is not None:
-                return self._socket.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-            if not select.select((), (self._out,), (), 0)[1]:
-                return 0
-            return os.write(self._out, view[:PIPE_BUF])
-        except BlockingIOError:
-            return 0
+            return send_now(self._socket, self._out, view)
         except OSError:
             raise Ended(EOF) from None
 
@@ -218,6 +212,19 @@ class Wire:
             self._socket.close()
 
 
+def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> int:
+    """Send on a socket, or else into a pipe, without blocking; returns how many octets went, 0
+    where none could. Raises OSError where nobody is there any more."""
+    try:
+        if connection is not None:
+            return connection.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        if not select.select((), (fd,), (), 0)[1]:
+            return 0
+        return os.write(fd, view[:PIPE_BUF])
+    except BlockingIOError:
+        return 0
+
+
 def milliseconds(seconds: float) -> float:
     """Seconds for poll(2), as many of them as it takes at a time."""
     return min(max(0.0, seconds), MAX_POLL) * 1000
@@ -239,8 +246,8 @@ def plain(host: str) -> str:
     return host.removeprefix("::ffff:")
 
 
-def _set_no_delay(connection: _socket.socket) -> None:
-    """Replies are gathered here; the kernel must not hold them for the client's next ACK."""
+def set_no_delay(connection: _socket.socket) -> None:
+    """What is sent here is whole; the kernel must not hold it for the client's next ACK."""
     if connection.family in (_socket.AF_INET, _socket.AF_INET6):
         try:
             connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
