@@ -45,7 +45,7 @@ setup(
         "argon2": ARGON2,
         "seccomp": SECCOMP,
         "all": SYSTEMD + PAM + MYSQL + ARGON2 + SECCOMP,
-        "test": ["pytest", "hypothesis", "trustme", "ruff", "mypy"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "trustme", "ruff", "mypy"],
     },
     classifiers=[
         "Environment :: No Input/Output (Daemon)",

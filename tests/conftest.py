@@ -24,7 +24,9 @@ def pytest_addoption(parser):
 
 def not_run(config):
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    return reporter.stats.get("skipped", []) if config.getoption("--all") else []
+    if reporter is None or not config.getoption("--all"):  # None: one of several workers
+        return []
+    return reporter.stats.get("skipped", [])
 
 
 def pytest_sessionfinish(session):

@@ -1,17 +1,18 @@
 """Sockets passed by systemd's own socket-activate: connected ones and listening ones."""
 
 import importlib.util
+import poplib
 import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 import doors
 import tlskit
-from mailsite import ENVIRONMENT, PATIENCE, end, has_ipv6
+from mailsite import ENVIRONMENT, PATIENCE, end, has_ipv6, poll
 from spools import mbox
 
 # Puts the descriptors that it was given where systemd puts them, and becomes a server.
@@ -54,7 +55,12 @@ def test_a_listening_socket_is_the_listeners(site):
         assert greetings == [b"+OK ", b"+OK ", b"-ERR"]
         for wire in wires:
             wire.close()
-        client = door.poplib()
+
+        def served():
+            with suppress(poplib.error_proto):  # the places are not free yet
+                return door.poplib()
+
+        client = poll(served, "a place")
         client.user("anna")
         client.pass_("secret")
         assert client.stat()[0] == 2
