@@ -120,7 +120,8 @@ def test_nobody_guesses_faster_by_a_gatekeeper_that(listen, lie):
     poll(lambda: greeted_or_none(door), "a free place")
     assert time.monotonic() - began >= 2
     if "says" in lie:
-        assert "an admission that nobody gave" in door.logs.wait_for("attack ")
+        # The latter where the guess had been refused before the lie was heard.
+        door.logs.wait_for("attack .*(an admission that nobody gave|an ending at the wrong time)")
 
 
 def test_one_without_a_connection_has_nothing_to_say(listen):
