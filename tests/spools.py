@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from tpop3d.mailspool.locks import TRY
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
 
@@ -91,8 +92,8 @@ def never_pause(seconds):
     return True
 
 
-def terms(dotlock=True, lock_timeout=0.2, pause=never_pause):
-    return Terms(dotlock=dotlock, lock_timeout=lock_timeout, pause=pause)
+def terms(dotlocks=TRY, lock_timeout=0.2, pause=never_pause):
+    return Terms(dotlocks=dotlocks, lock_timeout=lock_timeout, pause=pause)
 
 
 def opened(path, **how) -> Spool | Refusal:

@@ -37,6 +37,8 @@ DEFAULTS = {
     "permit-empty-password": False,
     "mailbox": "bsd:/var/mail/$(user)",
     "mailspool-no-dotfile-locking": False,
+    "mailspool-dotfile-locking": "try",
+    "mailspool-index": True,
     "no-commit-on-early-close": False,
     "state-directory": "/var/lib/tpop3d",
     "log-facility": "mail",
@@ -91,6 +93,7 @@ RIGHT = {
     "tls-ciphers": {"HIGH:!aNULL": "HIGH:!aNULL", "no such": "no such"},  # OpenSSL knows
     "log-facility": {**{f"local{n}": f"local{n}" for n in range(8)}, "mail": "mail",
                      "daemon": "daemon", "auth": "auth", "user": "user", "MAIL": "mail"},
+    "mailspool-dotfile-locking": {one: one for one in ("try", "require", "no")},
     "log-level": {level: level for level in
                   ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")},
 }  # fmt: skip
@@ -113,6 +116,7 @@ WRONG = {
     "tls-min-version": ["", "1", "1.0", "1.1", "1.4", "TLSv1.2", "1.2 1.3"],
     "tls-ciphers": [],
     "log-facility": ["", "post", "local8", "mail daemon"],
+    "mailspool-dotfile-locking": ["", "yes", "try require"],
     "log-level": ["", "loud", "7", "info debug"],
     "listen-address": ["a:b:c"],  # and more: test_addresses
 }  # fmt: skip

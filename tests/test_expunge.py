@@ -1,7 +1,6 @@
 """Removing messages: exactly the others stay, octet for octet, in the same file."""
 
 import os
-import re
 import resource
 
 import pytest
@@ -9,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spools import good, mbox, messages_of, odd_spools, opened
-from tpop3d.mailspool import expunge as expunge_module
-from tpop3d.mailspool.expunge import Unfinished, kept_ranges
+from tpop3d.mailspool import journal as journals
+from tpop3d.mailspool.expunge import kept_ranges
 from tpop3d.mailspool.refusal import PARTIAL, TEMPORARY
 
 
@@ -49,12 +48,10 @@ def test_any_subset_leaves_exactly_the_others(tmp_path_factory, octets, marks, m
     else:
         # The separator goes with the message that it separates.
         new = meanwhile.removeprefix(b"\n\n") if any(marks[: len(messages)]) else meanwhile
-    old = expunge_module.MOVE_BLOCK
-    expunge_module.MOVE_BLOCK = block
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journals, "BLOCK", block)
+        patch.setattr(journals, "CHUNK", 3 * block)
         left, refused = expunged(path, marks, meanwhile)
-    finally:
-        expunge_module.MOVE_BLOCK = old
     assert refused is None
     assert left == before + b"".join(kept) + new
     assert path.stat().st_ino == inode
@@ -144,31 +141,22 @@ def test_a_first_write_that_fails_changes_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "spool.lock").exists()
 
 
-def test_a_later_write_that_fails_loses_nothing_and_says_where_everything_is(tmp_path, monkeypatch):
+def test_what_breaks_when_it_has_begun_is_finished_by_the_next_session(tmp_path, monkeypatch):
     path = tmp_path / "spool"
     octets = mbox(*[b"message %d\n" % n for n in range(20)])
     path.write_bytes(octets)
-    monkeypatch.setattr(expunge_module, "MOVE_BLOCK", 32)
-    failing(monkeypatch, "pwrite", after=6)
-    left, refused = expunged(path, [0, 1] + [0] * 18)
+    with monkeypatch.context() as patch:
+        failing(patch, "ftruncate", after=0, error=5)
+        left, refused = expunged(path, [0, 1] + [0] * 18)
     assert refused is not None
     assert refused.kind == PARTIAL
-    written, read = map(int, re.findall(r"0\.\.(\d+) and (\d+)\.\.end", refused.reason)[0])
+    assert "finished by the next session" in refused.reason
+    assert len(left) == len(octets)  # it is the end that is still there
+    spool = good(path)
+    assert "is done" in spool.found.line
+    spool.close()
     messages = messages_of(octets)
-    assert left[:written] + left[read:] == b"".join(messages[:1] + messages[2:])
-
-
-@pytest.mark.parametrize("name", ["fsync", "ftruncate"])
-def test_an_end_that_cannot_be_cut_loses_nothing(tmp_path, monkeypatch, name):
-    path = tmp_path / "spool"
-    octets = mbox(b"first\n", b"second\n")
-    path.write_bytes(octets)
-    failing(monkeypatch, name, after=0, error=5)
-    left, refused = expunged(path, [1, 0])
-    assert refused is not None
-    assert refused.kind == PARTIAL
-    kept = messages_of(octets)[1]
-    assert left.startswith(kept)
+    assert path.read_bytes() == b"".join(messages[:1] + messages[2:])
 
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
@@ -197,11 +185,6 @@ def test_a_file_size_limit_is_noticed_before_anything_moves(tmp_path):
     assert refused is not None
     assert refused.kind == TEMPORARY
     assert path.read_bytes() == octets
-
-
-def test_unfinished_names_what_failed():
-    error = Unfinished(OSError(5, "Input/output error"), 10, 20)
-    assert (error.written, error.read, error.error.errno) == (10, 20, 5)
 
 
 def test_a_missing_spool_has_nothing_to_remove(tmp_path):

@@ -12,7 +12,15 @@ import pytest
 
 from mailsite import poll
 from spools import never_pause
-from tpop3d.mailspool.locks import SpoolLocks, lock_file, take_session_lock, wait_for
+from tpop3d.mailspool.locks import (
+    NO,
+    REQUIRE,
+    TRY,
+    SpoolLocks,
+    lock_file,
+    take_session_lock,
+    wait_for,
+)
 from tpop3d.mailspool.refusal import IN_USE, PERMANENT, Refusal
 
 
@@ -35,8 +43,8 @@ def brief_pause(seconds):
     return False
 
 
-def locks_of(fd, path, dotlock=True):
-    return SpoolLocks(fd, str(path), dotlock)
+def locks_of(fd, path, dotlocks=TRY):
+    return SpoolLocks(fd, str(path), dotlocks)
 
 
 def held_by_somebody(path):
@@ -150,7 +158,7 @@ def refuse_to_make(monkeypatch, error):
     real = os.open
 
     def open_(name, flags, *rest, **more):
-        if str(name).endswith(".lock"):
+        if str(name).endswith(".lock") or flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(error, os.strerror(error))
         return real(name, flags, *rest, **more)
 
@@ -165,6 +173,52 @@ def test_where_no_dotlock_may_be_made_fcntl_has_to_do_with_a_warning(fd, path, m
     assert os.strerror(error) in locks.warning
     assert held_by_somebody(path)
     locks.release()
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_where_one_is_required_and_cannot_be_made_the_spool_is_not_touched(
+    fd, path, monkeypatch, error
+):
+    refuse_to_make(monkeypatch, error)
+    refused = locks_of(fd, path, dotlocks=REQUIRE).acquire(0, never_pause)
+    assert os.strerror(error) in refused.reason
+    assert not held_by_somebody(path)
+
+
+def test_a_dotlock_has_its_pid_from_its_first_moment(fd, path, monkeypatch):
+    """One that a crash has left without would keep all others away for five minutes."""
+    seen = []
+    real = os.link
+
+    def link(*arguments, **named):
+        real(*arguments, **named)
+        seen.append(Path(f"{path}.lock").read_text())
+
+    monkeypatch.setattr(os, "link", link)
+    locks = locks_of(fd, path)
+    assert locks.acquire(0, never_pause) is None
+    assert seen == [f"{os.getpid()}\n"]
+    locks.release()
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_where_files_without_a_name_are_unknown_it_is_made_by_its_name(
+    fd, path, monkeypatch, error
+):
+    real = os.open
+
+    def open_(name, flags, *rest, **more):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(error, os.strerror(error))
+        return real(name, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", open_)
+    locks = locks_of(fd, path)
+    assert locks.acquire(0, never_pause) is None
+    assert Path(f"{path}.lock").read_text() == f"{os.getpid()}\n"
+    assert isinstance(locks_of(fd, path).acquire(0, never_pause), Refusal)
+    locks.release()
+    assert not Path(f"{path}.lock").exists()
 
 
 def test_a_directory_without_room_for_a_dotlock_is_no_reason_to_go_on(fd, path, monkeypatch):
@@ -197,7 +251,7 @@ def test_a_dotlock_whose_writing_breaks_is_not_left_behind(fd, path, monkeypatch
 
 
 def test_without_dotlocks_none_is_made(fd, path):
-    locks = locks_of(fd, path, dotlock=False)
+    locks = locks_of(fd, path, dotlocks=NO)
     assert locks.acquire(0, never_pause) is None
     assert not Path(f"{path}.lock").exists()
     locks.release()

@@ -18,7 +18,9 @@ FAILED = 1
 WRONG_USE = 2  # argparse's, and that of a configuration with errors
 DEMO_PORT = 1110
 LAST_WORDS = b"-ERR [SYS/PERM] the server is not set up as it should be\r\n"
-PRINTING = frozenset(("-h", "--help", "-V", "--check-config", "--demo"))  # for people, not clients
+PRINTING = frozenset(
+    ("-h", "--help", "-V", "--check-config", "--demo", "--recover")
+)  # for people, not clients
 
 
 class Options:
@@ -28,6 +30,7 @@ class Options:
     inetd = False
     tls = False
     check_config = False
+    recover = False
     demo: int | None = None  # the port
     verbose = False
     debug = False
@@ -45,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         from tpop3d.check import check_config
 
         return check_config(options.file)
+    if options.recover:
+        return _recover(options)
     if options.demo is not None:
         from tpop3d.demo import demo
 
@@ -109,6 +114,11 @@ def _options(arguments: list[str]) -> Options:
         "--check-config",
         action="store_true",
         help="print the configuration in effect, or every error in it (exit status 2)",
+    )
+    parser.add_argument(
+        "--recover",
+        action="store_true",
+        help="finish what a crash has interrupted, in all mailboxes (exit status 1: not in all)",
     )
     parser.add_argument(
         "--demo",
@@ -245,6 +255,24 @@ def _serve_or_problems(
 
     single.serve(config, cell, fd_in, fd_out, tls)
     return []
+
+
+def _recover(options: Options) -> int:
+    """Carry out all journals; what was done is told on stderr, or in the log."""
+    from tpop3d.config import load
+
+    config = load(options.file)
+    if isinstance(config, list):
+        for problem in config:
+            _complain(problem)
+        return FAILED
+    from tpop3d.recover import recover_all
+    from tpop3d.session import signals
+
+    signals.unblock()
+    signals.catch()
+    logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
+    return OK if recover_all(config) else FAILED
 
 
 def _listen(options: Options, passed: Passed | None) -> int:

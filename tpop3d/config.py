@@ -60,6 +60,8 @@ DIRECTIVES: dict[str, Directive] = {
     "tls-ciphers": Directive(str, "ECDHE+AESGCM:ECDHE+CHACHA20"),
     "mailbox": Directive(mailbox, "bsd:/var/mail/$(user)"),
     "mailspool-no-dotfile-locking": Directive(boolean, "no"),
+    "mailspool-dotfile-locking": Directive(one_of("try", "require", "no"), "try"),
+    "mailspool-index": Directive(boolean, "yes"),
     "no-commit-on-early-close": Directive(boolean, "no"),
     "state-directory": Directive(absolute_path, "/var/lib/tpop3d"),
     "log-facility": Directive(one_of(*logs.FACILITIES), "mail"),
@@ -97,6 +99,8 @@ class Config:
     tls_ciphers: str
     mailbox: Mailbox
     mailspool_no_dotfile_locking: bool
+    mailspool_dotfile_locking: str
+    mailspool_index: bool
     no_commit_on_early_close: bool
     state_directory: str
     log_facility: str
@@ -114,6 +118,11 @@ class Config:
             return PLAIN if self.tls_mode == STLS else Tls(self.tls_mode)
         keys = self.tls_private_key or certificates
         return Tls(self.tls_mode, tuple(zip(certificates, keys, strict=False)))
+
+    @property
+    def dotlocks(self) -> str:
+        """Which dotlocks are made: try, require or no."""
+        return "no" if self.mailspool_no_dotfile_locking else self.mailspool_dotfile_locking
 
     def takes_plaintext(self, client: str) -> bool:
         """May a client log in without TLS?"""

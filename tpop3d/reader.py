@@ -182,6 +182,10 @@ class Reader:
             enable = " or ".join(f"auth-{name}-enable: yes" for name in drivers.BUILT_IN)
             self.errors.append((0, "auth-...-enable", f"nobody could log in; give {enable}"))
             return
+        if config.mailspool_no_dotfile_locking and config.mailspool_dotfile_locking == "require":
+            why = "is yes, and mailspool-dotfile-locking: require says the contrary"
+            number = self._numbers.get("mailspool-no-dotfile-locking", 0)
+            self.errors.append((number, "mailspool-no-dotfile-locking", why))
         for name in config.auth_drivers:
             if name not in config.drivers:
                 why = f"{name} is not enabled; give auth-{name}-enable: yes"

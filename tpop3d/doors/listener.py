@@ -15,6 +15,7 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.addresses import NONE, PLAIN
 from tpop3d.auth import drivers
+from tpop3d.descriptors import close_all_but
 from tpop3d.doors import manager
 from tpop3d.doors.connections import Connections
 from tpop3d.doors.limits import provide_descriptors
@@ -69,6 +70,7 @@ class Listener:
         drivers.preload(self.config.drivers.values())
         gc.collect()
         gc.freeze()  # what is here now is never garbage, and stays shared with the children
+        self._recover()
         self._connections.use_keys(self._keeper)
         self._connections.fill()
         for one in self._sockets:
@@ -80,6 +82,26 @@ class Listener:
             self._loop.turn(self._connections.first_deadline())
             self._connections.expire()
         self._connections.drop_all()
+
+    def _recover(self) -> None:
+        """Finish what a crash has interrupted, while the first clients come: a session does it for
+        its own mailbox, but others read mailboxes, too."""
+        try:
+            pid = signals.fork()
+        except OSError as error:
+            self._connections.complain(f"no further process: {error.strerror}")
+            return
+        if pid:
+            return
+        try:
+            logs.reopen(lambda: close_all_but(signals.descriptors()))
+            from tpop3d.recover import recover_all
+
+            recover_all(self.config)
+        except BaseException as error:
+            logs.error(f"internal error: {logs.describe(error)}")
+        finally:
+            os._exit(0)
 
     def _provide_descriptors(self) -> None:
         has_tls = any(tls.mode != NONE for tls in self._sockets.values())

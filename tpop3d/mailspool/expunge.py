@@ -1,32 +1,29 @@
 """Removing messages from a spool in place.
 
 The spool keeps its inode and its name, because other programs hold both. What is kept moves
-towards the front, then the end is cut off. Whoever calls has the spool locks.
+towards the front, then the end is cut off. Whoever calls has the session lock and the spool locks.
 """
 
 from __future__ import annotations
 
 import os
 
+from tpop3d.mailspool import journal as journals
+from tpop3d.mailspool.journal import Plan
+from tpop3d.mailspool.recovery import carry_out
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOVE_BLOCK = 1 << 20  # octets moved at a time
-
 
 class Unfinished(Exception):
-    """Writing failed when part of the mail had moved already. Nothing that was kept is lost.
+    """The journal is written, and could not be carried out now: the next one to open the spool
+    does so. Nothing is lost."""
 
-    The spool now holds what is kept in 0..`written` and `read`..its end; the octets between are
-    left over from what was moved or deleted.
-    """
-
-    def __init__(self, error: OSError, written: int, read: int) -> None:
-        super().__init__(error, written, read)
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
         self.error = error
-        self.written = written
-        self.read = read
 
 
 def kept_ranges(
@@ -55,40 +52,36 @@ def kept_ranges(
     return ranges
 
 
-def expunge(fd: int, first: int, ranges: list[tuple[int, int]]) -> None:
-    """Move `ranges` together, to `first` and on, and cut the spool after them.
+def expunge(
+    spool: int, path: str, directory: str, first: int, ranges: list[tuple[int, int]], size: int
+) -> None:
+    """Move `ranges` of a spool of `size` octets together, to `first` and on, and cut it after them.
 
-    Raises OSError when nothing was changed, and `Unfinished` when something was. It is not
-    interrupted by signals that only set a flag. Without ranges it is a truncate, which needs no
-    space on the disk.
+    Raises OSError when nothing was changed, and nothing will be; `Unfinished` when it is only a
+    matter of time. Without ranges it is a truncate, which needs no space on the disk.
     """
     final = first + sum(end - start for start, end in ranges)
-    if final > first:
-        # A write that cannot succeed (quota, file size limit, read-only) fails here, on an octet
-        # that is written as it was, before anything has moved.
-        os.pwrite(fd, os.pread(fd, 1, final - 1), final - 1)
-    written = first
-    for start, end in ranges:
-        position = start
-        while position < end:
-            try:
-                block = os.pread(fd, min(MOVE_BLOCK, end - position), position)
-                if not block:
-                    raise OSError(0, "unexpected end of file")
-                view = memoryview(block)
-                while view:
-                    count = os.pwrite(fd, view, written)
-                    view = view[count:]
-                    written += count
-                    position += count
-            except OSError as error:
-                if written == first:
-                    raise
-                raise Unfinished(error, written, position) from error
+    if final == first:
+        os.ftruncate(spool, final)
+        try:
+            os.fsync(spool)
+        except OSError as error:
+            raise Unfinished(error) from error
+        return
+    # A write that cannot succeed (quota, file size limit, read-only) fails here, on an octet
+    # that is written as it was, before there is a journal.
+    os.pwrite(spool, os.pread(spool, 1, final - 1), final - 1)
+    plan = Plan(path, os.fstat(spool).st_ino, first, final, size)
     try:
-        if final > first:
-            os.fsync(fd)
-        os.ftruncate(fd, final)
-        os.fsync(fd)
+        journal = journals.write(directory, plan, spool, [(spool, *one) for one in ranges])
     except OSError as error:
-        raise Unfinished(error, final, os.fstat(fd).st_size) from error
+        # Perhaps it has its name already, and only the directory could not be fsynced.
+        if not journals.withdraw(directory):
+            raise Unfinished(error) from error
+        raise
+    try:
+        carry_out(journal, spool, directory)
+    except OSError as error:
+        raise Unfinished(error) from error
+    finally:
+        journal.close()

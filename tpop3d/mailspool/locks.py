@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 SESSION_LOCK_GRACE = 1.0  # seconds; a client that reconnects at once finds its old session ending
 BACK_OFF = 0.05, 0.2  # seconds, at least and at most, between two tries
+# Dotlocks: made where they can be made; made, or the spool is not touched; not made.
+TRY, REQUIRE, NO = "try", "require", "no"
 STALE_AFTER = 300.0  # seconds; the age at which liblockfile, too, breaks a dotlock
+NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of O_TMPFILE
 HELD = (errno.EAGAIN, errno.EACCES)  # what F_OFD_SETLK says of a lock that somebody else has
 
 
@@ -87,10 +90,10 @@ def wait_for(attempt: Callable[[], bool], seconds: float, pause: Pause) -> bool:
 class SpoolLocks:
     """fcntl, then dotlock, all or nothing, on one spool."""
 
-    def __init__(self, fd: int, path: str, use_dotlock: bool) -> None:
+    def __init__(self, fd: int, path: str, dotlocks: str) -> None:
         self._fd = fd
         self._dotlock = path + ".lock"
-        self._use_dotlock = use_dotlock
+        self._dotlocks = dotlocks
         self._ours: tuple[int, int] | None = None  # device and inode of the dotlock we made
         self.warning = ""  # set where the dotlock could not be made and fcntl has to do
 
@@ -100,7 +103,7 @@ class SpoolLocks:
             if wait_for(self._try, seconds, pause):
                 return None
         except OSError as error:
-            return of_error(error, "spool lock")
+            return of_error(error, f"spool lock {self._dotlock}")
         return Refusal(IN_USE, f"spool still locked after {seconds:g} seconds")
 
     def release(self) -> None:
@@ -113,45 +116,40 @@ class SpoolLocks:
                     os.unlink(self._dotlock)
             except FileNotFoundError:
                 pass
-        unlock_file(self._fd)
+            except OSError as error:
+                # Others break it when this process has ended.
+                self.warning = f"{self._dotlock} cannot be removed ({error.strerror})"
+        try:
+            unlock_file(self._fd)
+        except OSError as error:
+            # The lock ends with the descriptor at the latest.
+            self.warning = f"the spool cannot be unlocked ({error.strerror})"
 
     def _try(self) -> bool:
         if not lock_file(self._fd):
             return False
         complete = False
         try:
-            complete = not self._use_dotlock or self._make_dotlock()
+            complete = self._dotlocks == NO or self._make_dotlock()
         finally:
             if not complete:
                 self.release()
         return complete
 
     def _make_dotlock(self) -> bool:
-        """Make the dotlock; True also where this user cannot make one."""
+        """Make the dotlock; True also where this user cannot make one, unless it is required."""
         try:
-            # O_EXCL is atomic on NFS too, since version 3.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self._dotlock, flags, 0o644)
+            self._ours = _make_dotlock(self._dotlock)
         except FileExistsError:
             self._break_if_stale()
             return False
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            cannot = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            if not cannot or self._dotlocks == REQUIRE:
                 raise
             self.warning = (
                 f"{self._dotlock} cannot be made ({error.strerror}), fcntl alone has to do"
             )
-            return True
-        try:
-            status = os.fstat(fd)
-            self._ours = status.st_dev, status.st_ino
-            # liblockfile's form. On a full disk the file stays empty, and locks all the same.
-            os.write(fd, b"%d\n" % os.getpid())
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-        finally:
-            os.close(fd)
         return True
 
     def _break_if_stale(self) -> None:
@@ -168,6 +166,56 @@ class SpoolLocks:
                 os.unlink(self._dotlock)
         except FileNotFoundError:
             pass  # given back in the meantime
+
+
+def _make_dotlock(path: str) -> tuple[int, int]:
+    """Make a dotlock that names this process, as liblockfile's do; returns its device and inode.
+
+    Where the file system can, it is there with its content or not at all: a crash leaves none that
+    names nobody, and blocks all for five minutes. Raises OSError, FileExistsError if it exists.
+    """
+    try:
+        flags = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+        fd = os.open(os.path.dirname(path), flags, 0o644)
+    except OSError as error:
+        if error.errno not in NO_UNNAMED:
+            raise
+        return _make_named_dotlock(path)
+    try:
+        _write_holder(fd)
+        try:
+            # With a descriptor it is linkat(2), which follows the link (open(2), O_TMPFILE).
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+        except FileNotFoundError:  # no /proc
+            return _make_named_dotlock(path)
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return status.st_dev, status.st_ino
+
+
+def _make_named_dotlock(path: str) -> tuple[int, int]:
+    # O_EXCL is atomic on NFS too, since version 3.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o644)
+    try:
+        _write_holder(fd)
+        status = os.fstat(fd)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return status.st_dev, status.st_ino
+
+
+def _write_holder(fd: int) -> None:
+    """On a full disk the file stays empty, and locks all the same."""
+    try:
+        os.write(fd, b"%d\n" % os.getpid())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _holder_is_dead(dotlock: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 IN_USE = "in use"  # locked by another session or program: RFC 2449's [IN-USE]
 TEMPORARY = "temporary"  # trying again later may help: RFC 3206's [SYS/TEMP]
 PERMANENT = "permanent"  # somebody has to mend something: RFC 3206's [SYS/PERM]
-PARTIAL = "partial"  # an expunge that began and could not be finished
+PARTIAL = "partial"  # an expunge that began, and is finished later
 
 
 class Refusal:

@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import os
 from array import array
+from binascii import crc32
 
 from tpop3d.mailspool.refusal import Truncated
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COLUMNS = ("starts", "bodies", "ends", "octets", "prints")  # of a `Listing`
 BLOCK = 1 << 18  # octets; fits the processor's cache
 OVERLAP = 8  # octets kept before each block: "\n\r\nFrom" may be cut anywhere
 HEAD = 512  # octets that a unique-id and a fingerprint cover
@@ -27,18 +33,20 @@ class Listing:
 
     Message n starts at `starts[n]` with its `From ` line; its content is
     `bodies[n]`..`ends[n]`, and `octets[n]` long when sent; it runs to `starts[n + 1]`, or to `end`.
-    `prints[n]` is a fingerprint of its first octets, of use within this process only.
+    `prints[n]` is a fingerprint of its first octets. `hides_first`: a mail program's own record
+    stands before them.
     """
 
-    __slots__ = ("bodies", "end", "ends", "octets", "prints", "starts")
+    __slots__ = ("bodies", "end", "ends", "hides_first", "octets", "prints", "starts")
 
     def __init__(self, end: int) -> None:
         self.starts = array("Q")
         self.bodies = array("Q")
         self.ends = array("Q")
         self.octets = array("Q")
-        self.prints = array("q")
+        self.prints = array("I")
         self.end = end
+        self.hides_first = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -54,8 +62,31 @@ class Listing:
 
     def drop_first(self) -> None:
         """Hide the first message: it is then like anything else that stands before the rest."""
-        for column in (self.starts, self.bodies, self.ends, self.octets, self.prints):
-            del column[0]
+        for name in COLUMNS:
+            del getattr(self, name)[0]
+        self.hides_first = True
+
+    def remove(self, deleted: Sequence[int], end: int) -> None:
+        """Messages whose entry in `deleted` is 1 are gone, and the others have moved together. The
+        last of them ended at `end`."""
+        first = deleted.index(1)
+        starts = self.starts[first:]
+        starts.append(end)
+        bodies, ends = self.bodies[first:], self.ends[first:]
+        octets, prints = self.octets[first:], self.prints[first:]
+        for name in COLUMNS:
+            del getattr(self, name)[first:]
+        gone = 0
+        for index, mark in enumerate(deleted[first:]):
+            if mark:
+                gone += starts[index + 1] - starts[index]
+                continue
+            self.starts.append(starts[index] - gone)
+            self.bodies.append(bodies[index] - gone)
+            self.ends.append(ends[index] - gone)
+            self.octets.append(octets[index])
+            self.prints.append(prints[index])
+        self.end = end - gone
 
 
 class NotAnMbox(Exception):
@@ -162,9 +193,9 @@ class _Scanner:
         listing.octets.append(octets)
         head = min(HEAD, end - start)
         if start >= base:
-            print_ = hash(bytes(window[start - base : start - base + head]))
+            print_ = crc32(window[start - base : start - base + head])
         else:
-            print_ = hash(os.pread(self._fd, head, start))
+            print_ = crc32(os.pread(self._fd, head, start))
         listing.prints.append(print_)
 
 

@@ -11,33 +11,40 @@ import os
 import stat
 from array import array
 
+from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import refusal
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
+from tpop3d.mailspool.recovery import Found, journaled_path, recover
 from tpop3d.mailspool.refusal import Refusal, Truncated, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import unique_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tpop3d.mailspool.locks import Pause
 
 LINE_ENDS = 4  # octets: what completes a last line and separates it from the next message
+STYLE = "tpop3d"
 NO_FILE = -1  # the descriptor of a spool that does not exist: an empty maildrop
 
 
 class Terms:
     """How spools are opened here: what the configuration says and what the session lends.
 
-    `lock_timeout` is in seconds; `pause` sleeps, and says whether to give up waiting.
+    `dotlocks` is one of TRY, REQUIRE, NO; `lock_timeout` is in seconds; `pause` sleeps, and says
+    whether to give up waiting. `index`: is what is known of a spool to be remembered?
     """
 
-    __slots__ = ("dotlock", "lock_timeout", "pause")
+    __slots__ = ("dotlocks", "index", "lock_timeout", "pause")
 
-    def __init__(self, dotlock: bool, lock_timeout: float, pause: Pause) -> None:
-        self.dotlock = dotlock
+    def __init__(
+        self, dotlocks: str, lock_timeout: float, pause: Pause, index: bool = True
+    ) -> None:
+        self.dotlocks = dotlocks
+        self.index = index
         self.lock_timeout = lock_timeout
         self.pause = pause
 
@@ -45,15 +52,18 @@ class Terms:
 class Spool:
     """The maildrop of one session, from its scan to `close`."""
 
-    def __init__(self, path: str, terms: Terms, session_lock: int) -> None:
+    def __init__(self, path: str, state: str, terms: Terms, session_lock: int) -> None:
         self.path = path
         self.warning = ""
+        self.found: Found | None = None  # a journal, when the spool was opened
+        self._state = state
         self._terms = terms
         self._session_lock = session_lock
         self._fd = NO_FILE
         self._listing = Listing(0)
-        self._seen: tuple[int, ...] = ()  # what fstat said when the spool was last found good
-        self._ids: list[bytes] | None = None
+        self._status: os.stat_result | None = None  # when the spool was last found good
+        self._ids: list[bytes] = []  # of the first messages, perhaps not of all
+        self._is_news = False  # what is known of it, to the index
 
     def __len__(self) -> int:
         return len(self._listing)
@@ -65,10 +75,15 @@ class Spool:
 
     def open(self, owner: int) -> Refusal | None:
         """Open and scan the spool, which must be a regular file of the user `owner`, or missing."""
+        return self.recover(owner, then=self._scan)
+
+    def recover(self, owner: int, then: Callable[[], Refusal | None]) -> Refusal | None:
+        """Open the spool, finish what a crash has interrupted, and do something `then`, all under
+        the spool locks."""
         try:
             status = os.lstat(self.path)
         except FileNotFoundError:
-            return None
+            return self._recover()
         except OSError as error:
             return of_error(error, self.path)
         # O_NONBLOCK: if it has become a FIFO since, opening it must not hang.
@@ -81,21 +96,35 @@ class Spool:
                 return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
         except OSError as error:
             return of_error(error, self.path)
-        locks = SpoolLocks(self._fd, self.path, self._terms.dotlock)
+        locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             return Refusal(refused.kind, f"{self.path}: {refused.reason}")
         self.warning = locks.warning
         try:
-            return self._scan()
+            return self._recover() or then()
         finally:
             locks.release()
+
+    def _recover(self) -> Refusal | None:
+        try:
+            self.found = recover(self._fd, self._state)
+        except OSError as error:
+            return of_error(error, f"{self.path}: an expunge that was interrupted")
+        return None
 
     def _scan(self) -> Refusal | None:
         try:
             status = os.fstat(self._fd)
-            self._listing = scan(self._fd, 0, status.st_size)
-            if is_internal(self._fd, self._listing):
-                self._listing.drop_first()
+            known = None
+            if self._terms.index:
+                known = indexes.load(self._state, self._fd, status, STYLE)
+            if known is not None:
+                self._listing, self._ids = known.listing, known.ids
+            else:
+                self._listing = scan(self._fd, 0, status.st_size)
+                if is_internal(self._fd, self._listing):
+                    self._listing.drop_first()
+            self._is_news = known is None or not known.is_current
         except NotAnMbox as error:
             reason = f"{self.path}: not an mbox, at offset {error.offset} stands something else"
             return Refusal(refusal.PERMANENT, reason)
@@ -103,7 +132,7 @@ class Spool:
             return Refusal(refusal.TEMPORARY, f"{self.path}: shortened while it was scanned")
         except OSError as error:
             return of_error(error, self.path)
-        self._seen = _look(status)
+        self._status = status
         return None
 
     def changed(self) -> str:
@@ -119,7 +148,7 @@ class Spool:
             named = os.lstat(self.path)
             if (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino):
                 return "another file has its name"
-            if _look(status) == self._seen:
+            if self._status is not None and _look(status) == _look(self._status):
                 return ""
             if status.st_size < self._listing.end:
                 return "it became shorter"
@@ -127,14 +156,13 @@ class Spool:
                 return why
         except OSError as error:
             return error.strerror or "it cannot be read"
-        self._seen = _look(status)
+        self._status = status
         return ""
 
     def _differs(self, size: int) -> str:
         listing = self._listing
-        for index, print_ in enumerate(listing.prints):
-            if hash(os.pread(self._fd, listing.head(index), listing.starts[index])) != print_:
-                return f"message {index + 1} is another"
+        if (index := indexes.differing(self._fd, listing)) >= 0:
+            return f"message {index + 1} is another"
         if size > listing.end and len(listing):
             # A deliverer may be at work: it is enough that nothing contradicts a new message.
             grown = os.pread(self._fd, 64, listing.end).lstrip(b"\r\n")
@@ -154,15 +182,16 @@ class Spool:
 
     def unique_ids(self) -> Sequence[bytes]:
         """The unique-id of each message, computed when first asked for."""
-        if self._ids is None:
-            self._ids = unique_ids(self._fd, self._listing)
+        if len(self._ids) < len(self._listing):
+            self._ids = unique_ids(self._fd, self._listing, self._ids)
+            self._is_news = True
         return self._ids
 
     def expunge(self, deleted: Sequence[int]) -> Refusal | None:
         """Remove the messages whose entry in `deleted` is 1. Mail that came meanwhile is kept."""
         if not any(deleted):
             return None
-        locks = SpoolLocks(self._fd, self.path, self._terms.dotlock)
+        locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             return refused
         try:
@@ -170,11 +199,10 @@ class Spool:
                 return Refusal(refusal.TEMPORARY, f"nothing removed: {why}")
             return self._expunge_locked(deleted)
         except Unfinished as error:
-            return Refusal(
-                refusal.PARTIAL,
-                f"removing messages failed half-way ({error.error.strerror}): the mail that is kept"
-                f" is in octets 0..{error.written} and {error.read}..end",
-            )
+            self._is_news = False
+            indexes.forget(self._state)
+            why = f"removing messages was interrupted ({error.error.strerror})"
+            return Refusal(refusal.PARTIAL, f"{why}, and is finished by the next session")
         except Truncated:
             return Refusal(refusal.TEMPORARY, "nothing removed: it became shorter")
         except OSError as error:
@@ -193,15 +221,31 @@ class Spool:
             if added > LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
                 return Refusal(refusal.TEMPORARY, "nothing removed: its last message grew")
         first = listing.starts[deleted.index(1)]
-        expunge(self._fd, first, kept_ranges(listing.starts, end, deleted, size))
+        ranges = kept_ranges(listing.starts, end, deleted, size)
+        expunge(self._fd, self.path, self._state, first, ranges, size)
+        self._ids = [one for one, mark in zip(self._ids, deleted, strict=False) if not mark]
+        listing.remove(deleted, end)
+        self._status = os.fstat(self._fd)
+        self._is_news = True
         return None
 
     def close(self) -> None:
         """Let go of the spool, and of the session lock last. Once is enough; more do no harm."""
+        self._remember()
         for fd in (self._fd, self._session_lock):
             if fd != NO_FILE:
                 os.close(fd)
         self._fd = self._session_lock = NO_FILE
+
+    def _remember(self) -> None:
+        """Write the index, where it is worth it, or where an id could not be found again."""
+        if not (self._is_news and self._terms.index and self._status is not None):
+            return
+        self._is_news = False
+        is_worth = self._listing.end >= indexes.WORTH or any(b"-" in one for one in self._ids)
+        if is_worth and len(self._listing):
+            args = self._status, self._listing, self._ids, STYLE
+            indexes.save(self._state, self._fd, *args)
 
 
 def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refusal:
@@ -212,7 +256,7 @@ def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refus
     session_lock = take_session_lock(f"{state}/lock", terms.pause)
     if isinstance(session_lock, Refusal):
         return session_lock
-    spool = Spool(path, terms, session_lock)
+    spool = Spool(path, state, terms, session_lock)
     try:
         refused = spool.open(owner)
     except BaseException:
@@ -222,6 +266,24 @@ def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refus
         spool.close()
         return refused
     return spool
+
+
+def recover_spool(owner: int, state: str, terms: Terms) -> Found | Refusal | None:
+    """Finish what a crash has interrupted on the spool whose state directory this is; returns what
+    was found, if anything. We are the user `owner`."""
+    session_lock = take_session_lock(f"{state}/lock", terms.pause)
+    if isinstance(session_lock, Refusal):
+        return session_lock
+    try:
+        path = journaled_path(state)
+    except OSError as error:
+        os.close(session_lock)
+        return of_error(error, f"journal in {state}")
+    spool = Spool(path, state, terms, session_lock)
+    try:
+        return spool.recover(owner, then=lambda: None) or spool.found
+    finally:
+        spool.close()
 
 
 def _wrong_file(status: os.stat_result, owner: int) -> str:

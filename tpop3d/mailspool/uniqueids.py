@@ -12,6 +12,7 @@ from tpop3d.mailspool.scan import BLOCK, HEAD, Listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from hashlib import md5
 else:
     try:
@@ -23,15 +24,16 @@ else:
 SUFFIX_DIGITS = 8
 
 
-def unique_ids(fd: int, listing: Listing) -> list[bytes]:
-    """The id of each message: 32 hex digits, and a suffix where an earlier message has them.
+def unique_ids(fd: int, listing: Listing, known: Sequence[bytes] = ()) -> list[bytes]:
+    """The id of each message: 32 hex digits, and a suffix where another message has them.
 
-    The suffix is made of the whole content, so that it does not depend on what stands between;
-    of messages that are the same octet for octet, the second and later ones are counted.
+    `known` are those that the first messages have already, and keep. The suffix is made of the
+    whole content, so that it does not depend on what stands between; of messages that are the same
+    octet for octet, the second and later ones are counted.
     """
-    ids: list[bytes] = []
-    taken: set[bytes] = set()
-    for index in range(len(listing)):
+    ids = list(known)
+    taken = set(known)
+    for index in range(len(known), len(listing)):
         start = listing.starts[index]
         head = os.pread(fd, min(HEAD, listing.next_start(index) - start), start)
         unique_id = md5(head, usedforsecurity=False).hexdigest().encode()

@@ -93,7 +93,9 @@ QUIT_RECEIVED = Reply(b"", outcome=UPDATE)
 NOTHING_REMOVED = Reply(
     b"-ERR [SYS/TEMP] deleted messages were not removed, try again later", outcome=CLOSE
 )
-PARTLY_REMOVED = Reply(b"-ERR [SYS/PERM] some deleted messages were not removed", outcome=CLOSE)
+STILL_TO_REMOVE = Reply(
+    b"-ERR [SYS/TEMP] deleted messages are not removed yet, and will be", outcome=CLOSE
+)
 
 
 def greeting(apop_timestamp: bytes) -> Reply:

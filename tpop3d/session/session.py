@@ -32,7 +32,7 @@ EXPUNGING = {
     refusal.IN_USE: replies.NOTHING_REMOVED,
     refusal.TEMPORARY: replies.NOTHING_REMOVED,
     refusal.PERMANENT: replies.NOTHING_REMOVED,
-    refusal.PARTIAL: replies.PARTLY_REMOVED,
+    refusal.PARTIAL: replies.STILL_TO_REMOVE,
 }
 
 
@@ -95,9 +95,10 @@ class _Session:
     def run(self, path: str, place: str | Refusal, owner: int) -> str:
         """Open the maildrop and serve it; returns how the session ended. Raises `Ended`."""
         terms = Terms(
-            dotlock=not self._config.mailspool_no_dotfile_locking,
+            dotlocks=self._config.dotlocks,
             lock_timeout=self._config.lock_timeout_seconds,
             pause=self._wire.pause,
+            index=self._config.mailspool_index,
         )
         spool = place if isinstance(place, Refusal) else open_spool(path, owner, place, terms)
         conversation = Conversation(self._wire)
@@ -116,6 +117,9 @@ class _Session:
         summary = self._summary
         if spool.warning:
             logs.warning(spool.warning)
+        if spool.found is not None:
+            line = summary.line("maildrop recovered", reason=spool.found.line)
+            (logs.error if spool.found.is_alarming else logs.warning)(line)
         logs.info(summary.line("login", messages=len(spool)))
         transaction = Transaction(spool, self._policy)
         summary.retrieved, summary.topped = transaction.retrieved, transaction.topped
@@ -140,11 +144,12 @@ class _Session:
         news = RELAYED_SECONDS if self._policy.secured else 0
         if self._config.no_commit_on_early_close and self._wire.has_hung_up(news):
             return EOF
+        before = len(spool)
         refused = spool.expunge(transaction.deleted)
         spool.close()
         if refused is None:
             self._summary.left = transaction.left
-            self._summary.deleted = len(spool) - transaction.left
+            self._summary.deleted = before - transaction.left
             conversation.say(replies.GOODBYE)
         else:
             logs.error(self._summary.line("maildrop not updated", reason=refused.reason))

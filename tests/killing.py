@@ -1,0 +1,195 @@
+"""Expunges that are interrupted, and what they leave: a program of its own, since it forks often.
+
+usage: killing.py DIRECTORY PART PARTS
+
+Every subset of a few messages is removed from spools of several shapes, and that is interrupted at
+every call that touches spool, journal, index or lock: the process is killed before it, within it or
+after it, or the call fails or does half of what it should. Mail is delivered before, after, and
+while it is recovered; recovery is interrupted, too, at every call of its own. Prints how many cases
+there were; exit status 1 and what is wrong at the first one that ends neither old nor new.
+"""
+
+import errno
+import fcntl
+import itertools
+import os
+import signal
+import sys
+import time
+import traceback
+
+from tpop3d.mailspool import index as indexes
+from tpop3d.mailspool.locks import TRY
+from tpop3d.mailspool.refusal import PARTIAL, Refusal
+from tpop3d.mailspool.spool import Terms, open_spool
+
+NEVER = 1 << 30
+CALLS = [
+    (os, name)
+    for name in ("open", "link", "write", "pwrite", "fsync", "ftruncate", "rename", "unlink")
+] + [(fcntl, "fcntl")]
+WRITES = ("write", "pwrite")
+HOWS = ["before", "within", "after", "half", errno.EIO, errno.ENOSPC, errno.EINTR]
+DONE, UNCHANGED, LATER, NOT_OPENED, FEWER, BROKEN = range(6)
+SHAPES = {
+    "small": [b"message %d\n" % n for n in range(4)],
+    "blocks": [b"%d\n" % n + b"x" * (3000 + 500 * n) + b"\n" for n in range(4)],
+    "large and small": [b"a\n", b"y" * 20_000 + b"\n", b"b\n", b"c\n"],
+}
+SUBSETS = [marks for marks in itertools.product((0, 1), repeat=4) if any(marks)]
+NEW = [b"From new@example.org Mon Nov 23 08:00:00 2026\nnew %d\n\n" % n for n in range(3)]
+
+
+def spool_of(contents):
+    line = b"From sender@example.org Sun Nov 22 08:00:00 2026\n"
+    return [line + content + b"\n" for content in contents]
+
+
+def interrupt_at(at, how):
+    """From now on the call number `at` is the last one, or goes wrong; returns a counter."""
+    count = 0
+
+    def instead_of(name, real):
+        def call(*arguments, **named):
+            nonlocal count
+            count += 1
+            if count != at:
+                return real(*arguments, **named)
+            if isinstance(how, int):
+                raise OSError(how, os.strerror(how))
+            if how == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if name in WRITES and how in ("within", "half"):
+                fd, octets, *position = arguments
+                result = real(fd, bytes(octets)[: max(1, len(octets) // 3)], *position)
+            else:
+                result = real(*arguments, **named)
+            if how != "half":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for module, name in CALLS:
+        setattr(module, name, instead_of(name, getattr(module, name)))
+    return lambda: count
+
+
+def in_a_process(action, at, how):
+    """What `action` came to; minus a signal's number if that has ended it."""
+    pid = os.fork()
+    if not pid:
+        status = BROKEN
+        try:
+            count = interrupt_at(at, how)
+            result = action()
+            status = FEWER if count() < at else result
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def deliver(path, number):
+    with open(path, "ab", buffering=0) as file:
+        os.writev(file.fileno(), [NEW[number]])
+
+
+def opened(path, state):
+    # A dotlock that a dead process has left is broken, which takes a second try.
+    terms = Terms(TRY, 0.5, lambda seconds: time.sleep(0.0005) is not None)
+    return open_spool(path, os.geteuid(), state, terms)
+
+
+def expunge(path, state, marks):
+    spool = opened(path, state)
+    if isinstance(spool, Refusal):
+        return NOT_OPENED
+    spool.unique_ids()
+    refused = spool.expunge(bytearray((*marks, *bytes(len(spool) - len(marks)))))
+    spool.close()
+    if refused is None:
+        return DONE
+    return LATER if refused.kind == PARTIAL else UNCHANGED
+
+
+def recover(path, state):
+    spool = opened(path, state)
+    if isinstance(spool, Refusal):
+        return NOT_OPENED
+    if spool.found is not None and spool.found.is_alarming:
+        return BROKEN
+    spool.close()
+    return DONE
+
+
+def check_listing(path, state, messages):
+    """What a session sees, index or not, is what is there."""
+    spool = opened(path, state)
+    bodies = [b"".join(spool.blocks(n)) for n in range(len(spool))]
+    wanted = [one.partition(b"\n")[2][:-1] for one in messages]
+    ids = spool.unique_ids()
+    spool.close()
+    return bodies == wanted and len(set(ids)) == len(ids) == len(messages)
+
+
+def case(path, state, messages, marks, at, how):
+    """One interruption; returns whether there was one, and what is wrong."""
+    with open(path, "r+b" if os.path.exists(path) else "wb") as file:
+        file.truncate(0)
+        file.write(b"".join(messages) + NEW[0])
+    for name in os.listdir(state):
+        os.unlink(f"{state}/{name}")
+    status = in_a_process(lambda: expunge(path, state, marks), at, how)
+    if status == FEWER:
+        return False, ""
+    if status == BROKEN:
+        return True, "the program has a bug"
+    deliver(path, 1)
+    again = NEVER if at % 4 else 1
+    while (end := in_a_process(lambda: recover(path, state), again, how)) != FEWER:
+        if end == BROKEN:
+            return True, f"recovery has a bug, when interrupted at {again}"
+        if again == 3:
+            deliver(path, 2)
+        again += 1
+    if not 3 < again < NEVER:
+        deliver(path, 2)
+    kept = [one for one, mark in zip(messages, marks, strict=True) if not mark] + NEW
+    wanted = [] if status == UNCHANGED else [kept]
+    if status not in (DONE, LATER):
+        wanted.append(messages + NEW)
+    with open(path, "rb") as file:
+        found = file.read()
+    fitting = [one for one in wanted if b"".join(one) == found]
+    if not fitting:
+        return True, f"status {status}: {found[:500]!r}"
+    if not check_listing(path, state, fitting[0]):
+        return True, "the listing is wrong"
+    left = {name for name in os.listdir(state) if name.startswith("journal")}
+    return True, f"left behind: {left}" if left else ""
+
+
+def main():
+    directory, part, parts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    path, state = f"{directory}/spool", f"{directory}/state"
+    os.mkdir(state)
+    indexes.WORTH = 0  # also the smallest has one
+    cases = 0
+    everything = itertools.product(SHAPES, SUBSETS, HOWS)
+    for shape, marks, how in itertools.islice(everything, part, None, parts):
+        messages = spool_of(SHAPES[shape])
+        for at in itertools.count(1):
+            is_one, wrong = case(path, state, messages, marks, at, how)
+            if wrong:
+                print(f"{shape}, {marks}, {how} at call {at}: {wrong}")
+                return 1
+            if not is_one:
+                break
+            cases += 1
+    print(cases)
+    return 0
+
+
+sys.exit(main())

@@ -1,0 +1,176 @@
+"""The index: what is known of a large spool from one session to the next. Only ever a cache.
+
+It is believed as far as the spool is the one that it was written for: the same file, and up to
+where it ended then, untouched. Anything odd, and it is as if there were none. It lies in the
+mailbox's state directory as `index`, and is written as `index.new` and renamed.
+
+    header   see `_HEADER`
+    columns  of `Listing`, one after the other
+    ids      the unique-ids, LF between them; none where nobody has asked for them yet
+    trailer  the CRC-32 of all that
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from binascii import crc32
+from time import time_ns
+
+from tpop3d.mailspool.refusal import Truncated
+from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, scan
+
+NAME = "index"
+UNDER_WAY = "index.new"
+MAGIC = b"tpop3dX1"
+SAMPLE = 4096  # octets at either end of the spool that must be the same
+SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell every change
+WORTH = 1 << 18  # octets: a smaller spool is scanned as fast as its index is read
+_HEADER = struct.Struct("<8s16s5Q2I2Q2B")
+_TRAILER = struct.Struct("<I")
+
+
+class Known:
+    """What an index says, brought up to date: `ids` may be those of the first messages only."""
+
+    __slots__ = ("ids", "is_current", "listing")
+
+    def __init__(self, listing: Listing, ids: list[bytes], is_current: bool) -> None:
+        self.listing = listing
+        self.ids = ids
+        self.is_current = is_current  # nothing had to be brought up to date
+
+
+def load(directory: str, spool: int, status: os.stat_result, style: str) -> Known | None:
+    """What is known of a spool of this status, without reading all of it; None: nothing."""
+    try:
+        fd = os.open(f"{directory}/{NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        octets = os.pread(fd, os.fstat(fd).st_size, 0)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    try:
+        return _known(octets, spool, status, style)
+    except (ValueError, struct.error, OSError, Truncated, NotAnMbox):
+        return None
+
+
+def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Known | None:
+    view = memoryview(octets)
+    if len(octets) < _HEADER.size + _TRAILER.size:
+        return None
+    if _TRAILER.unpack_from(octets, len(octets) - 4)[0] != crc32(view[:-4]):
+        return None
+    magic, its_style, inode, device, end, mtime, ctime, head, tail, count, ids_length, *flags = (
+        _HEADER.unpack_from(octets)
+    )
+    is_settled, hides_first = flags
+    if magic != MAGIC or (inode, device) != (status.st_ino, status.st_dev):
+        return None
+    if status.st_size < end or samples(spool, end) != (head, tail):
+        return None
+    listing = Listing(end)
+    position = _HEADER.size
+    for name in COLUMNS:
+        column = getattr(listing, name)
+        length = count * column.itemsize
+        column.frombytes(view[position : position + length])
+        position += length
+    if position + ids_length + _TRAILER.size != len(octets) or not count:
+        return None
+    listing.hides_first = bool(hides_first)
+    ids = octets[position : position + ids_length].split(b"\n") if ids_length else []
+    if its_style.rstrip(b"\0").decode() != style:
+        ids = []
+    is_same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == (end, mtime, ctime)
+    if is_same and is_settled:
+        return Known(listing, ids, True)
+    if differing(spool, listing) >= 0:
+        return None
+    if status.st_size == end:
+        return Known(listing, ids, False)
+    # The last message is measured again: its separator may have come later.
+    new = scan(spool, listing.starts[-1], status.st_size)
+    if not len(new) or new.starts[0] != listing.starts[-1] or new.prints[0] != listing.prints[-1]:
+        return None
+    for name in COLUMNS:
+        column = getattr(listing, name)
+        column.pop()
+        column.extend(getattr(new, name))
+    listing.end = status.st_size
+    return Known(listing, ids, False)
+
+
+def save(
+    directory: str,
+    spool: int,
+    seen: os.stat_result,
+    listing: Listing,
+    ids: list[bytes],
+    style: str,
+) -> None:
+    """Remember what is known of a spool that had the status `seen` when this was true.
+
+    A full disk, or whatever else, is no error: then nothing is remembered.
+    """
+    under_way = f"{directory}/{UNDER_WAY}"
+    try:
+        head, tail = samples(spool, listing.end)
+        blob = b"\n".join(ids)
+        is_settled = time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) > SETTLED
+        header = _HEADER.pack(
+            MAGIC,
+            style.encode(),
+            seen.st_ino,
+            seen.st_dev,
+            listing.end,
+            seen.st_mtime_ns,
+            seen.st_ctime_ns,
+            head,
+            tail,
+            len(listing),
+            len(blob),
+            is_settled,
+            listing.hides_first,
+        )
+        parts = [header, *(getattr(listing, name).tobytes() for name in COLUMNS), blob]
+        octets = b"".join(parts)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(under_way, flags, 0o600)
+        try:
+            octets += _TRAILER.pack(crc32(octets))
+            written = os.write(fd, octets)
+        finally:
+            os.close(fd)
+        if written < len(octets):
+            raise OSError(0, "short write")
+        os.rename(under_way, f"{directory}/{NAME}")
+    except OSError:
+        forget(directory)
+
+
+def forget(directory: str) -> None:
+    """Have no index."""
+    for name in (UNDER_WAY, NAME):
+        try:
+            os.unlink(f"{directory}/{name}")
+        except OSError:
+            pass
+
+
+def samples(fd: int, end: int) -> tuple[int, int]:
+    """Digests of the first and the last octets of what a listing covers. Raises OSError."""
+    length = min(SAMPLE, end)
+    return crc32(os.pread(fd, length, 0)), crc32(os.pread(fd, length, end - length))
+
+
+def differing(fd: int, listing: Listing) -> int:
+    """The first message that does not begin as it did, or -1. Raises OSError."""
+    for index, print_ in enumerate(listing.prints):
+        if crc32(os.pread(fd, listing.head(index), listing.starts[index])) != print_:
+            return index
+    return -1

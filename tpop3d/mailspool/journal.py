@@ -1,0 +1,251 @@
+"""The redo journal: what an expunge is about to make of a spool, written down before it begins.
+
+A journal is complete when it has its name: it is written as `journal.new`, fsynced, and renamed.
+It holds what the spool will hold from the first deleted octet on, and digests of what it holds
+there now, so that whoever finds it knows whether the spool is as it was, as it shall be, or
+between. It lies in the mailbox's state directory and is the mailbox's user's.
+
+    header   what is said by `Plan`, and the spool's path
+    kept     final - first octets
+    table    the CRC-32 of each block of the spool in first..final, as it is; blocks end where
+             offsets in the spool are multiples of BLOCK
+    trailer  the CRC-32 of final..size, and of all that stands before in the journal
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from array import array
+from binascii import crc32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    # Octets of a file: its descriptor, and two offsets.
+    Piece = tuple[int, int, int]
+
+NAME = "journal"
+UNDER_WAY = "journal.new"
+MAGIC = b"tpop3dJ1"
+BLOCK = 4096  # octets; a page, which the system writes as a whole if anything
+CHUNK = 1 << 20  # octets copied at a time; a multiple of BLOCK
+MAX_PATH = 1 << 16
+_HEADER = struct.Struct("<8s4QI")  # magic, inode, first, final, size, length of the path
+_TRAILER = struct.Struct("<II")
+
+
+class Plan:
+    """What is to happen: of the spool's `size` octets those from `first` on are replaced by what is
+    kept of them, which ends at `final`; there it is cut. `inode` is the spool's."""
+
+    __slots__ = ("final", "first", "inode", "path", "size")
+
+    def __init__(self, path: str, inode: int, first: int, final: int, size: int) -> None:
+        self.path = path
+        self.inode = inode
+        self.first = first
+        self.final = final
+        self.size = size
+
+
+class Invalid(Exception):
+    """A file of the journal's name that is none: damaged, or of another version."""
+
+
+class Journal:
+    """A complete journal that is open: a plan, and what is needed to carry it out."""
+
+    def __init__(self, fd: int, plan: Plan, kept_at: int, table: array[int], rest: int) -> None:
+        self.fd = fd
+        self.plan = plan
+        self.table = table
+        self.rest = rest  # the CRC-32 of final..size
+        self._kept_at = kept_at
+
+    def kept(self) -> Piece:
+        """Where in the journal stands what is kept."""
+        length = self.plan.final - self.plan.first
+        return self.fd, self._kept_at, self._kept_at + length
+
+    def read(self, start: int, end: int) -> bytes:
+        """What the spool will hold between two offsets."""
+        return read_all(self.fd, start - self.plan.first + self._kept_at, end - start)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.fd)
+
+
+def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Journal:
+    """Write a journal, and have it on the disk; a journal that is there is replaced.
+
+    Raises OSError; then it may have its name, or not, and the spool has not changed.
+    """
+    under_way = f"{directory}/{UNDER_WAY}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(under_way, flags, 0o600)
+    try:
+        path = os.fsencode(plan.path)
+        header = _HEADER.pack(MAGIC, plan.inode, plan.first, plan.final, plan.size, len(path))
+        out = _Sum(fd)
+        out.write(header + path)
+        kept_at = out.octets
+        for piece in kept:
+            for block in blocks(*piece):
+                out.write(block)
+        table = digests(spool, plan.first, plan.final)
+        out.write(table.tobytes())
+        rest = digest(spool, plan.final, plan.size)
+        out.write(_TRAILER.pack(rest, 0)[:4])
+        out.write(struct.pack("<I", out.sum))
+        os.fsync(fd)
+        os.rename(under_way, f"{directory}/{NAME}")
+        sync_directory(directory)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Journal(fd, plan, kept_at, table, rest)
+
+
+def read(directory: str) -> Journal | None:
+    """The journal of a mailbox, None if there is none. Raises `Invalid` and OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(f"{directory}/{NAME}", flags)
+    except FileNotFoundError:
+        return None
+    try:
+        return _parse(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _parse(fd: int) -> Journal:
+    length = os.fstat(fd).st_size
+    if length < _HEADER.size + _TRAILER.size:
+        raise Invalid("it is too short")
+    header = read_all(fd, 0, _HEADER.size)
+    magic, inode, first, final, size, path_length = _HEADER.unpack(header)
+    if magic != MAGIC or not first < final < size or path_length > MAX_PATH:
+        raise Invalid("it is of no known form")
+    kept_at = _HEADER.size + path_length
+    table_at = kept_at + final - first
+    count = -(-final // BLOCK) - first // BLOCK
+    if length != table_at + 4 * count + _TRAILER.size:
+        raise Invalid("it has the wrong length")
+    rest, found = _TRAILER.unpack(read_all(fd, length - _TRAILER.size, _TRAILER.size))
+    if digest(fd, 0, length - 4) != found:
+        raise Invalid("its checksum is wrong")
+    path = os.fsdecode(read_all(fd, _HEADER.size, path_length))
+    table = array("I", read_all(fd, table_at, 4 * count))
+    return Journal(fd, Plan(path, inode, first, final, size), kept_at, table, rest)
+
+
+def remove(directory: str) -> None:
+    """The journal is done with. Raises OSError."""
+    os.unlink(f"{directory}/{NAME}")
+    sync_directory(directory)
+
+
+def discard(directory: str) -> None:
+    """Remove what was left of a journal that was never complete."""
+    try:
+        os.unlink(f"{directory}/{UNDER_WAY}")
+    except OSError:
+        pass  # there is none; or it does no harm
+
+
+def withdraw(directory: str) -> bool:
+    """Have no journal, complete or not, of which nothing was carried out. False: there is one."""
+    discard(directory)
+    try:
+        remove(directory)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return not os.path.lexists(f"{directory}/{NAME}")
+    return True
+
+
+def sync_directory(directory: str) -> None:
+    """Have the names in a directory on the disk."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def borders(first: int, final: int) -> Iterator[tuple[int, int]]:
+    """The blocks of the table: offsets in the spool."""
+    position = first
+    while position < final:
+        end = min(final, (position // BLOCK + 1) * BLOCK)
+        yield position, end
+        position = end
+
+
+def digests(fd: int, first: int, final: int) -> array[int]:
+    """The table for a spool as it is."""
+    table = array("I")
+    position = first
+    while position < final:
+        # Chunks end at borders of blocks.
+        end = min(final, (position // CHUNK + 1) * CHUNK)
+        view = memoryview(read_all(fd, position, end - position))
+        table.extend([crc32(view[s - position : e - position]) for s, e in borders(position, end)])
+        position = end
+    return table
+
+
+def digest(fd: int, start: int, end: int) -> int:
+    """The CRC-32 of a part of a file."""
+    found = 0
+    for block in blocks(fd, start, end):
+        found = crc32(block, found)
+    return found
+
+
+def blocks(fd: int, start: int, end: int) -> Iterator[bytes]:
+    """A part of a file. Raises OSError where it is not all there."""
+    while start < end:
+        block = read_all(fd, start, min(CHUNK, end - start))
+        yield block
+        start += len(block)
+
+
+def read_all(fd: int, position: int, length: int) -> bytes:
+    """Exactly these octets of a file. Raises OSError."""
+    block = os.pread(fd, length, position)
+    while len(block) < length:
+        more = os.pread(fd, length - len(block), position + len(block))
+        if not more:
+            raise OSError(0, "unexpected end of file")
+        block += more
+    return block
+
+
+def write_all(fd: int, octets: bytes, position: int) -> None:
+    """Write all of it at an offset. Raises OSError."""
+    view = memoryview(octets)
+    while view:
+        count = os.pwrite(fd, view, position)
+        view = view[count:]
+        position += count
+
+
+class _Sum:
+    """A file that is written from its start on, and the CRC-32 of that."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.octets = 0
+        self.sum = 0
+
+    def write(self, octets: bytes) -> None:
+        write_all(self._fd, octets, self.octets)
+        self.octets += len(octets)
+        self.sum = crc32(octets, self.sum)

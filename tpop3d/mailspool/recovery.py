@@ -1,0 +1,143 @@
+"""Carrying out a journal's plan, at once or after a crash; and what to make of a journal found.
+
+Whoever calls has the session lock and the spool locks. The spool may hold more mail than when the
+plan was made: it goes with the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import crc32
+
+from tpop3d.mailspool import journal as journals
+from tpop3d.mailspool.journal import Invalid, Journal, Plan
+
+MAX_TORN = 2  # blocks that are neither old nor new: where a write was cut short
+UNFIT = "journal.unfit"
+NO_SPOOL = "no-spool"
+
+# What a spool is to a journal.
+UNCUT = "uncut"  # as it was, or as it shall be but for its end, or between
+CUT = "cut"  # as it shall be
+STRANGE = "strange"
+
+
+def carry_out(journal: Journal, spool: int, directory: str) -> None:
+    """Make of the spool what the journal says, and remove the journal.
+
+    Raises OSError; then the journal is there, and the next one to open the spool goes on. It is
+    not interrupted by signals that only set a flag.
+    """
+    plan = journal.plan
+    while True:
+        position = plan.first
+        while position < plan.final:
+            # A block is never written by two writes.
+            end = min(plan.final, (position // journals.CHUNK + 1) * journals.CHUNK)
+            journals.write_all(spool, journal.read(position, end), position)
+            position = end
+        os.fsync(spool)
+        size = os.fstat(spool).st_size
+        if size <= plan.size:
+            break
+        # Somebody has delivered, before we came or without a lock.
+        further = _with_more(journal, spool, size, directory)
+        journal.close()
+        journal.fd, journal.plan = further.fd, further.plan
+        journal.table, journal.rest = further.table, further.rest
+        plan = journal.plan
+    os.ftruncate(spool, plan.final)
+    os.fsync(spool)
+    journals.remove(directory)
+
+
+def _with_more(journal: Journal, spool: int, size: int, directory: str) -> Journal:
+    """The same plan for a spool that has grown, written down in place of the other."""
+    old = journal.plan
+    plan = Plan(old.path, old.inode, old.first, old.final + size - old.size, size)
+    return journals.write(directory, plan, spool, [journal.kept(), (spool, old.size, size)])
+
+
+class Found:
+    """What was made of a journal that was found: a line for the log, and whether it is alarming."""
+
+    __slots__ = ("is_alarming", "line")
+
+    def __init__(self, line: str, is_alarming: bool) -> None:
+        self.line = line
+        self.is_alarming = is_alarming
+
+
+def recover(spool: int, directory: str) -> Found | None:
+    """Finish what a crash has interrupted, if anything.
+
+    A journal that does not fit the spool is put aside, and so is any where there is no spool
+    (-1). Raises OSError, also where the journal cannot be carried out now.
+    """
+    journals.discard(directory)
+    try:
+        journal = journals.read(directory)
+    except Invalid as error:
+        return _put_aside(directory, str(error))
+    if journal is None:
+        return None
+    try:
+        state = STRANGE if spool < 0 else state_of(journal, spool)
+        if state == STRANGE:
+            return _put_aside(directory, "the spool is not as it was when this was written")
+        if state == CUT:
+            os.fsync(spool)
+            journals.remove(directory)
+            return Found("an expunge that was interrupted had been done", False)
+        carry_out(journal, spool, directory)
+        return Found("an expunge that was interrupted is done", False)
+    finally:
+        journal.close()
+
+
+def journaled_path(directory: str) -> str:
+    """The path of the spool that a journal is for; of a damaged one, a path that is no spool's.
+    Raises OSError."""
+    try:
+        journal = journals.read(directory)
+    except Invalid:
+        journal = None
+    if journal is None:
+        return f"{directory}/{NO_SPOOL}"
+    journal.close()
+    return journal.plan.path
+
+
+def state_of(journal: Journal, spool: int) -> str:
+    """What a spool is to a journal: UNCUT, CUT or STRANGE. Raises OSError."""
+    plan = journal.plan
+    status = os.fstat(spool)
+    if status.st_ino != plan.inode or status.st_size < plan.final:
+        return STRANGE
+    torn = differing = 0
+    for number, (start, end) in enumerate(journals.borders(plan.first, plan.final)):
+        there = journals.read_all(spool, start, end - start)
+        if there == journal.read(start, end):
+            continue
+        differing += 1
+        torn += crc32(there) != journal.table[number]
+        if torn > MAX_TORN:
+            return STRANGE
+    is_uncut = (
+        status.st_size >= plan.size
+        and journals.digest(spool, plan.final, plan.size) == journal.rest
+    )
+    if is_uncut:
+        return UNCUT
+    return STRANGE if differing else CUT
+
+
+def _put_aside(directory: str, why: str) -> Found:
+    """Keep a journal under a name that nobody looks for."""
+    number = 1
+    while os.path.lexists(f"{directory}/{UNFIT}.{number}"):
+        number += 1
+    os.rename(f"{directory}/{journals.NAME}", f"{directory}/{UNFIT}.{number}")
+    journals.sync_directory(directory)
+    kept = f"{directory}/{UNFIT}.{number}"
+    return Found(f"a journal was not used, and is kept as {kept}: {why}", True)
