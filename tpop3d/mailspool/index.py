@@ -1,8 +1,9 @@
 """The index: what is known of a large spool from one session to the next. Only ever a cache.
 
 It is believed as far as the spool is the one that it was written for: the same file, and up to
-where it ended then, untouched. Anything odd, and it is as if there were none. It lies in the
-mailbox's state directory as `index`, and is written as `index.new` and renamed.
+where it ended then, untouched as far as the starts of the messages tell. Anything odd, and it is
+as if there were none. It lies in the mailbox's state directory as `index`, and is written as
+`index.new` and renamed.
 
     header   see `_HEADER`
     columns  of `Listing`, one after the other
@@ -44,7 +45,8 @@ class Known:
 def load(directory: str, spool: int, status: os.stat_result, style: str) -> Known | None:
     """What is known of a spool of this status, without reading all of it; None: nothing."""
     try:
-        fd = os.open(f"{directory}/{NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(f"{directory}/{NAME}", flags)
     except OSError:
         return None
     try:
@@ -68,7 +70,7 @@ def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Kno
     magic, its_style, inode, device, end, mtime, ctime, head, tail, count, ids_length, *flags = (
         _HEADER.unpack_from(octets)
     )
-    is_settled, hides_first = flags
+    was_settled, hides_first = flags
     if magic != MAGIC or (inode, device) != (status.st_ino, status.st_dev):
         return None
     if status.st_size < end or samples(spool, end) != (head, tail):
@@ -87,12 +89,14 @@ def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Kno
     if its_style.rstrip(b"\0").decode() != style:
         ids = []
     is_same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == (end, mtime, ctime)
-    if is_same and is_settled:
+    if is_same and was_settled:
         return Known(listing, ids, True)
     if differing(spool, listing) >= 0:
         return None
-    if status.st_size == end:
+    if is_same:
         return Known(listing, ids, False)
+    if status.st_size == end:
+        return _again(spool, listing, ids)
     # The last message is measured again: its separator may have come later.
     new = scan(spool, listing.starts[-1], status.st_size)
     if not len(new) or new.starts[0] != listing.starts[-1] or new.prints[0] != listing.prints[-1]:
@@ -105,15 +109,32 @@ def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Kno
     return Known(listing, ids, False)
 
 
+def _again(spool: int, old: Listing, ids: list[bytes]) -> Known | None:
+    """Somebody has changed something within a message. Where they start they still do, so that
+    they keep their ids."""
+    new = scan(spool, 0, old.end)
+    if old.hides_first:
+        new.drop_first()
+    return Known(new, ids, False) if new.starts == old.starts else None
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Has a file that has this status now been left alone for so long that its times would tell a
+    change?"""
+    return time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
+
+
 def save(
     directory: str,
     spool: int,
     seen: os.stat_result,
+    was_settled: bool,
     listing: Listing,
     ids: list[bytes],
     style: str,
 ) -> None:
-    """Remember what is known of a spool that had the status `seen` when this was true.
+    """Remember what is known of a spool that had the status `seen` when this was true, and
+    `is_settled` or not at that time.
 
     A full disk, or whatever else, is no error: then nothing is remembered.
     """
@@ -121,7 +142,6 @@ def save(
     try:
         head, tail = samples(spool, listing.end)
         blob = b"\n".join(ids)
-        is_settled = time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) > SETTLED
         header = _HEADER.pack(
             MAGIC,
             style.encode(),
@@ -134,12 +154,12 @@ def save(
             tail,
             len(listing),
             len(blob),
-            is_settled,
+            was_settled,
             listing.hides_first,
         )
         parts = [header, *(getattr(listing, name).tobytes() for name in COLUMNS), blob]
         octets = b"".join(parts)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(under_way, flags, 0o600)
         try:
             octets += _TRAILER.pack(crc32(octets))

@@ -62,6 +62,7 @@ class Spool:
         self._fd = NO_FILE
         self._listing = Listing(0)
         self._status: os.stat_result | None = None  # when the spool was last found good
+        self._was_settled = False  # then
         self._ids: list[bytes] = []  # of the first messages, perhaps not of all
         self._is_news = False  # what is known of it, to the index
 
@@ -115,6 +116,7 @@ class Spool:
     def _scan(self) -> Refusal | None:
         try:
             status = os.fstat(self._fd)
+            self._saw(status)
             known = None
             if self._terms.index:
                 known = indexes.load(self._state, self._fd, status, STYLE)
@@ -132,8 +134,12 @@ class Spool:
             return Refusal(refusal.TEMPORARY, f"{self.path}: shortened while it was scanned")
         except OSError as error:
             return of_error(error, self.path)
-        self._status = status
         return None
+
+    def _saw(self, status: os.stat_result) -> None:
+        """The spool is good, and has this status now."""
+        self._status = status
+        self._was_settled = indexes.is_settled(status)
 
     def changed(self) -> str:
         """How the spool changed other than by growing; "" if it did not.
@@ -156,7 +162,7 @@ class Spool:
                 return why
         except OSError as error:
             return error.strerror or "it cannot be read"
-        self._status = status
+        self._saw(status)
         return ""
 
     def _differs(self, size: int) -> str:
@@ -194,6 +200,8 @@ class Spool:
         locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             return refused
+        if not self._was_settled:
+            self._status = None  # its times would not tell a change: look closely
         try:
             if why := self.changed():
                 return Refusal(refusal.TEMPORARY, f"nothing removed: {why}")
@@ -225,7 +233,7 @@ class Spool:
         expunge(self._fd, self.path, self._state, first, ranges, size)
         self._ids = [one for one, mark in zip(self._ids, deleted, strict=False) if not mark]
         listing.remove(deleted, end)
-        self._status = os.fstat(self._fd)
+        self._saw(os.fstat(self._fd))
         self._is_news = True
         return None
 
@@ -244,8 +252,8 @@ class Spool:
         self._is_news = False
         is_worth = self._listing.end >= indexes.WORTH or any(b"-" in one for one in self._ids)
         if is_worth and len(self._listing):
-            args = self._status, self._listing, self._ids, STYLE
-            indexes.save(self._state, self._fd, *args)
+            seen = self._status, self._was_settled
+            indexes.save(self._state, self._fd, *seen, self._listing, self._ids, STYLE)
 
 
 def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refusal:
@@ -281,7 +289,10 @@ def recover_spool(owner: int, state: str, terms: Terms) -> Found | Refusal | Non
         return of_error(error, f"journal in {state}")
     spool = Spool(path, state, terms, session_lock)
     try:
-        return spool.recover(owner, then=lambda: None) or spool.found
+        refused = spool.recover(owner, then=lambda: None)
+        if spool.found is not None and spool.found.is_waiting:
+            return Refusal(refusal.TEMPORARY, f"{path}: {spool.found.line}")
+        return refused or spool.found
     finally:
         spool.close()
 
