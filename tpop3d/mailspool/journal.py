@@ -15,6 +15,7 @@ between. It lies in the mailbox's state directory and is the mailbox's user's.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from array import array
 from binascii import crc32
@@ -83,6 +84,9 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
 
     Raises OSError; then it may have its name, or not, and the spool has not changed.
     """
+    # What was delivered may not be on the disk yet. After a power cut the spool must not be
+    # shorter than the plan knows it.
+    os.fsync(spool)
     under_way = f"{directory}/{UNDER_WAY}"
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(under_way, flags, 0o600)
@@ -116,6 +120,10 @@ def read(directory: str) -> Journal | None:
         fd = os.open(f"{directory}/{NAME}", flags)
     except FileNotFoundError:
         return None
+    except OSError:
+        if stat.S_ISREG(os.lstat(f"{directory}/{NAME}").st_mode):
+            raise
+        raise Invalid("it is not a regular file") from None
     try:
         return _parse(fd)
     except BaseException:
@@ -124,7 +132,10 @@ def read(directory: str) -> Journal | None:
 
 
 def _parse(fd: int) -> Journal:
-    length = os.fstat(fd).st_size
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise Invalid("it is not a regular file")
+    length = status.st_size
     if length < _HEADER.size + _TRAILER.size:
         raise Invalid("it is too short")
     header = read_all(fd, 0, _HEADER.size)
@@ -159,14 +170,27 @@ def discard(directory: str) -> None:
 
 
 def withdraw(directory: str) -> bool:
-    """Have no journal, complete or not, of which nothing was carried out. False: there is one."""
+    """Have no journal, complete or not, of which nothing was carried out. False: there may be one,
+    now or after a power cut."""
     discard(directory)
+    is_void = False
+    try:
+        fd = os.open(f"{directory}/{NAME}", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            # If the name cannot be got rid of, it is one of nothing.
+            os.ftruncate(fd, 0)
+            os.fsync(fd)
+            is_void = True
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
     try:
         remove(directory)
-    except FileNotFoundError:
-        pass
     except OSError:
-        return not os.path.lexists(f"{directory}/{NAME}")
+        return is_void
     return True
 
 

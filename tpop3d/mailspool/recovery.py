@@ -12,7 +12,9 @@ from binascii import crc32
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import Invalid, Journal, Plan
 
-MAX_TORN = 2  # blocks that are neither old nor new: where a write was cut short
+# Blocks that are neither old nor new: where a write was cut short. With more of them, and none
+# that is certainly new, somebody else has been at work.
+MAX_TORN = 2
 UNFIT = "journal.unfit"
 NO_SPOOL = "no-spool"
 
@@ -59,20 +61,23 @@ def _with_more(journal: Journal, spool: int, size: int, directory: str) -> Journ
 
 
 class Found:
-    """What was made of a journal that was found: a line for the log, and whether it is alarming."""
+    """What was made of a journal that was found: a line for the log, whether it is alarming, and
+    whether the journal waits for better times."""
 
-    __slots__ = ("is_alarming", "line")
+    __slots__ = ("is_alarming", "is_waiting", "line")
 
-    def __init__(self, line: str, is_alarming: bool) -> None:
+    def __init__(self, line: str, is_alarming: bool, is_waiting: bool = False) -> None:
         self.line = line
         self.is_alarming = is_alarming
+        self.is_waiting = is_waiting
 
 
 def recover(spool: int, directory: str) -> Found | None:
     """Finish what a crash has interrupted, if anything.
 
-    A journal that does not fit the spool is put aside, and so is any where there is no spool
-    (-1). Raises OSError, also where the journal cannot be carried out now.
+    A journal that does not fit the spool is put aside. Where there is no spool (-1), it waits for
+    it: perhaps what the spool is on was not mounted yet. Raises OSError, also where the journal
+    cannot be carried out now.
     """
     journals.discard(directory)
     try:
@@ -82,9 +87,14 @@ def recover(spool: int, directory: str) -> Found | None:
     if journal is None:
         return None
     try:
-        state = STRANGE if spool < 0 else state_of(journal, spool)
+        if spool < 0:
+            line = "an expunge that was interrupted waits for the spool, which is missing"
+            return Found(line, is_alarming=True, is_waiting=True)
+        state = state_of(journal, spool)
         if state == STRANGE:
             return _put_aside(directory, "the spool is not as it was when this was written")
+        # Whoever has written it may not have come to that.
+        journals.sync_directory(directory)
         if state == CUT:
             os.fsync(spool)
             journals.remove(directory)
@@ -115,21 +125,26 @@ def state_of(journal: Journal, spool: int) -> str:
     if status.st_ino != plan.inode or status.st_size < plan.final:
         return STRANGE
     torn = differing = 0
+    has_begun = False
     for number, (start, end) in enumerate(journals.borders(plan.first, plan.final)):
         there = journals.read_all(spool, start, end - start)
+        is_old = crc32(there) == journal.table[number]
         if there == journal.read(start, end):
+            has_begun = has_begun or not is_old
             continue
         differing += 1
-        torn += crc32(there) != journal.table[number]
-        if torn > MAX_TORN:
-            return STRANGE
+        torn += not is_old
     is_uncut = (
         status.st_size >= plan.size
         and journals.digest(spool, plan.final, plan.size) == journal.rest
     )
     if is_uncut:
-        return UNCUT
-    return STRANGE if differing else CUT
+        return UNCUT if torn <= MAX_TORN or has_begun else STRANGE
+    if differing:
+        return STRANGE
+    # Cut, what follows is mail that came since. Otherwise the old end was changed by somebody.
+    new = os.pread(spool, 64, plan.final).lstrip(b"\r\n")
+    return CUT if new.startswith(b"From ") or b"From ".startswith(new) else STRANGE
 
 
 def _put_aside(directory: str, why: str) -> Found:
