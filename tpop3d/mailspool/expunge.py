@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from tpop3d.mailspool import journal as journals
-from tpop3d.mailspool.journal import Plan
+from tpop3d.mailspool.journal import BLOCK, Plan
 from tpop3d.mailspool.recovery import carry_out
 
 TYPE_CHECKING = False
@@ -58,19 +58,17 @@ def expunge(
     """Move `ranges` of a spool of `size` octets together, to `first` and on, and cut it after them.
 
     Raises OSError when nothing was changed, and nothing will be; `Unfinished` when it is only a
-    matter of time. Without ranges it is a truncate, which needs no space on the disk.
+    matter of time. Without ranges it is a truncate, which needs no space on the disk, and no
+    journal where there can be none.
     """
     final = first + sum(end - start for start, end in ranges)
-    if final == first:
-        os.ftruncate(spool, final)
-        try:
-            os.fsync(spool)
-        except OSError as error:
-            raise Unfinished(error) from error
+    if final == first and final % BLOCK == 0:
+        _cut(spool, final)
         return
     # A write that cannot succeed (quota, file size limit, read-only) fails here, on an octet
     # that is written as it was, before there is a journal.
-    os.pwrite(spool, os.pread(spool, 1, final - 1), final - 1)
+    if final > first:
+        os.pwrite(spool, os.pread(spool, 1, final - 1), final - 1)
     plan = Plan(path, os.fstat(spool).st_ino, first, final, size)
     try:
         journal = journals.write(directory, plan, spool, [(spool, *one) for one in ranges])
@@ -78,10 +76,22 @@ def expunge(
         # Perhaps it has its name already, and only the directory could not be fsynced.
         if not journals.withdraw(directory):
             raise Unfinished(error) from error
-        raise
+        if final > first:
+            raise
+        # In the worst case a power cut leaves zeros in what was to be removed.
+        _cut(spool, final)
+        return
     try:
         carry_out(journal, spool, directory)
     except OSError as error:
         raise Unfinished(error) from error
     finally:
         journal.close()
+
+
+def _cut(spool: int, final: int) -> None:
+    os.ftruncate(spool, final)
+    try:
+        os.fsync(spool)
+    except OSError as error:
+        raise Unfinished(error) from error

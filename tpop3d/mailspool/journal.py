@@ -7,9 +7,11 @@ between. It lies in the mailbox's state directory and is the mailbox's user's.
 
     header   what is said by `Plan`, and the spool's path
     kept     final - first octets
+    near     the octets from final to the end of its block, as they are
     table    the CRC-32 of each block of the spool in first..final, as it is; blocks end where
              offsets in the spool are multiples of BLOCK
-    trailer  the CRC-32 of final..size, and of all that stands before in the journal
+    trailer  the CRC-32 of what comes after that up to size, and of all that stands before in the
+             journal
 """
 
 from __future__ import annotations
@@ -50,6 +52,12 @@ class Plan:
         self.final = final
         self.size = size
 
+    @property
+    def border(self) -> int:
+        """Where the block of `final` ends. A cut that is lost in a power cut may have left zeros
+        up to there."""
+        return min(self.size, -(-self.final // BLOCK) * BLOCK)
+
 
 class Invalid(Exception):
     """A file of the journal's name that is none: damaged, or of another version."""
@@ -62,7 +70,7 @@ class Journal:
         self.fd = fd
         self.plan = plan
         self.table = table
-        self.rest = rest  # the CRC-32 of final..size
+        self.rest = rest  # the CRC-32 of border..size
         self._kept_at = kept_at
 
     def kept(self) -> Piece:
@@ -71,7 +79,7 @@ class Journal:
         return self.fd, self._kept_at, self._kept_at + length
 
     def read(self, start: int, end: int) -> bytes:
-        """What the spool will hold between two offsets."""
+        """What the spool will hold between two offsets; from final on, what it holds."""
         return read_all(self.fd, start - self.plan.first + self._kept_at, end - start)
 
     def close(self) -> None:
@@ -96,13 +104,13 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
         out = _Sum(fd)
         out.write(header + path)
         kept_at = out.octets
-        for piece in kept:
+        for piece in (*kept, (spool, plan.final, plan.border)):
             for block in blocks(*piece):
                 out.write(block)
         table = digests(spool, plan.first, plan.final)
         out.write(table.tobytes())
-        rest = digest(spool, plan.final, plan.size)
-        out.write(_TRAILER.pack(rest, 0)[:4])
+        rest = digest(spool, plan.border, plan.size)
+        out.write(struct.pack("<I", rest))
         out.write(struct.pack("<I", out.sum))
         os.fsync(fd)
         os.rename(under_way, f"{directory}/{NAME}")
@@ -140,19 +148,20 @@ def _parse(fd: int) -> Journal:
         raise Invalid("it is too short")
     header = read_all(fd, 0, _HEADER.size)
     magic, inode, first, final, size, path_length = _HEADER.unpack(header)
-    if magic != MAGIC or not first < final < size or path_length > MAX_PATH:
+    if magic != MAGIC or not first <= final < size or path_length > MAX_PATH:
         raise Invalid("it is of no known form")
     kept_at = _HEADER.size + path_length
-    table_at = kept_at + final - first
-    count = -(-final // BLOCK) - first // BLOCK
+    plan = Plan("", inode, first, final, size)
+    table_at = kept_at + plan.border - first
+    count = -(-final // BLOCK) - first // BLOCK if first < final else 0
     if length != table_at + 4 * count + _TRAILER.size:
         raise Invalid("it has the wrong length")
     rest, found = _TRAILER.unpack(read_all(fd, length - _TRAILER.size, _TRAILER.size))
     if digest(fd, 0, length - 4) != found:
         raise Invalid("its checksum is wrong")
-    path = os.fsdecode(read_all(fd, _HEADER.size, path_length))
+    plan.path = os.fsdecode(read_all(fd, _HEADER.size, path_length))
     table = array("I", read_all(fd, table_at, 4 * count))
-    return Journal(fd, Plan(path, inode, first, final, size), kept_at, table, rest)
+    return Journal(fd, plan, kept_at, table, rest)
 
 
 def remove(directory: str) -> None:

@@ -134,17 +134,24 @@ def state_of(journal: Journal, spool: int) -> str:
             continue
         differing += 1
         torn += not is_old
-    is_uncut = (
-        status.st_size >= plan.size
-        and journals.digest(spool, plan.final, plan.size) == journal.rest
-    )
-    if is_uncut:
+    if status.st_size >= plan.size and _has_rest(journal, spool):
         return UNCUT if torn <= MAX_TORN or has_begun else STRANGE
     if differing:
         return STRANGE
     # Cut, what follows is mail that came since. Otherwise the old end was changed by somebody.
     new = os.pread(spool, 64, plan.final).lstrip(b"\r\n")
     return CUT if new.startswith(b"From ") or b"From ".startswith(new) else STRANGE
+
+
+def _has_rest(journal: Journal, spool: int) -> bool:
+    """Is what will be cut as it was?"""
+    plan = journal.plan
+    if journals.digest(spool, plan.border, plan.size) != journal.rest:
+        return False
+    there = journals.read_all(spool, plan.final, plan.border - plan.final)
+    # Zeros are of a cut that a power cut has undone: only the size, or only part of the block.
+    pairs = zip(there, journal.read(plan.final, plan.border), strict=True)
+    return all(octet in (old, 0) for octet, old in pairs)
 
 
 def _put_aside(directory: str, why: str) -> Found:
