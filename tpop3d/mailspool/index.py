@@ -159,7 +159,8 @@ def save(
         )
         parts = [header, *(getattr(listing, name).tobytes() for name in COLUMNS), blob]
         octets = b"".join(parts)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        _unlink(under_way)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(under_way, flags, 0o600)
         try:
             octets += _TRAILER.pack(crc32(octets))
@@ -176,10 +177,14 @@ def save(
 def forget(directory: str) -> None:
     """Have no index."""
     for name in (UNDER_WAY, NAME):
-        try:
-            os.unlink(f"{directory}/{name}")
-        except OSError:
-            pass
+        _unlink(f"{directory}/{name}")
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def samples(fd: int, end: int) -> tuple[int, int]:

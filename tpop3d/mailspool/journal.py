@@ -96,7 +96,8 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
     # shorter than the plan knows it.
     os.fsync(spool)
     under_way = f"{directory}/{UNDER_WAY}"
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    discard(directory)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(under_way, flags, 0o600)
     try:
         path = os.fsencode(plan.path)

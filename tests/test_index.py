@@ -1,0 +1,352 @@
+"""The index: what it says is right, or it is not believed."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from spools import content_of, good, mbox, messages_of
+from tpop3d.mailspool import index as indexes
+from tpop3d.mailspool import spool as spool_module
+
+NEW = mbox(b"Subject: new\n\nnew mail\n", b"Subject: newer\n\nmore\n")
+TWIN = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")
+OTHER_TWIN = TWIN[:-2] + b"y\n\n"
+INTERNAL = mbox(b"Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\nX-IMAP: 1 2\n\nx\n")
+OCTETS = mbox(*[b"Message-ID: <%d>\n\n%b" % (n, b"line\n" * 300 * n) for n in range(5)])
+DAY = 86_400 * 10**9
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """A spool that nobody has touched for a day, and whose index is worth it."""
+    monkeypatch.setattr(indexes, "WORTH", 0)
+    return put(tmp_path / "spool", OCTETS)
+
+
+def put(path, octets):
+    path.write_bytes(octets)
+    return path
+
+
+def settle(path, monkeypatch):
+    """From now on it is tomorrow."""
+    now = indexes.time_ns()
+    monkeypatch.setattr(indexes, "time_ns", lambda: now + DAY)
+
+
+def visit(path, **how):
+    """A session that sees everything: contents, sizes and ids; it is checked against the spool."""
+    spool = good(path, **how)
+    contents = [b"".join(spool.blocks(n)) for n in range(len(spool))]
+    octets, ids = list(spool.octets), list(spool.unique_ids())
+    listing = spool._listing
+    spool.close()
+    messages = messages_of(path.read_bytes())
+    if listing.hides_first:
+        messages = messages[1:]
+    assert contents == [content_of(one) for one in messages]
+    assert octets == [sized(one) for one in contents]
+    assert len(set(ids)) == len(ids)
+    return ids
+
+
+def sized(content):
+    ends = content.count(b"\n") - content.count(b"\r\n")
+    return len(content) + ends + (0 if content.endswith(b"\n") or not content else 2)
+
+
+def index_of(path):
+    return Path(f"{path}.state", "index")
+
+
+class Reads:
+    """How many octets are read of a spool."""
+
+    def __init__(self, path, monkeypatch):
+        self.octets = 0
+        self.scanned = 0
+        self.inode = path.stat().st_ino
+        for name in ("pread", "preadv"):
+            monkeypatch.setattr(os, name, self.counting(name, getattr(os, name)))
+
+    def counting(self, name, real):
+        def call(fd, what, position):
+            found = real(fd, what, position)
+            if os.fstat(fd).st_ino == self.inode:
+                count = found if name == "preadv" else len(found)
+                self.octets += count
+                self.scanned += count if name == "preadv" else 0
+            return found
+
+        return call
+
+
+def reads_of_an_opening(path):
+    with pytest.MonkeyPatch.context() as patch:
+        reads = Reads(path, patch)
+        good(path).close()
+        return reads
+
+
+def test_what_is_known_is_not_read_again(path, monkeypatch):
+    settle(path, monkeypatch)
+    ids = visit(path)
+    reads = reads_of_an_opening(path)
+    assert reads.scanned == 0
+    assert reads.octets <= 2 * indexes.SAMPLE
+    assert visit(path) == ids
+
+
+def test_of_appended_mail_only_that_is_scanned(path, monkeypatch):
+    settle(path, monkeypatch)
+    ids = visit(path)
+    with path.open("ab") as file:
+        file.write(NEW)
+    assert reads_of_an_opening(path).scanned == len(messages_of(OCTETS)[-1]) + len(NEW)
+    assert visit(path)[: len(ids)] == ids
+    assert reads_of_an_opening(path).scanned == 0
+
+
+def test_an_expunge_updates_it(path):
+    ids = visit(path)
+    spool = good(path)
+    assert spool.expunge(bytearray([0, 1, 0, 0, 1])) is None
+    spool.close()
+    assert reads_of_an_opening(path).scanned == 0
+    assert visit(path) == [ids[0], ids[2], ids[3]]
+
+
+def test_mail_that_came_before_an_expunge_is_scanned_after_it(path):
+    ids = visit(path)
+    spool = good(path)
+    with path.open("ab") as file:
+        file.write(NEW)
+    assert spool.expunge(bytearray([0, 1, 0, 0, 1])) is None
+    spool.close()
+    last = len(messages_of(OCTETS)[3])
+    assert reads_of_an_opening(path).scanned == last + len(NEW)
+    assert visit(path)[:3] == [ids[0], ids[2], ids[3]]
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_every_octet_and_every_length(path, monkeypatch, settled):
+    if settled:
+        settle(path, monkeypatch)
+    put(path, mbox(b"one\n", b"two\n") + TWIN + OTHER_TWIN)
+    ids = visit(path)
+    whole = index_of(path).read_bytes()
+    for at in range(len(whole)):
+        for damaged in (
+            whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :],
+            whole[:at],
+        ):
+            index_of(path).write_bytes(damaged)
+            assert visit(path) == ids, at
+    index_of(path).write_bytes(whole + b"\0")
+    assert visit(path) == ids
+
+
+def in_place(change):
+    def rewrite(path):
+        octets = change(path.read_bytes())
+        with path.open("r+b") as file:
+            file.truncate(0)
+            file.write(octets)
+
+    return rewrite
+
+
+def in_a_body(octets):
+    """Of the same size, and far from where messages start."""
+    at = octets.rindex(b"line\nline\n")
+    return octets[:at] + b"\n\nFrom a\nx" + octets[at + 10 :]
+
+
+def line_ends(octets):
+    at = octets.index(b"<3>") + 900
+    return octets[:at] + octets[at:].replace(b"line\n", b"lines", 1)
+
+
+def of_another_file(path):
+    octets = path.read_bytes()
+    path.rename(path.with_suffix(".old"))
+    path.write_bytes(octets.replace(b"<1>", b"<7>"))
+
+
+STALE = {
+    "nothing has changed": lambda path: None,
+    "a message more within another": in_place(in_a_body),
+    "a line end less": in_place(line_ends),
+    "the first is gone": in_place(lambda octets: b"".join(messages_of(octets)[1:])),
+    "the last is gone": in_place(lambda octets: b"".join(messages_of(octets)[:-1])),
+    "another order": in_place(lambda octets: b"".join(messages_of(octets)[::-1])),
+    "shrunk and grown": in_place(lambda octets: b"".join(messages_of(octets)[2:]) + octets),
+    "grown beyond": in_place(lambda octets: mbox(b"z" * len(octets)) + NEW),
+    "the last message grew": in_place(lambda octets: octets[:-1] + b"more\n\n" + NEW),
+    "another Status": in_place(lambda octets: octets.replace(b"<2>\n", b"<2>\nStatus: RO\n")),
+    "emptied": in_place(lambda octets: b""),
+    "another file of the same look": of_another_file,
+    "CRLF": in_place(lambda octets: octets.replace(b"\n", b"\r\n")),
+    "an internal message": in_place(lambda octets: INTERNAL + octets),
+    "zeros at the end": in_place(lambda octets: octets[:-5000] + b"\0" * 5000),
+    "zeros behind": in_place(lambda octets: octets + b"\0" * 5000),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_stale_one_is_not_believed(path, monkeypatch, name, settled):
+    if settled:
+        settle(path, monkeypatch)
+    visit(path)
+    STALE[name](path)
+    later = path.stat().st_mtime_ns + 10**7  # whatever the clock's granularity
+    os.utime(path, ns=(later, later))
+    visit(path)
+    visit(path)
+
+
+def test_a_change_within_the_clocks_granularity(path, monkeypatch):
+    """Somebody who comes right after our look at it, which is right after a delivery, leaves the
+    same size and the same times. Later that looks settled."""
+    spool = good(path)
+    before = path.stat()
+    in_place(lambda octets: octets.replace(b"<3>", b"<4>"))(path)
+    real = os.fstat
+
+    def coarse(fd):
+        status = real(fd)
+        return before if status.st_ino == before.st_ino else status
+
+    monkeypatch.setattr(os, "fstat", coarse)
+    settle(path, monkeypatch)
+    assert spool.expunge(bytearray([1, 0, 0, 0, 0])) is not None
+    spool.close()
+    assert path.read_bytes() == OCTETS.replace(b"<3>", b"<4>")
+    visit(path)
+
+
+def test_an_id_stays_when_the_twin_is_gone(tmp_path):
+    """Also in a spool that is too small for an index otherwise."""
+    path = put(tmp_path / "spool", TWIN + OTHER_TWIN + TWIN + NEW)
+    ids = visit(path)
+    assert b"-" in ids[1]
+    spool = good(path)
+    assert spool.expunge(bytearray([1, 0, 0, 0, 0])) is None
+    spool.close()
+    assert visit(path) == ids[1:]
+    with path.open("ab") as file:
+        file.write(NEW)
+    assert visit(path)[:4] == ids[1:]
+    os.utime(path, (1, 1))
+    assert visit(path)[:4] == ids[1:]
+
+
+def test_a_mail_programs_own_message_stays_hidden(path):
+    put(path, INTERNAL + OCTETS)
+    ids = visit(path)
+    assert reads_of_an_opening(path).scanned == 0
+    spool = good(path)
+    assert len(spool) == 5
+    assert spool.expunge(bytearray([1, 0, 0, 0, 0])) is None
+    spool.close()
+    assert visit(path) == ids[1:]
+    os.utime(path, (1, 1))
+    assert visit(path) == ids[1:]
+    with path.open("ab") as file:
+        file.write(NEW)
+    assert visit(path)[:4] == ids[1:]
+    assert path.read_bytes().startswith(INTERNAL)
+
+
+def test_another_style_of_ids_makes_others(path, monkeypatch):
+    visit(path)
+    monkeypatch.setattr(spool_module, "STYLE", "other")
+    listed = spool_module.indexes.load(
+        f"{path}.state", os.open(path, os.O_RDONLY), path.stat(), "other"
+    )
+    assert len(listed.listing) == 5
+    assert listed.ids == []
+
+
+def test_small_spools_have_none(path, monkeypatch):
+    monkeypatch.setattr(indexes, "WORTH", len(OCTETS) + 1)
+    visit(path)
+    assert not index_of(path).exists()
+    monkeypatch.setattr(indexes, "WORTH", len(OCTETS))
+    visit(path)
+    assert index_of(path).exists()
+
+
+def test_nobody_asks_for_ids(path):
+    good(path).close()
+    ids = visit(path)
+    index_of(path).unlink()
+    assert visit(path) == ids
+
+
+def test_it_is_the_users_alone(path):
+    before = os.umask(0)
+    try:
+        visit(path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(index_of(path).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("lock")])
+@pytest.mark.parametrize("name", ["index", "index.new"])
+def test_something_else_in_its_place_is_no_error(path, make, name):
+    good(path).close()
+    index_of(path).unlink()
+    make(index_of(path).with_name(name))
+    ids = visit(path)
+    assert visit(path) == ids
+    assert (index_of(path).with_name("lock")).read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["open", "write", "rename", "unlink"])
+@pytest.mark.parametrize("code", [5, 28, 122, 13])
+def test_what_cannot_be_written_is_no_error(path, monkeypatch, name, code):
+    ids = visit(path)
+    with path.open("ab") as file:
+        file.write(NEW)
+    real = getattr(os, name)
+
+    def failing(what, *arguments, **named):
+        at = what if isinstance(what, str) else os.readlink(f"/proc/self/fd/{what}")
+        if "/index" in at:
+            raise OSError(code, os.strerror(code))
+        return real(what, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, failing)
+        assert visit(path)[:5] == ids
+    assert visit(path)[:5] == ids
+
+
+def test_a_write_cut_short_leaves_none(path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, octets: real(fd, octets[:100]))
+    visit(path)
+    assert not list(index_of(path).parent.glob("index*"))
+
+
+def test_mailspool_index_no(site, inetd):
+    site.configure({"mailspool-index": "no"})
+    site.add("anna", TWIN + OTHER_TWIN + mbox(b"x" * indexes.WORTH + b"\n"))
+    inetd.login("anna")
+    assert inetd.ask_long("UIDL")[1].count(b"\r\n") == 3
+    assert inetd.ask("QUIT").startswith(b"+OK")
+    assert inetd.line() == b""
+    assert not list(site.state.glob("*/index*"))
+
+
+def test_mailspool_index_yes(site, inetd):
+    site.add("anna", mbox(b"x" * indexes.WORTH + b"\n"))
+    inetd.login("anna")
+    assert inetd.ask("QUIT").startswith(b"+OK")
+    assert inetd.line() == b""
+    assert len(list(site.state.glob("*/index"))) == 1

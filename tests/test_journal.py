@@ -1,0 +1,156 @@
+"""The redo journal: what is written is read again, or it is none."""
+
+import os
+import stat
+
+import pytest
+
+from tpop3d.mailspool import journal as journals
+
+OCTETS = bytes(range(251)) * 400  # no two blocks are the same
+# first, final and size around the ends of blocks, and around the end of a chunk, made small here
+SIZES = [
+    (0, 1, 2),
+    (0, 4096, 4097),
+    (0, 4095, 8192),
+    (1, 4096, 9000),
+    (4095, 4097, 12_288),
+    (4096, 8192, 8193),
+    (4096, 8193, 20_000),
+    (5000, 12_000, 25_600),
+    (4097, 4097, 5000),
+    (4096, 16_384, 16_385),
+    (16_383, 16_385, 40_000),
+    (100, 50_000, 100_000),
+]
+
+
+@pytest.fixture
+def spool(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "CHUNK", 16_384)
+    path = tmp_path / "spool"
+    path.write_bytes(OCTETS)
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def plan_of(spool, first, final, size):
+    return journals.Plan("/var/mail/\udcff", os.fstat(spool).st_ino, first, final, size)
+
+
+def written(directory, spool, first, final, size):
+    """What is kept are the last octets."""
+    plan = plan_of(spool, first, final, size)
+    kept = [(spool, size - (final - first), size)]
+    journals.write(str(directory), plan, spool, kept).close()
+    return plan
+
+
+@pytest.mark.parametrize(("first", "final", "size"), SIZES)
+def test_it_is_read_as_it_was_written(tmp_path, spool, first, final, size):
+    plan = written(tmp_path, spool, first, final, size)
+    found = journals.read(str(tmp_path))
+    for name in journals.Plan.__slots__:
+        assert getattr(found.plan, name) == getattr(plan, name)
+    assert found.read(first, final) == OCTETS[size - (final - first) : size]
+    assert found.read(final, plan.border) == OCTETS[final : plan.border]
+    assert found.table == journals.digests(spool, first, final)
+    assert len(found.table) == len(list(journals.borders(first, final)))
+    assert found.rest == journals.digest(spool, plan.border, size)
+    fd, start, end = found.kept()
+    assert os.pread(fd, end - start, start) == found.read(first, final)
+    found.close()
+
+
+@pytest.mark.parametrize(("first", "final", "size"), SIZES)
+def test_blocks_end_where_offsets_in_the_spool_say(first, final, size):
+    blocks = list(journals.borders(first, final))
+    assert [start for start, _ in blocks[1:]] == [end for _, end in blocks[:-1]]
+    assert all(end % journals.BLOCK == 0 for _, end in blocks[:-1])
+    assert sum(end - start for start, end in blocks) == final - first
+
+
+def test_it_is_the_users_alone_and_under_its_name_only_when_complete(tmp_path, spool):
+    (tmp_path / "journal.new").write_bytes(b"x" * 100_000)
+    old = os.umask(0)
+    try:
+        written(tmp_path, spool, 5000, 6000, 7000)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "journal").stat().st_mode) & 0o077 == 0
+    assert {name.name for name in tmp_path.iterdir()} == {"spool", "journal"}
+    journals.read(str(tmp_path)).close()
+
+
+def test_every_octet_counts(tmp_path, spool):
+    written(tmp_path, spool, 4000, 4200, 4300)
+    path = tmp_path / "journal"
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        with pytest.raises(journals.Invalid):
+            journals.read(str(tmp_path))
+        path.write_bytes(whole[:at])
+        with pytest.raises(journals.Invalid):
+            journals.read(str(tmp_path))
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(journals.Invalid):
+        journals.read(str(tmp_path))
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("name", ["open", "pwrite", "pread", "fsync", "rename"])
+@pytest.mark.parametrize("after", range(3))
+def test_what_cannot_be_written_is_withdrawn(tmp_path, spool, monkeypatch, name, after):
+    """Whichever call fails, there is none afterwards, and no descriptor is left open."""
+    real = getattr(os, name)
+    calls = 0
+
+    def failing(*arguments, **named):
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            raise OSError(5, "Input/output error")
+        return real(*arguments, **named)
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, failing)
+        try:
+            written(tmp_path, spool, 5000, 12_000, 25_600)
+        except OSError:
+            assert journals.withdraw(str(tmp_path))
+            assert not list(tmp_path.glob("journal*"))
+        else:
+            assert calls <= after
+    assert descriptors() == before
+
+
+def test_one_whose_name_cannot_be_removed_for_certain_is_emptied(tmp_path, spool, monkeypatch):
+    """The name may be on the disk, and come back after a power cut."""
+    written(tmp_path, spool, 5000, 12_000, 25_600)
+    real, directory = os.fsync, tmp_path.stat().st_ino
+    with (tmp_path / "journal").open("rb") as file, monkeypatch.context() as patch:
+
+        def fsync(fd):
+            if os.fstat(fd).st_ino == directory:
+                raise OSError(5, "Input/output error")
+            real(fd)
+
+        patch.setattr(os, "fsync", fsync)
+        assert journals.withdraw(str(tmp_path))
+        assert file.read() == b""
+
+
+def test_one_that_can_neither_be_removed_nor_emptied_is_there(tmp_path, spool, monkeypatch):
+    written(tmp_path, spool, 5000, 12_000, 25_600)
+
+    def failing(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    assert not journals.withdraw(str(tmp_path))
