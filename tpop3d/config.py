@@ -62,6 +62,7 @@ DIRECTIVES: dict[str, Directive] = {
     "mailspool-no-dotfile-locking": Directive(boolean, "no"),
     "mailspool-dotfile-locking": Directive(one_of("try", "require", "no"), "try"),
     "mailspool-index": Directive(boolean, "yes"),
+    "uidl-style": Directive(one_of("tpop3d", "popa3d", "dovecot", "x-uidl"), "tpop3d"),
     "no-commit-on-early-close": Directive(boolean, "no"),
     "state-directory": Directive(absolute_path, "/var/lib/tpop3d"),
     "log-facility": Directive(one_of(*logs.FACILITIES), "mail"),
@@ -101,6 +102,7 @@ class Config:
     mailspool_no_dotfile_locking: bool
     mailspool_dotfile_locking: str
     mailspool_index: bool
+    uidl_style: str
     no_commit_on_early_close: bool
     state_directory: str
     log_facility: str

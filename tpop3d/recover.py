@@ -57,7 +57,8 @@ def _recover(place: str, config: Config) -> bool:
         logs.error(logs.event("maildrop not recovered", directory=place, reason=why))
         return False
     os.umask(0o077)
-    terms = Terms(config.dotlocks, config.lock_timeout_seconds, _pause)
+    style = config.uidl_style
+    terms = Terms(config.dotlocks, config.lock_timeout_seconds, _pause, style=style)
     result = recover_spool(found.st_uid, place, terms)
     if isinstance(result, Refusal):
         line = logs.event("maildrop not recovered", directory=place, reason=result.reason)

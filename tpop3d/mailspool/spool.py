@@ -12,7 +12,7 @@ import stat
 from array import array
 
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool import refusal
+from tpop3d.mailspool import refusal, styles
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tpop3d.mailspool.locks import Pause
 
 LINE_ENDS = 4  # octets: what completes a last line and separates it from the next message
-STYLE = "tpop3d"
 NO_FILE = -1  # the descriptor of a spool that does not exist: an empty maildrop
 
 
@@ -36,17 +35,24 @@ class Terms:
 
     `dotlocks` is one of TRY, REQUIRE, NO; `lock_timeout` is in seconds; `pause` sleeps, and says
     whether to give up waiting. `index`: is what is known of a spool to be remembered?
+    `style` is that of the unique-ids, one of `STYLES`.
     """
 
-    __slots__ = ("dotlocks", "index", "lock_timeout", "pause")
+    __slots__ = ("dotlocks", "index", "lock_timeout", "pause", "style")
 
     def __init__(
-        self, dotlocks: str, lock_timeout: float, pause: Pause, index: bool = True
+        self,
+        dotlocks: str,
+        lock_timeout: float,
+        pause: Pause,
+        index: bool = True,
+        style: str = styles.TPOP3D,
     ) -> None:
         self.dotlocks = dotlocks
         self.index = index
         self.lock_timeout = lock_timeout
         self.pause = pause
+        self.style = style
 
 
 class Spool:
@@ -119,7 +125,7 @@ class Spool:
             self._saw(status)
             known = None
             if self._terms.index:
-                known = indexes.load(self._state, self._fd, status, STYLE)
+                known = indexes.load(self._state, self._fd, status, self._terms.style)
             if known is not None:
                 self._listing, self._ids = known.listing, known.ids
             else:
@@ -189,7 +195,9 @@ class Spool:
     def unique_ids(self) -> Sequence[bytes]:
         """The unique-id of each message, computed when first asked for."""
         if len(self._ids) < len(self._listing):
-            self._ids = unique_ids(self._fd, self._listing, self._ids)
+            name = self._terms.style
+            style = styles.style_for(name, self._fd, self._listing, self._state, self._ids)
+            self._ids = unique_ids(self._fd, self._listing, self._ids, style)
             self._is_news = True
         return self._ids
 
@@ -229,6 +237,8 @@ class Spool:
             if added > LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
                 return Refusal(refusal.TEMPORARY, "nothing removed: its last message grew")
         first = listing.starts[deleted.index(1)]
+        if self._terms.style == styles.DOVECOT:
+            styles.keep(self._state, self.unique_ids(), deleted)
         ranges = kept_ranges(listing.starts, end, deleted, size)
         expunge(self._fd, self.path, self._state, first, ranges, size)
         self._ids = [one for one, mark in zip(self._ids, deleted, strict=False) if not mark]
@@ -253,7 +263,8 @@ class Spool:
         is_worth = self._listing.end >= indexes.WORTH or any(b"-" in one for one in self._ids)
         if is_worth and len(self._listing):
             seen = self._status, self._was_settled
-            indexes.save(self._state, self._fd, *seen, self._listing, self._ids, STYLE)
+            known = self._listing, self._ids, self._terms.style
+            indexes.save(self._state, self._fd, *seen, *known)
 
 
 def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refusal:

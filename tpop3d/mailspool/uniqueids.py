@@ -1,31 +1,33 @@
 """Unique-ids: what tells a client which messages it has seen (RFC 1939 section 7, UIDL).
 
 The id of a message is the MD5 of its first 512 octets, `From ` line included, as the original
-tpop3d's is, so that a site which moves here downloads nothing twice.
+tpop3d's is, so that a site which moves here downloads nothing twice. Those of other servers are
+in styles.py.
 """
 
 from __future__ import annotations
 
 import os
 
+from tpop3d.mailspool.md5 import md5
 from tpop3d.mailspool.scan import BLOCK, HEAD, Listing
+from tpop3d.mailspool.styles import header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from hashlib import md5
-else:
-    try:
-        # hashlib loads OpenSSL: 3 ms and 3 MB of each session, for digests of 512 octets.
-        from _md5 import md5
-    except ImportError:
-        from hashlib import md5
 
+    from tpop3d.mailspool.styles import Style
+
+DIGITS = 32
 SUFFIX_DIGITS = 8
 
 
-def unique_ids(fd: int, listing: Listing, known: Sequence[bytes] = ()) -> list[bytes]:
-    """The id of each message: 32 hex digits, and a suffix where another message has them.
+def unique_ids(
+    fd: int, listing: Listing, known: Sequence[bytes] = (), style: Style | None = None
+) -> list[bytes]:
+    """The id of each message: that of the style or 32 hex digits, and a suffix where another
+    message has them.
 
     `known` are those that the first messages have already, and keep. The suffix is made of the
     whole content, so that it does not depend on what stands between; of messages that are the same
@@ -34,9 +36,12 @@ def unique_ids(fd: int, listing: Listing, known: Sequence[bytes] = ()) -> list[b
     ids = list(known)
     taken = set(known)
     for index in range(len(known), len(listing)):
-        start = listing.starts[index]
-        head = os.pread(fd, min(HEAD, listing.next_start(index) - start), start)
-        unique_id = md5(head, usedforsecurity=False).hexdigest().encode()
+        unique_id = style(header(fd, listing, index)) if style else None
+        # A suffix may make one too long that is not our own.
+        if unique_id is None or (len(unique_id) > DIGITS and unique_id in taken):
+            start = listing.starts[index]
+            head = os.pread(fd, min(HEAD, listing.next_start(index) - start), start)
+            unique_id = md5(head, usedforsecurity=False).hexdigest().encode()
         if unique_id in taken:
             unique_id = _with_suffix(unique_id, _whole(fd, listing, index), taken)
         taken.add(unique_id)

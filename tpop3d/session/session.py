@@ -99,6 +99,7 @@ class _Session:
             lock_timeout=self._config.lock_timeout_seconds,
             pause=self._wire.pause,
             index=self._config.mailspool_index,
+            style=self._config.uidl_style,
         )
         spool = place if isinstance(place, Refusal) else open_spool(path, owner, place, terms)
         conversation = Conversation(self._wire)

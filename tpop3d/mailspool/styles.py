@@ -1,0 +1,207 @@
+"""Styles of unique-ids: those of other servers, for sites that move here.
+
+A style is a function from the header of a message to its id, or to None where it has no usable
+one; such a message gets tpop3d's own. A header begins with the LF of the `From ` line and ends
+with that of its last line; of a longer one there are the first 64 KiB.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from tpop3d.mailspool.md5 import md5
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tpop3d.mailspool.scan import Listing
+
+    Style = Callable[[bytes], bytes | None]
+
+STYLES = TPOP3D, POPA3D, DOVECOT, X_UIDL = ("tpop3d", "popa3d", "dovecot", "x-uidl")
+FIRST_READ = 8192  # octets: nearly all headers
+HEADER = 1 << 16  # octets: nobody looks further
+MAX_ID = 70  # octets, by RFC 1939
+IN_IDS = bytes(range(0x21, 0x7F))
+NUMBERED = 16  # the length of dovecot's ids: no other style's that stands beside it
+NAME = "uidvalidity"  # in the mailbox's state directory, see `keep`
+
+_WORDS = struct.Struct("<2I")
+
+
+def style_for(
+    name: str, fd: int, listing: Listing, state: str, known: Sequence[bytes]
+) -> Style | None:
+    """The style, for the messages after those whose ids are `known`; None: it is tpop3d's own."""
+    if name == POPA3D:
+        return popa3d
+    if name == X_UIDL:
+        return x_uidl
+    if name == DOVECOT:
+        # Of the first message in the file, be it one that we hide.
+        first = os.pread(fd, HEADER, 0).lstrip(b"\r\n")
+        return Dovecot(_cut(first[first.find(b"\n") :]), state, known)
+    return None
+
+
+def header(fd: int, listing: Listing, index: int) -> bytes:
+    """The header of a message."""
+    start = listing.bodies[index] - 1
+    length = min(HEADER, listing.ends[index] - start)
+    octets = os.pread(fd, min(FIRST_READ, length), start)
+    end = octets.find(b"\n\n")
+    if end < 0 and length > FIRST_READ:
+        octets = os.pread(fd, length, start)
+        end = octets.find(b"\n\n")
+    return octets if end < 0 else octets[: end + 1]
+
+
+def popa3d(header: bytes) -> bytes | None:
+    """popa3d's: half the MD5 of the header lines that no mail program changes.
+
+    Only LF LF ends a header there. Of messages without such lines all have the same id there, and
+    one that a client has seen would hide those that come later: they have none here.
+    """
+    lines = []
+    fixed = received = False
+    for line in header.split(b"\n"):
+        if line[:1] not in (b" ", b"\t"):
+            name = line[: line.find(b":") + 1].lower()
+            if name == b"received:":
+                fixed = not received
+                received = True
+            elif name in (b"date:", b"message-id:"):
+                fixed = not received
+            else:
+                fixed = name == b"delivered-to:" or (
+                    name == b"x-delivery-id:" and line.startswith(b"X")
+                )
+        if fixed:
+            lines.append(line)
+    if not lines:
+        return None
+    if not fixed:
+        lines.append(b"")  # the last one has an end
+    digest = md5(b"\n".join(lines), usedforsecurity=False).digest()
+    return b"%08x%08x" % _WORDS.unpack_from(digest)
+
+
+def x_uidl(header: bytes) -> bytes | None:
+    """qpopper's: what it wrote into the message, above all other fields, as X-UIDL."""
+    for value in _values(_cut(header), b"x-uidl:"):
+        if 1 <= len(value) <= MAX_ID and not value.translate(None, IN_IDS):
+            return value
+    return None
+
+
+class Dovecot:
+    """dovecot's, unless pop3_uidl_format says otherwise there: a number and the spool's validity.
+
+    dovecot writes the number into each message, as X-UID, and the validity and the last number
+    into the first one, as X-IMAPbase, or X-IMAP where that is a record of c-client's. Numbers
+    grow, and what follows a message without one has none. All this is believed only as far as it
+    holds: X-UID may have come with the mail.
+    """
+
+    def __init__(self, first: bytes, state: str, known: Sequence[bytes]) -> None:
+        self._validity, self._last = _base(first) or _kept(state)
+        self._previous = 0
+        if known:
+            self._previous = int(known[-1][:8], 16)
+            if len(known[-1]) != NUMBERED:
+                self._last = 0
+
+    def __call__(self, header: bytes) -> bytes | None:
+        for value in _values(_cut(header), b"x-uid:"):
+            uid = _number(value)
+            if self._previous < uid <= self._last:
+                self._previous = uid
+                return b"%08x%08x" % (uid, self._validity)
+        self._last = 0
+        return None
+
+
+def keep(state: str, ids: Sequence[bytes], deleted: Sequence[int]) -> None:
+    """Before messages are removed: remember what dovecot's ids of the others are made of.
+
+    It is lost with the first message, and cannot be made up. That it cannot be written keeps
+    nobody from removing mail.
+    """
+    path = f"{state}/{NAME}"
+    left = [one for one, mark in zip(ids, deleted, strict=True) if not mark]
+    numbered = [one for one in left if len(one) == NUMBERED]
+    if not (numbered and (deleted[0] or os.path.lexists(path))):
+        return
+    content = b"%d %010d\n" % (int(numbered[-1][8:], 16), int(numbered[-1][:8], 16))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(f"{path}.new", flags, 0o600)
+        try:
+            os.write(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(f"{path}.new", path)
+    except OSError:
+        pass
+
+
+def _kept(state: str) -> tuple[int, int]:
+    """What `keep` has remembered; (0, 0): nothing."""
+    try:
+        fd = os.open(f"{state}/{NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return 0, 0
+    try:
+        return _pair(os.read(fd, 64)) or (0, 0)
+    except OSError:
+        return 0, 0
+    finally:
+        os.close(fd)
+
+
+def _base(header: bytes) -> tuple[int, int] | None:
+    """The validity and the last number that the first message names."""
+    for name in (b"x-imapbase:", b"x-imap:"):
+        for value in _values(header, name):
+            if pair := _pair(value):
+                return pair
+    return None
+
+
+def _pair(text: bytes) -> tuple[int, int] | None:
+    words = text.split(None, 2)
+    if len(words) < 2 or not _number(words[0]):
+        return None
+    return _number(words[0]), _number(words[1])
+
+
+def _number(text: bytes) -> int:
+    """A number of 32 bits; 0 where it is none."""
+    if not text.isdigit() or len(text) > 10 or int(text) >= 1 << 32:
+        return 0
+    return int(text)
+
+
+def _cut(header: bytes) -> bytes:
+    """A header that an empty line may end with CRLF, too."""
+    for end in (b"\n\n", b"\n\r\n"):
+        if (stop := header.find(end)) >= 0:
+            header = header[: stop + 1]
+    return header
+
+
+def _values(header: bytes, name: bytes) -> Iterator[bytes]:
+    """The values of a header field, each from its first line."""
+    lower = header.lower()
+    field = b"\n" + name
+    at = lower.find(field)
+    while at >= 0:
+        start = at + len(field)
+        end = header.find(b"\n", start)
+        if end < 0:
+            return  # cut off
+        yield header[start:end].strip(b" \t\r")
+        at = lower.find(field, end)
