@@ -92,8 +92,8 @@ def never_pause(seconds):
     return True
 
 
-def terms(dotlocks=TRY, lock_timeout=0.2, pause=never_pause):
-    return Terms(dotlocks=dotlocks, lock_timeout=lock_timeout, pause=pause)
+def terms(dotlocks=TRY, lock_timeout=0.2, pause=never_pause, **more):
+    return Terms(dotlocks=dotlocks, lock_timeout=lock_timeout, pause=pause, **more)
 
 
 def opened(path, **how) -> Spool | Refusal:
