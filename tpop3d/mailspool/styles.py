@@ -29,6 +29,8 @@ NUMBERED = 16  # the length of dovecot's ids: no other style's that stands besid
 NAME = "uidvalidity"  # in the mailbox's state directory, see `keep`
 
 _WORDS = struct.Struct("<2I")
+_FOLDED = frozenset((b" ", b"\t"))
+_INITIALS = frozenset((b"R", b"r", b"D", b"d", b"M", b"m", b"X"))  # popa3d knows no x-
 
 
 def style_for(
@@ -67,17 +69,18 @@ def popa3d(header: bytes) -> bytes | None:
     lines = []
     fixed = received = False
     for line in header.split(b"\n"):
-        if line[:1] not in (b" ", b"\t"):
-            name = line[: line.find(b":") + 1].lower()
-            if name == b"received:":
-                fixed = not received
-                received = True
-            elif name in (b"date:", b"message-id:"):
-                fixed = not received
-            else:
-                fixed = name == b"delivered-to:" or (
-                    name == b"x-delivery-id:" and line.startswith(b"X")
-                )
+        first = line[:1]
+        if first not in _FOLDED:
+            fixed = False
+            if first in _INITIALS:
+                name = line[: line.find(b":") + 1].lower()
+                if name == b"received:":
+                    fixed = not received
+                    received = True
+                elif name in (b"date:", b"message-id:"):
+                    fixed = not received
+                else:
+                    fixed = name in (b"delivered-to:", b"x-delivery-id:")
         if fixed:
             lines.append(line)
     if not lines:
