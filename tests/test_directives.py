@@ -39,6 +39,7 @@ DEFAULTS = {
     "mailspool-no-dotfile-locking": False,
     "mailspool-dotfile-locking": "try",
     "mailspool-index": True,
+    "uidl-style": "tpop3d",
     "no-commit-on-early-close": False,
     "state-directory": "/var/lib/tpop3d",
     "log-facility": "mail",
@@ -93,6 +94,7 @@ RIGHT = {
     "tls-ciphers": {"HIGH:!aNULL": "HIGH:!aNULL", "no such": "no such"},  # OpenSSL knows
     "log-facility": {**{f"local{n}": f"local{n}" for n in range(8)}, "mail": "mail",
                      "daemon": "daemon", "auth": "auth", "user": "user", "MAIL": "mail"},
+    "uidl-style": {one: one for one in ("tpop3d", "popa3d", "dovecot", "x-uidl")},
     "mailspool-dotfile-locking": {one: one for one in ("try", "require", "no")},
     "log-level": {level: level for level in
                   ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")},
@@ -116,6 +118,7 @@ WRONG = {
     "tls-min-version": ["", "1", "1.0", "1.1", "1.4", "TLSv1.2", "1.2 1.3"],
     "tls-ciphers": [],
     "log-facility": ["", "post", "local8", "mail daemon"],
+    "uidl-style": ["", "qpopper", "dovecot popa3d"],
     "mailspool-dotfile-locking": ["", "yes", "try require"],
     "log-level": ["", "loud", "7", "info debug"],
     "listen-address": ["a:b:c"],  # and more: test_addresses

@@ -8,7 +8,6 @@ import pytest
 
 from spools import content_of, good, mbox, messages_of
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool import spool as spool_module
 
 NEW = mbox(b"Subject: new\n\nnew mail\n", b"Subject: newer\n\nmore\n")
 TWIN = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")
@@ -261,12 +260,11 @@ def test_a_mail_programs_own_message_stays_hidden(path):
     assert path.read_bytes().startswith(INTERNAL)
 
 
-def test_another_style_of_ids_makes_others(path, monkeypatch):
+def test_another_style_of_ids_makes_others(path):
     visit(path)
-    monkeypatch.setattr(spool_module, "STYLE", "other")
-    listed = spool_module.indexes.load(
-        f"{path}.state", os.open(path, os.O_RDONLY), path.stat(), "other"
-    )
+    fd = os.open(path, os.O_RDONLY)
+    listed = indexes.load(f"{path}.state", fd, path.stat(), "other")
+    os.close(fd)
     assert len(listed.listing) == 5
     assert listed.ids == []
 

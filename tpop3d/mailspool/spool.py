@@ -263,8 +263,8 @@ class Spool:
         is_worth = self._listing.end >= indexes.WORTH or any(b"-" in one for one in self._ids)
         if is_worth and len(self._listing):
             seen = self._status, self._was_settled
-            known = self._listing, self._ids, self._terms.style
-            indexes.save(self._state, self._fd, *seen, *known)
+            style = self._terms.style
+            indexes.save(self._state, self._fd, *seen, self._listing, self._ids, style)
 
 
 def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refusal:
