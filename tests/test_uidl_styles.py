@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mailsite import CHECKOUT
 from spools import good, mbox, odd_spools
 from test_uniqueids import plain_id
+from tpop3d.config import DIRECTIVES
 from tpop3d.mailspool.scan import is_internal, scan
 from tpop3d.mailspool.styles import DOVECOT, HEADER, NAME, POPA3D, STYLES, TPOP3D, X_UIDL, style_for
 from tpop3d.mailspool.uniqueids import unique_ids
@@ -63,9 +64,18 @@ def test_dovecot_as_it_is(name):
     assert ids_of(octets, DOVECOT) == golden(f"{name}-dovecot.dovecot").split()
 
 
+def test_each_style_can_be_configured():
+    assert [DIRECTIVES["uidl-style"].parse(style) for style in STYLES] == list(STYLES)
+    assert DIRECTIVES["uidl-style"].default == TPOP3D
+
+
 def numbered(*headers):
-    """The numbers that messages get, None where one gets an id of our own."""
-    ids = ids_of(mbox(*(header + b"\ntext\n" for header in headers)), DOVECOT)
+    """The numbers that messages get, None where one gets an id of our own; also with what is known
+    of the first ones."""
+    octets = mbox(*(header + b"\ntext\n" for header in headers))
+    ids = ids_of(octets, DOVECOT)
+    for known in range(len(ids)):
+        assert ids_of(octets, DOVECOT, known=ids[:known]) == ids
     suffix = b"%08x" % VALIDITY
     return [int(one[:8], 16) if one[8:] == suffix else None for one in ids]
 
@@ -168,14 +178,24 @@ def test_dovecots_ids_outlive_the_first_message(tmp_path, index):
     path = tmp_path / "ann"
     path.write_bytes(golden("mail-dovecot.mbox"))
     theirs = golden("mail-dovecot.dovecot").split()
-    assert kept_by(path, 0, 15, index=index) == theirs[1:15]
-    assert kept_by(path, 0, 1, 13, index=index) == theirs[3:14]
+    assert kept_by(path, 0, 16, index=index) == theirs[1:16]
+    assert kept_by(path, 14, index=index) == theirs[1:15]
     # The last number was that of a message that is gone: nobody else gets it.
     with path.open("ab") as file:
-        file.write(mbox(b"X-UID: 15\n\nnew\n"))
+        file.write(mbox(b"X-UID: 16\n\nnew\n"))
     *ids, new = kept_by(path, 0, index=index)
-    assert ids == theirs[4:14]
+    assert ids == theirs[2:15]
     assert len(new) == 32
+    # With the last one that has a number all that goes.
+    with path.open("ab") as file:
+        file.write(mbox(b"X-UID: 1\n\nnewer\n"))
+    assert kept_by(path, *range(13), index=index) == ids_of(path.read_bytes(), TPOP3D)
+    assert not (tmp_path / "ann.state" / NAME).exists()
+
+
+def test_after_a_message_without_a_number_there_is_none():
+    octets = mbox(BASE + b"\none\n", b"X-UID: 5\n\ntwo\n")
+    assert len(ids_of(octets, DOVECOT, known=[b"0" * 32])[1]) == 32
 
 
 @pytest.mark.parametrize("content", [b"", b"1500000000\n", b"x y\n", b"9" * 500])

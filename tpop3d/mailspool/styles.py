@@ -135,20 +135,26 @@ def keep(state: str, ids: Sequence[bytes], deleted: Sequence[int]) -> None:
     path = f"{state}/{NAME}"
     left = [one for one, mark in zip(ids, deleted, strict=True) if not mark]
     numbered = [one for one in left if len(one) == NUMBERED]
-    if not (numbered and (deleted[0] or os.path.lexists(path))):
+    if not (deleted[0] or os.path.lexists(path)):
         return
-    content = b"%d %010d\n" % (int(numbered[-1][8:], 16), int(numbered[-1][:8], 16))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(f"{path}.new", flags, 0o600)
-        try:
-            os.write(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(f"{path}.new", path)
+        if numbered:
+            _write(path, b"%d %010d\n" % (int(numbered[-1][8:], 16), int(numbered[-1][:8], 16)))
+        else:
+            os.unlink(path)
     except OSError:
         pass
+
+
+def _write(path: str, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(f"{path}.new", flags, 0o600)
+    try:
+        os.write(fd, content)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
 
 
 def _kept(state: str) -> tuple[int, int]:
