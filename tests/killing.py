@@ -5,7 +5,8 @@ usage: killing.py DIRECTORY PART PARTS
 Every subset of a few messages is removed from spools of several shapes, and that is interrupted at
 every call that touches spool, journal, index or lock: the process is killed before it, within it or
 after it, or the call fails or does half of what it should. Mail is delivered before, after, and
-while it is recovered; recovery is interrupted, too, at every call of its own. Prints how many cases
+while it is recovered; recovery is interrupted, too, at every call of its own. PART of PARTS is one
+part of all that, from 0 on: `0 1` is everything, which takes some minutes. Prints how many cases
 there were; exit status 1 and what is wrong at the first one that ends neither old nor new.
 """
 
@@ -23,7 +24,6 @@ from tpop3d.mailspool.locks import TRY
 from tpop3d.mailspool.refusal import PARTIAL, Refusal
 from tpop3d.mailspool.spool import Terms, open_spool
 
-NEVER = 1 << 30
 CALLS = [
     (os, name)
     for name in ("open", "link", "write", "pwrite", "fsync", "ftruncate", "rename", "unlink")
@@ -36,7 +36,9 @@ SHAPES = {
     "blocks": [b"%d\n" % n + b"x" * (3000 + 500 * n) + b"\n" for n in range(4)],
     "large and small": [b"a\n", b"y" * 20_000 + b"\n", b"b\n", b"c\n"],
 }
-SUBSETS = [marks for marks in itertools.product((0, 1), repeat=4) if any(marks)]
+# Marks for the messages, and for what was delivered before.
+SUBSETS = [(*marks, 0) for marks in itertools.product((0, 1), repeat=4) if any(marks)]
+SUBSETS.append((1, 1, 1, 1, 1))
 NEW = [b"From new@example.org Mon Nov 23 08:00:00 2026\nnew %d\n\n" % n for n in range(3)]
 
 
@@ -107,7 +109,7 @@ def expunge(path, state, marks):
     if isinstance(spool, Refusal):
         return NOT_OPENED
     spool.unique_ids()
-    refused = spool.expunge(bytearray((*marks, *bytes(len(spool) - len(marks)))))
+    refused = spool.expunge(bytearray(marks))
     spool.close()
     if refused is None:
         return DONE
@@ -134,6 +136,22 @@ def check_listing(path, state, messages):
     return bodies == wanted and len(set(ids)) == len(ids) == len(messages)
 
 
+def recover_interrupted(path, state, how):
+    """Interrupt recovery at its first call, then at its second, until it is done; returns what is
+    wrong. Mail comes meanwhile."""
+    for again in itertools.count(1):
+        end = in_a_process(lambda: recover(path, state), again, how)
+        if end == BROKEN:
+            return f"recovery has a bug, when interrupted at {again}"
+        if again == 3:
+            deliver(path, 2)
+        if end == FEWER:
+            break
+    if again < 3:
+        deliver(path, 2)
+    return ""
+
+
 def case(path, state, messages, marks, at, how):
     """One interruption; returns whether there was one, and what is wrong."""
     with open(path, "r+b" if os.path.exists(path) else "wb") as file:
@@ -147,19 +165,17 @@ def case(path, state, messages, marks, at, how):
     if status == BROKEN:
         return True, "the program has a bug"
     deliver(path, 1)
-    again = NEVER if at % 4 else 1
-    while (end := in_a_process(lambda: recover(path, state), again, how)) != FEWER:
-        if end == BROKEN:
-            return True, f"recovery has a bug, when interrupted at {again}"
-        if again == 3:
-            deliver(path, 2)
-        again += 1
-    if not 3 < again < NEVER:
+    if at % 5:
         deliver(path, 2)
-    kept = [one for one, mark in zip(messages, marks, strict=True) if not mark] + NEW
+        if recover(path, state) != DONE:
+            return True, "it is not recovered"
+    elif wrong := recover_interrupted(path, state, how):
+        return True, wrong
+    old = [*messages, *NEW]
+    kept = [one for one, mark in zip(old, (*marks, 0, 0), strict=True) if not mark]
     wanted = [] if status == UNCHANGED else [kept]
     if status not in (DONE, LATER):
-        wanted.append(messages + NEW)
+        wanted.append(old)
     with open(path, "rb") as file:
         found = file.read()
     fitting = [one for one in wanted if b"".join(one) == found]
