@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spools import good, mbox, messages_of, odd_spools, opened
-from tpop3d.mailspool import journal as journals
+from tpop3d.mailspool import journal
 from tpop3d.mailspool.expunge import kept_ranges
 from tpop3d.mailspool.refusal import PARTIAL, TEMPORARY
 
@@ -49,8 +49,8 @@ def test_any_subset_leaves_exactly_the_others(tmp_path_factory, octets, marks, m
         # The separator goes with the message that it separates.
         new = meanwhile.removeprefix(b"\n\n") if any(marks[: len(messages)]) else meanwhile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journals, "BLOCK", block)
-        patch.setattr(journals, "CHUNK", 3 * block)
+        patch.setattr(journal, "BLOCK", block)
+        patch.setattr(journal, "CHUNK", 3 * block)
         left, refused = expunged(path, marks, meanwhile)
     assert refused is None
     assert left == before + b"".join(kept) + new
@@ -141,22 +141,46 @@ def test_a_first_write_that_fails_changes_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "spool.lock").exists()
 
 
-def test_what_breaks_when_it_has_begun_is_finished_by_the_next_session(tmp_path, monkeypatch):
+def test_a_later_write_that_fails_loses_nothing(tmp_path, monkeypatch):
+    """The journal is complete: the next one to open the spool goes on."""
     path = tmp_path / "spool"
     octets = mbox(*[b"message %d\n" % n for n in range(20)])
     path.write_bytes(octets)
-    with monkeypatch.context() as patch:
-        failing(patch, "ftruncate", after=0, error=5)
-        left, refused = expunged(path, [0, 1] + [0] * 18)
+    monkeypatch.setattr(journal, "BLOCK", 32)
+    monkeypatch.setattr(journal, "CHUNK", 32)
+    real, writes = os.pwrite, []
+
+    def pwrite(fd, data, position):
+        if os.path.lexists(f"{path}.state/journal"):
+            writes.append(position)
+            if len(writes) == 6:
+                raise OSError(28, "No space left on device")
+        return real(fd, data, position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    left, refused = expunged(path, [0, 1] + [0] * 18)
     assert refused is not None
     assert refused.kind == PARTIAL
-    assert "finished by the next session" in refused.reason
-    assert len(left) == len(octets)  # it is the end that is still there
-    spool = good(path)
-    assert "is done" in spool.found.line
-    spool.close()
+    assert left not in (octets, octets[:-1])
+    good(path).close()
     messages = messages_of(octets)
     assert path.read_bytes() == b"".join(messages[:1] + messages[2:])
+
+
+@pytest.mark.parametrize(("name", "after"), [("fsync", 3), ("fsync", 4), ("ftruncate", 0)])
+def test_an_end_that_cannot_be_cut_loses_nothing(tmp_path, monkeypatch, name, after):
+    path = tmp_path / "spool"
+    octets = mbox(b"first\n", b"second\n")
+    path.write_bytes(octets)
+    with monkeypatch.context() as patch:
+        failing(patch, name, after, error=5)
+        left, refused = expunged(path, [1, 0])
+    assert refused is not None
+    assert refused.kind == PARTIAL
+    kept = messages_of(octets)[1]
+    assert left.startswith(kept)
+    good(path).close()
+    assert path.read_bytes() == kept
 
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
