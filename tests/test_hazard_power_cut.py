@@ -316,8 +316,8 @@ def test_a_power_cut_while_it_is_recovered_that_somebody_was_killed(place, monke
                     disk.last = None
                     patient(path).close()
             for moment in disk.moments[last:]:
-                for layout in layouts(moment, disk, chance, 16):
+                for layout in layouts(moment, disk, chance, 10):
                     check_after(path, layout, OLD[shape], marks, is_told=False)
                     cases += 1
     print(f"{cases} power cuts")
-    assert cases > 500
+    assert cases > 1500
