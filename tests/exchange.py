@@ -1,0 +1,85 @@
+"""Programs that deliver to mailspools, and POP3 clients that empty them meanwhile."""
+
+import poplib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from mailsite import PATIENCE
+from neighbours import USERS, numbers_in
+
+CLIENTS = 8
+
+
+class Clients:
+    """POP3 clients that fetch and delete in a loop, until there is nothing more to wait for."""
+
+    def __init__(self, door, users):
+        self.door = door
+        self.taken = []
+        self.sessions = self.refused = self.broken_off = 0
+        self.enough = threading.Event()
+        self.pool = ThreadPoolExecutor(CLIENTS)
+        self.loops = [
+            self.pool.submit(self.loop, users[number % len(users)]) for number in range(CLIENTS)
+        ]
+
+    def loop(self, user):
+        while not self.enough.is_set():
+            self.fetch_and_delete(user)
+
+    def fetch_and_delete(self, user):
+        """One session that takes everything: its numbers are the client's once QUIT is answered.
+
+        It gets nothing while another one has the maildrop, or if a program rewrote it meanwhile.
+        """
+        client = poplib.POP3(self.door.host, self.door.port, 3 * PATIENCE)
+        fetched = []
+        try:
+            client.user(user)
+            client.pass_("secret")
+            for index in range(len(client.list()[1])):
+                fetched += numbers_in(b"\n".join(client.retr(index + 1)[1]))
+                client.dele(index + 1)
+            client.quit()
+        except poplib.error_proto as error:
+            if b"[IN-USE]" in error.args[0]:
+                self.refused += 1
+            elif b"[SYS/TEMP]" in error.args[0]:
+                self.broken_off += 1
+            else:
+                raise
+        else:
+            self.sessions += 1
+            self.taken += fetched
+        finally:
+            client.close()
+
+    def finish(self):
+        self.enough.set()
+        for loop in self.loops:
+            loop.result()
+        self.pool.shutdown()
+
+
+def exchange(site, door, messages, deliverers, shared):
+    """Let these deliver so many numbered messages in all, while clients take them.
+
+    Into a spool that is shared by all, or each into one of its own. Returns the clients, and the
+    numbers of all messages: those that they took and those that are left.
+    """
+
+    def work(index, deliverer):
+        for number in range(index, messages, len(deliverers)):
+            deliverer.deliver(users[index % len(users)], number)
+        deliverer.finish()
+
+    users = USERS[:1] if shared else USERS
+    clients = Clients(door, users)
+    try:
+        with ThreadPoolExecutor(len(deliverers)) as pool:
+            for delivery in [pool.submit(work, *one) for one in enumerate(deliverers)]:
+                delivery.result()
+    finally:
+        clients.finish()
+    left = [number for user in users for number in numbers_in(site.spool(user).read_bytes())]
+    return clients, sorted(clients.taken + left)
