@@ -65,34 +65,57 @@ def test_while_it_waits_for_a_lock(site, inetd):
     assert site.spool("anna").read_bytes() == SPOOL
 
 
-def test_during_the_expunge_it_is_finished_first(site):
-    """Each write is slowed down by strace, and the signal comes between two of them."""
-    strace = need("strace")
-    site.add("anna", SPOOL)
-    big = mbox(*[b"Subject: %d\n\n%b\n" % (n, b"y" * 900_000) for n in range(8)])
-    site.spool("anna").write_bytes(big)
-    trace = site.path / "trace"
-    slow = [strace, "-f", "-o", str(trace), "-e", "trace=pwrite64"]
-    slow += ["-e", "inject=pwrite64:delay_enter=150000"]
-    real = doors.SERVER
-    doors.SERVER = [*slow, *real]
-    try:
-        with doors.inetd(site) as wire:
-            wire.login("anna")
-            assert wire.ask("DELE 1").startswith(b"+OK")
-            wire.send(b"QUIT\r\n")
-            poll(lambda: trace.exists() and trace.read_text().count("pwrite64(") >= 3, "writes")
-            server = [pid for pid in site.processes() if pid != wire.process.pid]
-            assert len(server) == 1
-            os.kill(server[0], signal.SIGTERM)
-            assert wire.line().startswith(b"+OK")
-            wire.process.wait(20)
-            wire.logs.wait_for("session user=anna .*dele=1 left=7 .*end=quit")
-    finally:
-        doors.SERVER = real
-    assert "SIGTERM" in trace.read_text()
-    assert site.spool("anna").read_bytes() == b"".join(messages_of(big)[1:])
-    assert not Path(f"{site.spool('anna')}.lock").exists()
+BIG = mbox(*[b"Subject: %d\n\n%b\n" % (n, b"y" * 900_000) for n in range(8)])
+
+
+def is_in(spool):
+    """Has the expunge come as far as the spool, whose first message becomes another?"""
+    with spool.open("rb") as file:
+        return file.read(1000) != BIG[:1000]
+
+
+def is_journaling(spool):
+    return list(spool.parent.parent.glob("state/*/journal*")) and not is_in(spool)
+
+
+def terminate(wire, server):
+    os.kill(server, signal.SIGTERM)
+    assert wire.line().startswith(b"+OK")
+
+
+def hang_up(wire, server):
+    wire.close()
+
+
+@pytest.mark.parametrize(("event", "end"), [(terminate, "quit"), (hang_up, "eof")])
+@pytest.mark.parametrize("moment", [is_journaling, is_in])
+def test_during_the_expunge_it_is_finished_first(site, monkeypatch, moment, event, end):
+    """Each write is slowed down by strace, and the event comes between two of them."""
+    site.add("anna", BIG)
+    path, trace = site.spool("anna"), site.path / "trace"
+    slow = [need("strace"), "-f", "-o", str(trace), "-e", "trace=pwrite64"]
+    slow += ["-e", "inject=pwrite64:delay_enter=100000"]
+    monkeypatch.setattr(doors, "SERVER", [*slow, *doors.SERVER])
+    with doors.inetd(site) as wire:
+        wire.login("anna")
+        assert wire.ask("DELE 1").startswith(b"+OK")
+        wire.send(b"QUIT\r\n")
+        poll(lambda: moment(path), "the expunge")
+        assert path.stat().st_size == len(BIG)
+        (server,) = [pid for pid in site.processes() if pid != wire.process.pid]
+        event(wire, server)
+        wire.process.wait(20)
+        wire.logs.wait_for(f"session user=anna .*dele=1 left=7 .*end={end}")
+
+    assert ("SIGTERM" in trace.read_text()) == (event is terminate)
+    assert path.read_bytes() == b"".join(messages_of(BIG)[1:])
+    assert_nothing_is_left(site)
+
+
+def assert_nothing_is_left(site):
+    """No dotlock, and no journal."""
+    assert not list(site.spools.glob("*.lock"))
+    assert not list(site.state.glob("*/journal*"))
 
 
 def test_at_a_random_moment_the_spool_is_the_old_or_the_new_one(site):
@@ -119,5 +142,5 @@ def test_at_a_random_moment_the_spool_is_the_old_or_the_new_one(site):
         left = path.read_bytes()
         assert left in (SPOOL, WITHOUT_FIRST)
         outcomes.add(left)
-        assert not Path(f"{path}.lock").exists()
+        assert_nothing_is_left(site)
     assert len(outcomes) == 2, "the moments were all early, or all late"

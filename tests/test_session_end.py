@@ -1,11 +1,13 @@
 """How sessions with the real server end, and what is removed then."""
 
+import os
 import signal
 import time
 
 import pytest
 
 import doors
+import tlskit
 from mailsite import PATIENCE, poll
 from protocol import as_sent, run_server
 from samples import spool_of
@@ -172,6 +174,27 @@ def hang_up_behind_quit(site, pipes):
 def test_quit_removes_even_if_nobody_hears_the_answer(ann, pipes):
     assert " dele=1 left=3 " in hang_up_behind_quit(ann, pipes)
     assert ann.spool("ann").read_bytes() == spool_of(MESSAGES[1:])
+
+
+@tlskit.in_both_doors
+def test_quit_removes_even_if_nobody_hears_the_answer_over_tls(ann, opens):
+    tlskit.secure(ann)
+    with opens(ann) as door:
+        wire = door.connect()
+        assert wire.line().startswith(b"+OK")
+        tlskit.stls(wire)
+        for command in ("USER ann", "PASS secret", "DELE 1"):
+            assert wire.ask(command).startswith(b"+OK")
+        running = set(ann.processes()) - {door.process.pid}
+        for pid in running:
+            os.kill(pid, signal.SIGSTOP)
+        wire.send(b"QUIT\r\n")
+        wire.close()
+        for pid in running:
+            os.kill(pid, signal.SIGCONT)
+        assert " dele=1 left=3 " in door.logs.wait_for(": session ")
+    assert ann.spool("ann").read_bytes() == spool_of(MESSAGES[1:])
+    assert not list(ann.state.glob("*/journal*"))
 
 
 @pytest.mark.parametrize("pipes", [False, True], ids=["socketpair", "pipes"])
