@@ -92,11 +92,13 @@ class Relay:
         other takes nothing, and deadlines are the session's."""
         poll, client, inner = select.poll(), self._client, self._inner.fileno()
         masks: dict[int, int] = {}
+        before: tuple[bool, ...] = ()
         self._take(client.decrypt())  # what came behind the handshake
         while client.unsent or not self._is_at_end():
             if self._to_session or client.is_over:
                 self._pass_on()
-            if (wanted := self._interests()) != masks:
+            if (now := self._state()) != before:
+                before, wanted = now, self._interests()
                 _register(poll, masks, wanted)
                 masks = wanted
             left = self._linger - monotonic() if self._linger else None
@@ -127,7 +129,16 @@ class Relay:
 
     def _take(self, octets: list[bytes]) -> None:
         """Have something more for the session."""
-        self._to_session = memoryview(b"".join((self._to_session, *octets)))
+        if self._to_session or len(octets) > 1:
+            octets = [b"".join((self._to_session, *octets))]
+        if octets:
+            self._to_session = memoryview(octets[0])
+
+    def _state(self) -> tuple[bool, ...]:
+        """All that `_interests` depends on."""
+        client, unsent = self._client, len(self._client.unsent)
+        over = client.is_over, self._session_is_over, self._linger > 0
+        return (bool(self._to_session), unsent > 0, unsent < MAX_UNSENT, *over)
 
     def _interests(self) -> dict[int, int]:
         """What to wait for: nothing from a side while the other has not taken what is there."""
