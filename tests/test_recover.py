@@ -98,7 +98,8 @@ def test_each_is_its_users_business(site, crashed, tmp_path):
 
 # Who cannot read the interpreter's own files, as where it lies in root's home.
 AS_AN_ORDINARY_USER = """
-import argparse, grp, os, pwd, tpop3d.auth.flatfile, tpop3d.cli, tpop3d.recover
+import os, sys, tpop3d.cli, tpop3d.config, tpop3d.recover
+tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
 os.setgroups([])
 os.setgid(2001)
 os.setuid(2001)
