@@ -305,6 +305,12 @@ def test_another_style_of_ids_makes_others(path):
     assert listed.ids == []
 
 
+def test_times_before_1970_are_no_reason_to_fail(path):
+    os.utime(path, ns=(-(10**9), -(10**9)))
+    visit(path)
+    assert not index_of(path).exists()
+
+
 def test_small_spools_have_none(path, monkeypatch):
     monkeypatch.setattr(indexes, "WORTH", len(OCTETS) + 1)
     visit(path)

@@ -170,7 +170,7 @@ def save(
         if written < len(octets):
             raise OSError(0, "short write")
         os.rename(under_way, f"{directory}/{NAME}")
-    except OSError:
+    except (OSError, struct.error):  # the latter: times before 1970
         forget(directory)
 
 

@@ -82,6 +82,12 @@ class Journal:
         """What the spool will hold between two offsets; from final on, what it holds."""
         return read_all(self.fd, start - self.plan.first + self._kept_at, end - start)
 
+    def become(self, other: Journal) -> None:
+        """Be another journal from now on, which has been written in place of this one."""
+        self.close()
+        self.fd, self.plan, self.table, self.rest = other.fd, other.plan, other.table, other.rest
+        self._kept_at = other._kept_at
+
     def close(self) -> None:
         """Let go of the file."""
         os.close(self.fd)

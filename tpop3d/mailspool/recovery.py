@@ -43,10 +43,7 @@ def carry_out(journal: Journal, spool: int, directory: str) -> None:
         if size <= plan.size:
             break
         # Somebody has delivered, before we came or without a lock.
-        further = _with_more(journal, spool, size, directory)
-        journal.close()
-        journal.fd, journal.plan = further.fd, further.plan
-        journal.table, journal.rest = further.table, further.rest
+        journal.become(_with_more(journal, spool, size, directory))
         plan = journal.plan
     os.ftruncate(spool, plan.final)
     os.fsync(spool)

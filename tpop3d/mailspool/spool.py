@@ -205,6 +205,12 @@ class Spool:
         """Remove the messages whose entry in `deleted` is 1. Mail that came meanwhile is kept."""
         if not any(deleted):
             return None
+        try:
+            # Now, since it takes its time, and nobody delivers while the spool is locked.
+            if self._terms.style == styles.DOVECOT:
+                self.unique_ids()
+        except OSError as error:
+            return of_error(error, "nothing removed")
         locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             return refused
