@@ -31,8 +31,6 @@ PARTING_SECONDS = 1.0  # for the client to close after we did
 # The longest time for the client to take what was sent, in times that for taking nothing.
 LINGER_TIMES = 3
 PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
-
-
 MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 
 
@@ -54,9 +52,10 @@ class Wire:
     def __init__(self, fd_in: int, fd_out: int, wakeup: int, pending: bytes = b"") -> None:
         self._in = fd_in
         self._out = fd_out
-        self._ending = select.poll()
-        self._ending.register(wakeup, select.POLLIN)
         self._wakeup = wakeup
+        self._ending = _poll({wakeup: select.POLLIN})
+        self._reading = _poll({fd_in: select.POLLIN, wakeup: select.POLLIN})
+        self._writing = _poll({fd_out: select.POLLOUT, wakeup: select.POLLIN})
         self._lines = LineBuffer(pending)
         self._gathered: list[bytes] = []
         self._gathered_octets = 0
@@ -89,11 +88,12 @@ class Wire:
         Sends what was gathered before it waits. Raises `Ended`; of a signal also where a line is
         there already, so that a client with many commands under way does not put the end off.
         """
-        if self.pause(0):
+        line = self._lines.next_line(limit)
+        if line is not None and self.pause(0):
             raise Ended(SIGNAL)
-        while (line := self._lines.next_line(limit)) is None:
+        while line is None:
             self.flush()
-            self._wait(self._in, select.POLLIN)
+            self._wait(self._reading)
             try:
                 received = os.read(self._in, RECEIVE)
             except OSError:
@@ -102,6 +102,7 @@ class Wire:
                 raise Ended(EOF)
             self.octets_in += len(received)
             self._lines.feed(received)
+            line = self._lines.next_line(limit)
         return line
 
     def send(self, blocks: Iterable[bytes]) -> None:
@@ -118,31 +119,24 @@ class Wire:
         """Send what was gathered, in one call where the client takes it. Raises `Ended`."""
         if not self._gathered:
             return
-        view = memoryview(b"".join(self._gathered))
+        rest = memoryview(b"".join(self._gathered))
         self._gathered.clear()
         self._gathered_octets = 0
-        while view:
-            sent = self._send_some(view)
+        while rest:
+            try:
+                sent = send_now(self._socket, self._out, rest)
+            except OSError:
+                raise Ended(EOF) from None
             if not sent:
-                self._wait(self._out, select.POLLOUT)
+                self._wait(self._writing)
                 continue
-            view = view[sent:]
+            rest = rest[sent:]
             self.octets_out += sent
             if self.extension:
                 self.deadline = monotonic() + self.extension
 
-    def _send_some(self, view: memoryview) -> int:
-        """Send without blocking; returns how many octets went, 0 where none could."""
-        try:
-            return send_now(self._socket, self._out, view)
-        except OSError:
-            raise Ended(EOF) from None
-
-    def _wait(self, fd: int, mask: int) -> None:
-        """Wait until `fd` can be used. Raises `Ended` at the deadline, and on a signal."""
-        poll = select.poll()
-        poll.register(fd, mask)
-        poll.register(self._wakeup, select.POLLIN)
+    def _wait(self, poll: select.poll) -> None:
+        """Wait to read or to write. Raises `Ended` at the deadline, and on a signal."""
         ready: list[tuple[int, int]] = []
         while not ready:
             left = self.deadline - monotonic()
@@ -159,17 +153,13 @@ class Wire:
     def has_hung_up(self, seconds: float = 0) -> bool:
         """Has the client closed its sending side by now, whatever it sent before that? Of one that
         is behind a relay, the news may take some `seconds`."""
-        poll = select.poll()
-        poll.register(self._in, select.POLLRDHUP)
-        return bool(poll.poll(seconds * 1000))
+        return bool(_poll({self._in: select.POLLRDHUP}).poll(seconds * 1000))
 
     def has_sent_more(self) -> bool:
         """Has the client sent anything behind the line that was read last? Raises `Ended`."""
-        poll = select.poll()
-        poll.register(self._in, select.POLLIN)
         if self._lines.rest():
             return True
-        if not poll.poll(0):
+        if not _poll({self._in: select.POLLIN}).poll(0):
             return False
         try:
             if os.read(self._in, 1):
@@ -180,9 +170,8 @@ class Wire:
 
     def has_unread(self) -> bool:
         """Has the client sent anything that nobody has read as a line?"""
-        poll = select.poll()
-        poll.register(self._in, select.POLLIN)
-        return self._lines.has_line() or any(mask & select.POLLIN for _, mask in poll.poll(0))
+        ready = _poll({self._in: select.POLLIN}).poll(0)
+        return self._lines.has_line() or any(mask & select.POLLIN for _, mask in ready)
 
     def part(self) -> None:
         """End the connection from our side so that what was sent last is received.
@@ -197,7 +186,7 @@ class Wire:
             self.deadline = monotonic() + PARTING_SECONDS
             received = b"unknown"
             while received:
-                self._wait(self._in, select.POLLIN)
+                self._wait(self._reading)
                 received = os.read(self._in, RECEIVE)
         except (OSError, Ended):
             pass  # gone, or too slow to matter
@@ -210,6 +199,14 @@ class Wire:
         """Let go of what this object opened; the descriptors it was given stay open."""
         if self._socket is not None:
             self._socket.close()
+
+
+def _poll(masks: dict[int, int]) -> select.poll:
+    """What waits for these descriptors."""
+    poll = select.poll()
+    for fd, mask in masks.items():
+        poll.register(fd, mask)
+    return poll
 
 
 def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> int:
