@@ -19,6 +19,7 @@ MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds mo
 MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
 MAX_LEVEL = 7  # of syslog's levels, the least urgent
 MAX_LINE = 1000  # octets of a line for the log
+MAX_ORDER = 512  # octets of an order, or of a verdict
 MAX_MESSAGE = 2 * MAX_NAME + MAX_PENDING + 64
 
 # Verdicts, from the monitor.
@@ -211,8 +212,11 @@ class Channel:
 
         Raises `Violation`; BlockingIOError where there is no message.
         """
-        buffer = bytearray(MAX_MESSAGE)
         try:
+            # Most are short, and a buffer for the longest would cost more than the rest.
+            flags = _socket.MSG_DONTWAIT | _socket.MSG_PEEK | _socket.MSG_TRUNC
+            length = self._socket.recv_into(bytearray(1), 1, flags)
+            buffer = bytearray(min(length, MAX_MESSAGE) or 1)
             length, rights, flags, _ = self._socket.recvmsg_into([buffer], 0, _socket.MSG_DONTWAIT)
         except ConnectionError:
             return None
@@ -241,7 +245,7 @@ class Channel:
         message = b"?"
         while len(message) == 1:  # a verdict on somebody who is let in already, or gone
             message, rights, _, _ = self._socket.recvmsg(
-                MAX_MESSAGE, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
+                MAX_ORDER, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
             )
         if not message:
             return None
