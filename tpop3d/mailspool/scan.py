@@ -4,7 +4,7 @@ A message starts at a line `From ` at the start of the file or after an empty li
 the next. Its content is what follows the `From ` line, without the empty line that separates it
 from the next message (or that ends the file). Content-Length is not believed.
 
-The pass reads blocks into one reused buffer and works on them with `find` and `count` alone:
+The pass reads blocks into one reused buffer and works on them with `find` and `replace` alone:
 anything done once a line costs a hundred times as much.
 """
 
@@ -14,6 +14,7 @@ import os
 from array import array
 from binascii import crc32
 
+from tpop3d.mailspool.md5 import md5
 from tpop3d.mailspool.refusal import Truncated
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ COLUMNS = ("starts", "bodies", "ends", "octets", "prints")  # of a `Listing`
 BLOCK = 1 << 18  # octets; fits the processor's cache
 OVERLAP = 8  # octets kept before each block: "\n\r\nFrom" may be cut anywhere
 HEAD = 512  # octets that a unique-id and a fingerprint cover
+DIGEST = 16  # octets of an MD5
 INTERNAL_SUBJECT = b"DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA"
 INTERNAL_HEADERS = 8192  # octets in which the header of such a message must end
 
@@ -33,11 +35,11 @@ class Listing:
 
     Message n starts at `starts[n]` with its `From ` line; its content is
     `bodies[n]`..`ends[n]`, and `octets[n]` long when sent; it runs to `starts[n + 1]`, or to `end`.
-    `prints[n]` is a fingerprint of its first octets. `hides_first`: a mail program's own record
-    stands before them.
+    `prints[n]` is a fingerprint of its first octets. `digests` are their MD5s, if they were asked
+    for. `hides_first`: a mail program's own record stands before them.
     """
 
-    __slots__ = ("bodies", "end", "ends", "hides_first", "octets", "prints", "starts")
+    __slots__ = ("bodies", "digests", "end", "ends", "hides_first", "octets", "prints", "starts")
 
     def __init__(self, end: int) -> None:
         self.starts = array("Q")
@@ -45,6 +47,7 @@ class Listing:
         self.ends = array("Q")
         self.octets = array("Q")
         self.prints = array("I")
+        self.digests = bytearray()
         self.end = end
         self.hides_first = False
 
@@ -64,6 +67,7 @@ class Listing:
         """Hide the first message: it is then like anything else that stands before the rest."""
         for name in COLUMNS:
             del getattr(self, name)[0]
+        del self.digests[:DIGEST]
         self.hides_first = True
 
     def remove(self, deleted: Sequence[int], end: int) -> None:
@@ -76,6 +80,7 @@ class Listing:
         octets, prints = self.octets[first:], self.prints[first:]
         for name in COLUMNS:
             del getattr(self, name)[first:]
+        self.digests.clear()
         gone = 0
         for index, mark in enumerate(deleted[first:]):
             if mark:
@@ -97,14 +102,15 @@ class NotAnMbox(Exception):
         self.offset = offset
 
 
-def scan(fd: int, start: int, end: int) -> Listing:
+def scan(fd: int, start: int, end: int, with_digests: bool = False) -> Listing:
     """List the messages between two offsets; `start` is the start of the file or of a message.
 
     Raises `Truncated`, `NotAnMbox`, and OSError.
     """
     listing = Listing(end)
-    scanner = _Scanner(fd, listing)
-    buffer = bytearray(b"\n" * OVERLAP + bytes(BLOCK))
+    scanner = _Scanner(fd, listing, with_digests)
+    buffer = bytearray(OVERLAP + min(BLOCK, end - start))
+    buffer[:OVERLAP] = b"\n" * OVERLAP
     target = memoryview(buffer)[OVERLAP:]
     position = start
     while position < end:
@@ -122,9 +128,10 @@ def scan(fd: int, start: int, end: int) -> Listing:
 class _Scanner:
     """The message that is being measured, across blocks."""
 
-    def __init__(self, fd: int, listing: Listing) -> None:
+    def __init__(self, fd: int, listing: Listing, with_digests: bool) -> None:
         self._fd = fd
         self._listing = listing
+        self._with_digests = with_digests
         self._start = -1  # of the current message; -1 before the first
         self._body = -1  # -1 until the end of its From_ line was seen
         self._newlines = 0  # LFs of the content so far, the separator's included
@@ -165,8 +172,11 @@ class _Scanner:
                 return
             start = newline + 1
             self._body = base + start
-        self._newlines += window.count(b"\n", start, stop)
-        if has_cr and stop > start:
+        if stop <= start:
+            return
+        # Thrice as fast as `count`, which looks at each octet for itself.
+        self._newlines += stop - start - len(window[start:stop].replace(b"\n", b""))
+        if has_cr:
             # From one octet before: the LF of a pair may be the first of this part.
             self._pairs += window.count(b"\r\n", start - 1, stop)
 
@@ -191,12 +201,13 @@ class _Scanner:
         listing.bodies.append(body)
         listing.ends.append(end)
         listing.octets.append(octets)
-        head = min(HEAD, end - start)
         if start >= base:
-            print_ = crc32(window[start - base : start - base + head])
+            head = window[start - base : start - base + min(HEAD, stop - start)]
         else:
-            print_ = crc32(os.pread(self._fd, head, start))
-        listing.prints.append(print_)
+            head = os.pread(self._fd, min(HEAD, stop - start), start)
+        listing.prints.append(crc32(head[: end - start] if end - start < HEAD else head))
+        if self._with_digests:
+            listing.digests += md5(head, usedforsecurity=False).digest()
 
 
 def _refuse_garbage(fd: int, start: int, first: int) -> None:

@@ -14,6 +14,7 @@ from array import array
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import refusal, styles
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
+from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
 from tpop3d.mailspool.refusal import Refusal, Truncated, of_error
@@ -129,7 +130,9 @@ class Spool:
             if known is not None:
                 self._listing, self._ids = known.listing, known.ids
             else:
-                self._listing = scan(self._fd, 0, status.st_size)
+                # Other styles want more of a message than its first octets.
+                with_digests = self._terms.style == styles.TPOP3D
+                self._listing = scan_all(self._fd, status.st_size, with_digests)
                 if is_internal(self._fd, self._listing):
                     self._listing.drop_first()
             self._is_news = known is None or not known.is_current
@@ -156,12 +159,12 @@ class Spool:
         if self._fd == NO_FILE:
             return ""
         try:
-            status = os.fstat(self._fd)
             named = os.lstat(self.path)
+            if self._status is not None and _look(named) == _look(self._status):
+                return ""
+            status = os.fstat(self._fd)
             if (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino):
                 return "another file has its name"
-            if self._status is not None and _look(status) == _look(self._status):
-                return ""
             if status.st_size < self._listing.end:
                 return "it became shorter"
             if why := self._differs(status.st_size):
@@ -206,8 +209,9 @@ class Spool:
         if not any(deleted):
             return None
         try:
-            # Now, since it takes its time, and nobody delivers while the spool is locked.
-            if self._terms.style == styles.DOVECOT:
+            # Now, since it takes its time, and nobody delivers while the spool is locked. The
+            # index will know them, so that the twin of a message that goes keeps its own.
+            if self._terms.style == styles.DOVECOT or self._listing.digests:
                 self.unique_ids()
         except OSError as error:
             return of_error(error, "nothing removed")
@@ -265,7 +269,13 @@ class Spool:
         """Write the index, where it is worth it, or where an id could not be found again."""
         if not (self._is_news and self._terms.index and self._status is not None):
             return
-        self._is_news = False
+        try:
+            if self._listing.digests:
+                self.unique_ids()  # all but made
+        except OSError:
+            return
+        finally:
+            self._is_news = False
         is_worth = self._listing.end >= indexes.WORTH or any(b"-" in one for one in self._ids)
         if is_worth and len(self._listing):
             seen = self._status, self._was_settled
@@ -324,5 +334,5 @@ def _wrong_file(status: os.stat_result, owner: int) -> str:
 
 
 def _look(status: os.stat_result) -> tuple[int, ...]:
-    """What tells at a glance that nobody has touched a file."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    """What tells at a glance that a file is the same, and that nobody has touched it."""
+    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ctime_ns

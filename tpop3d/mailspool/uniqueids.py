@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from tpop3d.mailspool.md5 import md5
-from tpop3d.mailspool.scan import BLOCK, HEAD, Listing
+from tpop3d.mailspool.scan import BLOCK, DIGEST, HEAD, Listing
 from tpop3d.mailspool.styles import header
 
 TYPE_CHECKING = False
@@ -33,8 +33,14 @@ def unique_ids(
     whole content, so that it does not depend on what stands between; of messages that are the same
     octet for octet, the second and later ones are counted.
     """
+    if not known and style is None and len(listing.digests) == DIGEST * len(listing):
+        digits = listing.digests.hex().encode()
+        ids = [digits[first : first + DIGITS] for first in range(0, len(digits), DIGITS)]
+        if len(set(ids)) == len(ids):
+            return ids
     ids = list(known)
     taken = set(known)
+    counts: dict[bytes, int] = {}
     for index in range(len(known), len(listing)):
         unique_id = style(header(fd, listing, index)) if style else None
         # A suffix may make one too long that is not our own.
@@ -43,19 +49,24 @@ def unique_ids(
             head = os.pread(fd, min(HEAD, listing.next_start(index) - start), start)
             unique_id = md5(head, usedforsecurity=False).hexdigest().encode()
         if unique_id in taken:
-            unique_id = _with_suffix(unique_id, _whole(fd, listing, index), taken)
+            unique_id = _with_suffix(unique_id, _whole(fd, listing, index), taken, counts)
         taken.add(unique_id)
         ids.append(unique_id)
     return ids
 
 
-def _with_suffix(unique_id: bytes, whole: str, taken: set[bytes]) -> bytes:
+def _with_suffix(
+    unique_id: bytes, whole: str, taken: set[bytes], counts: dict[bytes, int]
+) -> bytes:
+    """`counts` has the last number that each suffix got, so that a spool of nothing but copies
+    is counted once."""
     suffixed = unique_id + b"-" + whole[:SUFFIX_DIGITS].encode()
     candidate = suffixed
-    count = 2
+    count = counts.get(suffixed, 1)
     while candidate in taken:
-        candidate = b"%b-%d" % (suffixed, count)
         count += 1
+        candidate = b"%b-%d" % (suffixed, count)
+    counts[suffixed] = count
     return candidate
 
 
