@@ -15,7 +15,7 @@ import pytest
 import doors
 import tlskit
 from authkit import LEAST, at_door, read_line, text_of
-from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, poll
+from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, poll
 from spools import mbox
 from test_listener_signals import reload
 
@@ -202,6 +202,14 @@ def test_the_number_of_imports_is_a_budget(tmp_path):
     foreign = {one for one in new if not one.startswith("tpop3d")}
     assert len(foreign) <= 18, sorted(foreign)
     assert len(new - foreign) <= 40, sorted(new - foreign)
+
+
+def test_a_new_module_on_the_path_is_a_decision():
+    """It is one to write down what tests/bench/imports finds, by its --accept."""
+    command = [sys.executable, CHECKOUT / "tests" / "bench" / "imports"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "  tpop3d.session.gatekeeper\n" in found.stdout
 
 
 LATE = "from importlib import import_module; import_module('hashlib'); import re, json.tool\n"
