@@ -110,12 +110,8 @@ class Server:
     def forget(self):
         """Have it know nothing of its mailspools."""
         for cache in self.caches:
-            shutil.rmtree(cache, ignore_errors=True)
-            cache.mkdir(mode=0o700)
-            os.chown(cache, OWNER.pw_uid, OWNER.pw_gid)
-            if cache.name == "state":
-                shutil.chown(cache, os.geteuid(), os.getegid())
-                cache.chmod(0o755)
+            for place in cache.glob(f"{OWNER.pw_uid}.*" if cache.name == "state" else "*"):
+                shutil.rmtree(place)
 
     def stop(self):
         if self.process is None:
@@ -182,7 +178,6 @@ def _served(name, directory, users):
 
 def _configure(server):
     server.caches = [server.directory / "state"]
-    server.forget()
     passwords = server.directory / "passwd"
     passwords.write_text("".join(f"{user}:{{plaintext}}secret\n" for user in server.users))
     conf = server.directory / "tpop3d.conf"
@@ -317,7 +312,9 @@ def _dovecot(name, directory, users, login="", pop3=""):
         raise Missing("only root can start dovecot")
     with _served(name, directory, users) as server:
         server.caches = [server.directory / "index", server.directory / "mail"]
-        server.forget()
+        for cache in server.caches:
+            cache.mkdir(mode=0o700)
+            os.chown(cache, OWNER.pw_uid, OWNER.pw_gid)
         passwords = server.directory / "passwd"
         passwords.write_text("".join(f"{user}:{{PLAIN}}secret\n" for user in users))
         conf = server.directory / "dovecot.conf"
