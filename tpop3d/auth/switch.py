@@ -11,7 +11,7 @@ from tpop3d.auth.driver import CANNOT_SAY, YES, Login, Verdict, checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tpop3d.auth.driver import Driver
     from tpop3d.config import Config
@@ -28,23 +28,37 @@ class Switch:
 
     def decide(self, attempt: Attempt, local_domain: bytes, client: str) -> Verdict:
         """Is the attempt good? `local_domain` is that of the address it was made at, or b""."""
+        if refused := self.refusal(attempt):
+            return refused
+        others = []
+        for login, verdict in self.walk(attempt, local_domain, client):
+            if verdict.answer == YES:
+                self._tell(login)
+                return verdict
+            if verdict.answer == CANNOT_SAY:
+                driver, reason = verdict.driver, verdict.reason
+                logs.error(logs.event("driver undecided", driver=driver, reason=reason))
+            others.append(verdict)
+        return sum_of(others)
+
+    def refusal(self, attempt: Attempt) -> Verdict | None:
+        """Why no driver is asked about an attempt, or None."""
         if attempt.password == b"" and not self._config.permit_empty_password:
             return Verdict.no("empty password")
-        undecided: Verdict | None = None
-        refused: Verdict | None = None
+        return None
+
+    def walk(
+        self, attempt: Attempt, local_domain: bytes, client: str
+    ) -> Iterator[tuple[Login, Verdict]]:
+        """Ask every driver about the first name to try, then about the next, up to the first yes.
+        Each is asked when its turn comes; drivers that want to know of a login are not told."""
         for login in self._logins(attempt, local_domain, client):
             for name, driver in self._drivers.items():
                 verdict = self._ask(driver, login)
                 verdict.driver = name
+                yield login, verdict
                 if verdict.answer == YES:
-                    self._tell(login)
-                    return verdict
-                if verdict.answer == CANNOT_SAY:
-                    logs.error(logs.event("driver undecided", driver=name, reason=verdict.reason))
-                    undecided = undecided or verdict
-                elif refused is None or refused.reason == "unknown user":
-                    refused = verdict  # the log wants the most telling reason
-        return undecided or refused or Verdict.no("no driver is enabled")
+                    return
 
     def _logins(self, attempt: Attempt, local_domain: bytes, client: str) -> Iterator[Login]:
         """The names to try: as it was given; then with a domain, or without it."""
@@ -92,3 +106,15 @@ class Switch:
 
             if why := isolation.tell(on_login, login, self._config.auth_timeout_seconds):
                 logs.error(logs.event("driver not told", driver=name, user=login.name, reason=why))
+
+
+def sum_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """What verdicts come to of which none is a yes."""
+    undecided: Verdict | None = None
+    refused: Verdict | None = None
+    for verdict in verdicts:
+        if verdict.answer == CANNOT_SAY:
+            undecided = undecided or verdict
+        elif refused is None or refused.reason == "unknown user":
+            refused = verdict  # the log wants the most telling reason
+    return undecided or refused or Verdict.no("no driver is enabled")

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.auth.driver import Account
     from tpop3d.config import Config
+    from tpop3d.mailspool.locks import Pause
     from tpop3d.pop3.authorization import Policy
     from tpop3d.session.summary import Summary
 
@@ -53,7 +54,7 @@ def serve(
     Everything that a session needs is imported by now: the user may not be allowed to read the
     program's own files.
     """
-    path = next((one for one in account.mailboxes if _exists(one)), account.mailboxes[0])
+    path = path_of(account)
     place = state.prepare(config.state_directory, path, account.uid, account.gid)
     if why := become(account.uid, account.gid):
         logs.error(summary.line("maildrop refused", reason=why))
@@ -94,13 +95,7 @@ class _Session:
 
     def run(self, path: str, place: str | Refusal, owner: int) -> str:
         """Open the maildrop and serve it; returns how the session ended. Raises `Ended`."""
-        terms = Terms(
-            dotlocks=self._config.dotlocks,
-            lock_timeout=self._config.lock_timeout_seconds,
-            pause=self._wire.pause,
-            index=self._config.mailspool_index,
-            style=self._config.uidl_style,
-        )
+        terms = terms_of(self._config, self._wire.pause)
         spool = place if isinstance(place, Refusal) else open_spool(path, owner, place, terms)
         conversation = Conversation(self._wire)
         if isinstance(spool, Refusal):
@@ -157,6 +152,22 @@ class _Session:
             conversation.say(EXPUNGING[refused.kind])
         self._wire.flush()
         return QUIT if refused is None else ERROR
+
+
+def path_of(account: Account) -> str:
+    """Which of an account's mailboxes is the maildrop: the first that exists, else the first."""
+    return next((one for one in account.mailboxes if _exists(one)), account.mailboxes[0])
+
+
+def terms_of(config: Config, pause: Pause) -> Terms:
+    """How a session opens its spool."""
+    return Terms(
+        dotlocks=config.dotlocks,
+        lock_timeout=config.lock_timeout_seconds,
+        pause=pause,
+        index=config.mailspool_index,
+        style=config.uidl_style,
+    )
 
 
 def _say_and_hope(wire: Wire, line: bytes) -> None:
