@@ -18,9 +18,12 @@ FAILED = 1
 WRONG_USE = 2  # argparse's, and that of a configuration with errors
 DEMO_PORT = 1110
 LAST_WORDS = b"-ERR [SYS/PERM] the server is not set up as it should be\r\n"
+# For people, not clients.
 PRINTING = frozenset(
-    ("-h", "--help", "-V", "--check-config", "--demo", "--recover")
-)  # for people, not clients
+    (
+        "-h", "--help", "-V", "--check-config", "--demo", "--recover", "--test-login", "--inspect",
+    )
+)  # fmt: skip
 
 
 class Options:
@@ -31,6 +34,10 @@ class Options:
     tls = False
     check_config = False
     recover = False
+    test_login: str | None = None  # the user
+    client = ""  # whose login is tried: an address
+    inspect: str | None = None  # the path of a mailspool
+    json = False
     demo: int | None = None  # the port
     verbose = False
     debug = False
@@ -50,6 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
         return check_config(options.file)
     if options.recover:
         return _recover(options)
+    if options.test_login is not None:
+        from tpop3d.trial import try_login
+
+        return try_login(options.file, options.test_login, options.client)
+    if options.inspect is not None:
+        from tpop3d.inspection.command import inspect
+
+        return inspect(options.inspect, options.file, options.json)
     if options.demo is not None:
         from tpop3d.demo import demo
 
@@ -121,6 +136,24 @@ def _options(arguments: list[str]) -> Options:
         help="finish what a crash has interrupted, in all mailboxes (exit status 1: not in all)",
     )
     parser.add_argument(
+        "--test-login",
+        metavar="USER",
+        help="try a login, and say what each driver answers, and whether the maildrop opens; the"
+        " password is asked for, or the first line of stdin",
+    )
+    parser.add_argument(
+        "--from",
+        dest="client",
+        metavar="ADDRESS",
+        help="with --test-login: as if a client came from there",
+    )
+    parser.add_argument(
+        "--inspect",
+        metavar="MAILBOX",
+        help="print what there is to know of a mailspool (a path), and change nothing",
+    )
+    parser.add_argument("--json", action="store_true", help="with --inspect: as JSON")
+    parser.add_argument(
         "--demo",
         metavar="PORT",
         nargs="?",
@@ -145,6 +178,10 @@ def _options(arguments: list[str]) -> Options:
     options = parser.parse_args(arguments, namespace=Options())
     if options.debug and options.detach:
         parser.error("-d stays in the foreground, and --detach leaves it")
+    if options.client and options.test_login is None:
+        parser.error("--from goes with --test-login")
+    if options.json and options.inspect is None:
+        parser.error("--json goes with --inspect")
     return options
 
 

@@ -1,0 +1,99 @@
+"""What lies in a mailbox's state directory: index and journal, and what they are to the spool."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from tpop3d.mailspool import index as indexes
+from tpop3d.mailspool import journal as journals
+from tpop3d.mailspool import recovery
+from tpop3d.mailspool.journal import Invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.mailspool.index import Known
+
+# The state of an index.
+ABSENT = "absent"
+CURRENT = "current"
+BEHIND = "behind"  # to be brought up to date
+ODD = "odd"  # a session takes no notice of it
+UNKNOWN = "unknown"
+# The state of a journal.
+NONE = "none"
+UNFINISHED = "unfinished"
+DONE = "done"
+UNFIT = "unfit"
+DAMAGED = "damaged"
+WAITING = "waiting"
+STATES = {
+    recovery.UNCUT: (
+        UNFINISHED,
+        "the next session finishes it, and shows fewer messages",
+    ),
+    recovery.CUT: (DONE, "the spool is as it says; the next session removes it"),
+    recovery.STRANGE: (UNFIT, "it does not fit the spool; the next session puts it aside"),
+}
+
+
+class Found:
+    """A file of ours: its state, more about that, and its octets."""
+
+    __slots__ = ("octets", "reason", "state")
+
+    def __init__(self, state: str, reason: str = "", octets: int = 0) -> None:
+        self.state = state
+        self.reason = reason
+        self.octets = octets
+
+
+def index(place: str, spool: int, status: os.stat_result, style: str) -> tuple[Found, Known | None]:
+    """The index of a spool, and what it knows, if a session would take notice of it."""
+    try:
+        there = os.lstat(f"{place}/{indexes.NAME}")
+    except FileNotFoundError:
+        return Found(ABSENT), None
+    except OSError as error:
+        return Found(UNKNOWN, error.strerror or ""), None
+    known = indexes.load(place, spool, status, style) if stat.S_ISREG(there.st_mode) else None
+    if known is None:
+        reason = "damaged, or not of this spool as it is; a session takes no notice of it"
+        return Found(ODD, reason, there.st_size), None
+    if known.is_current:
+        return Found(CURRENT, "", there.st_size), known
+    reason = "older than the spool, or about as old; a session brings it up to date"
+    return Found(BEHIND, reason, there.st_size), known
+
+
+def journal(place: str, spool: int) -> Found:
+    """The journal of a spool (-1: there is none)."""
+    try:
+        octets = os.lstat(f"{place}/{journals.NAME}").st_size
+        found = journals.read(place)
+    except FileNotFoundError:
+        return Found(NONE)
+    except Invalid as error:
+        return Found(DAMAGED, f"{error}; the next session puts it aside", octets)
+    except OSError as error:
+        return Found(UNKNOWN, error.strerror or "")
+    if found is None:
+        return Found(NONE)
+    try:
+        if spool < 0:
+            return Found(WAITING, "it waits for the spool, which is missing", octets)
+        return Found(*STATES[recovery.state_of(found, spool)], octets)
+    except OSError as error:
+        return Found(UNKNOWN, error.strerror or "", octets)
+    finally:
+        found.close()
+
+
+def others(place: str) -> list[str]:
+    """Names of what else may be there to look at: journals that were put aside or are under way."""
+    try:
+        names = sorted(os.listdir(place))
+    except OSError:
+        return []
+    prefixes = (f"{recovery.UNFIT}.", journals.UNDER_WAY)
+    return [name for name in names if name.startswith(prefixes)]
