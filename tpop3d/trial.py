@@ -112,12 +112,12 @@ def _from_terminal(prompt: str) -> bytes:
     before = termios.tcgetattr(0)
     silent = termios.tcgetattr(0)
     silent[3] &= ~termios.ECHO
-    os.write(2, prompt.encode())
     try:
         termios.tcsetattr(0, termios.TCSAFLUSH, silent)
+        os.write(2, prompt.encode())
         line = os.read(0, MAX_RESPONSE)
     finally:
-        termios.tcsetattr(0, termios.TCSAFLUSH, before)
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
         os.write(2, b"\n")
     if not line:
         raise Unusable("there is no password")

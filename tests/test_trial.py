@@ -1,0 +1,449 @@
+"""`tpop3d --test-login`: what each driver answers, whose the maildrop is, and whether it opens."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+import doors
+from authkit import CANARY, SERVER, foreign_driver, read_line, tpop3d
+from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
+from pamkit import ANN, SECRET
+from pamkit import ENABLE as PAM
+from samples import MESSAGES, spool_of
+from spools import mbox
+from test_hazard_other_programs import dotlockfile
+from tpop3d import cli, logs, trial
+
+SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
+OCTETS = 19 + 19  # with CRLFs
+as_root = pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
+
+# What drivers do that are not ours; the answer is an expression.
+DRIVER = """
+import time
+from tpop3d.auth.driver import Account, Verdict
+class Driver:
+    directives = {{}}
+    checks_apop = False
+    def __init__(self, settings): pass
+    def authenticate(self, login): {}
+    {}
+"""
+
+
+@pytest.fixture
+def anna(site):
+    site.add("anna", SPOOL)
+    return site
+
+
+def attempt(site, user="anna", said=b"secret\n", *arguments, **options):
+    """Try it; returns the exit code, the lines by their first words, and all output."""
+    done = tpop3d(
+        "--test-login", user, "-f", site.conf, *arguments, stdin=None, input=said, **options
+    )
+    return Outcome(done)
+
+
+class Outcome:
+    def __init__(self, done):
+        self.status = done.returncode
+        self.text = done.stdout.decode()
+        self.stderr = done.stderr.decode()
+        self.lines = [line.split(maxsplit=1) for line in self.text.splitlines()]
+        self.words = [word for word, _ in self.lines]
+
+    def of(self, word):
+        """What stands behind a word, wherever it stands at the start of a line."""
+        return [rest for first, rest in self.lines if first == word]
+
+
+def test_a_login_that_succeeds(anna):
+    got = attempt(anna)
+    assert (got.status, got.stderr) == (0, "")
+    assert got.words == [
+        *([] if IS_ROOT else ["note"]),
+        "name", "flatfile", "account", "mailbox", "state", "maildrop", "result",
+    ]  # fmt: skip
+    assert got.of("flatfile")[0].startswith("yes (0.")
+    assert got.of("account")[0].startswith(f"anna: uid {MAIL_USER.pw_uid} ({MAIL_USER.pw_name}), ")
+    assert got.of("mailbox") == [f"{anna.spool('anna')} (chosen)"]
+    assert got.of("maildrop")[0].startswith(f"opens: 2 messages, {OCTETS} octets (0.")
+    assert got.of("result") == ["the login succeeds, and the maildrop opens"]
+
+
+def test_nothing_is_removed_and_no_more_made_than_by_a_session(anna):
+    before = anna.spool("anna").stat()
+    got = attempt(anna)
+    after = anna.spool("anna").stat()
+    assert anna.spool("anna").read_bytes() == SPOOL
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert [path.name for path in anna.spools.iterdir()] == ["anna"]
+    (place,) = anna.state.iterdir()
+    assert got.of("state") == [str(place)]
+    assert [path.name for path in place.iterdir()] == ["lock"]
+    assert {path.stat().st_uid for path in (place, place / "lock")} == {MAIL_USER.pw_uid}
+
+
+def test_a_wrong_password_with_every_drivers_answer(anna):
+    anna.configure({"auth-passwd-enable": "yes", "auth-drivers": "flatfile passwd"})
+    got = attempt(anna, said=b"wrong\n")
+    assert got.status == 3
+    assert got.words[-4:] == ["name", "flatfile", "passwd", "result"]
+    assert got.of("flatfile")[0].startswith("no: wrong password (")
+    expected = "no: unknown user (" if IS_ROOT else "cannot say: /etc/shadow: "
+    assert got.of("passwd")[0].startswith(expected)
+    assert not list(anna.state.iterdir())
+
+
+def test_the_first_yes_is_the_last_one_asked(anna):
+    anna.configure({"auth-passwd-enable": "yes", "auth-drivers": "flatfile passwd"})
+    assert attempt(anna).of("passwd") == ["not asked"]
+
+
+DOMAINS = [
+    ({}, "anna@example.org", 3, ["anna, domain example.org"]),
+    ({"strip-domain": "yes"}, "anna%example.org", 0, ["anna, domain example.org", "anna"]),
+    ({"lowercase-user": "yes"}, "ANNA", 0, ["anna"]),
+    ({"append-domain": "yes"}, "bert", 3, ["bert"]),
+    (
+        {"append-domain": "yes", "listen-address": "127.0.0.1:1110(b.example)"},
+        "bert", 3, ["bert", "bert, domain b.example"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "user", "status", "names"), DOMAINS)
+def test_which_names_are_tried(anna, settings, user, status, names):
+    anna.configure(settings)
+    got = attempt(anna, user)
+    assert (got.status, got.of("name")) == (status, names)
+    assert len(got.of("flatfile")) == len(names)
+
+
+def test_of_several_domains_one_is_appended_and_that_is_said(anna):
+    addresses = "127.0.0.1:1110(b.example) 127.0.0.2:1110(c.example)"
+    anna.configure({"append-domain": "yes", "listen-address": addresses})
+    got = attempt(anna, "bert")
+    assert got.of("note")[-1] == "append-domain appends what it does at 127.0.0.1"
+    assert got.of("name") == ["bert", "bert, domain b.example"]
+
+
+@pytest.mark.parametrize(("said", "end"), [(b"secret\r\n", "CR LF"), (b"secret\r", "CR LF")])
+def test_a_line_of_windows_is_a_line(anna, said, end):
+    got = attempt(anna, said=said)
+    assert got.status == 0
+    assert end in got.of("password")[0]
+
+
+@pytest.mark.parametrize("said", [b"secret", b"secret\nmore\n", b"secret\n\n"])
+def test_the_password_is_the_first_line(anna, said):
+    got = attempt(anna, said=said)
+    assert (got.status, got.of("password")) == (0, [])
+
+
+@pytest.mark.parametrize("said", [b"secret \n", b"secret\r\r\n", b" secret\n"])
+def test_blanks_are_part_of_a_password(anna, said):
+    assert attempt(anna, said=said).status == 3
+
+
+def test_an_empty_password(anna):
+    got = attempt(anna, said=b"\n")
+    assert got.status == 3
+    assert got.words[-2:] == ["no", "result"]
+    assert "driver is asked: empty password" in got.of("no")[0]
+    anna.configure({"permit-empty-password": "yes"})
+    got = attempt(anna, said=b"\n")
+    assert got.of("flatfile")[0].startswith("no: wrong password")
+
+
+WRONG_USE = [
+    ("anna", b"", (), "standard input, and there is none"),
+    ("", b"secret\n", (), "a name is needed"),
+    ("anna", b"x" * 20000, (), "no client can send a password of that length"),
+    ("anna", b"secret\n", ("--from", "example.org"), "is no address"),
+]
+
+
+@pytest.mark.parametrize(("user", "said", "arguments", "why"), WRONG_USE)
+def test_wrong_use(anna, user, said, arguments, why):
+    got = attempt(anna, user, said, *arguments)
+    assert (got.status, got.text) == (2, "")
+    assert why in got.stderr
+    assert "Traceback" not in got.stderr
+
+
+@pytest.mark.parametrize("option", [["--from", "192.0.2.7"], ["--json"]])
+def test_options_that_go_with_another(option):
+    done = tpop3d(*option)
+    assert done.returncode == 2
+    assert b" goes with --" in done.stderr
+
+
+def test_a_configuration_with_errors(anna):
+    anna.configure({"colour": "red"})
+    got = attempt(anna)
+    assert (got.status, got.text) == (1, "")
+    assert "colour" in got.stderr
+
+
+# The maildrop
+
+
+@as_root
+def test_a_spool_of_somebody_elses(anna):
+    os.chown(anna.spool("anna"), 2001, 2001)
+    got = attempt(anna)
+    assert got.status == 5
+    assert "owned by uid 2001, not by the mailbox's user" in got.of("maildrop")[0]
+    assert got.of("result") == ["the login succeeds, and the maildrop does not open"]
+
+
+def test_a_state_directory_that_cannot_be_made(anna):
+    anna.configure({"state-directory": anna.passwd / "state"})
+    got = attempt(anna)
+    assert got.status == 5
+    assert got.of("maildrop")[0].startswith(f"refused: state directory {anna.passwd}/state/")
+    assert "Not a directory" in got.of("maildrop")[0]
+
+
+@as_root
+@pytest.mark.parametrize("mine", ["0, 0", f"0, {MAIL_USER.pw_gid}", f"{MAIL_USER.pw_uid}, 0"])
+def test_an_account_of_roots(anna, mine):
+    code = f"return Verdict.yes(Account(b'anna', {mine}, ['/nonexistent']))"
+    env = ENVIRONMENT | foreign_driver(anna.path, "odd", DRIVER.format(code, ""))
+    anna.configure({"auth-flatfile-enable": "no", "auth-odd-enable": "yes"})
+    got = attempt(anna, env=env)
+    assert got.status == 5
+    assert "uid 0 and gid 0 own no mailbox here" in got.of("maildrop")[0]
+
+
+def test_garbage_in_the_spool(anna):
+    anna.spool("anna").write_bytes(b"garbage\n" + SPOOL)
+    got = attempt(anna)
+    assert got.status == 5
+    assert "not an mbox, at offset 0 " in got.of("maildrop")[0]
+
+
+def test_a_maildrop_without_a_spool_is_empty(anna):
+    anna.spool("anna").unlink()
+    got = attempt(anna)
+    assert got.status == 0
+    assert "missing, so it is empty" in got.of("mailbox")[0]
+    assert got.of("maildrop")[0].startswith("opens: 0 messages, 0 octets")
+
+
+def test_which_mailbox_is_chosen(anna):
+    second = f"bsd:{anna.spools}/none {anna.spools}/$(user) {anna.passwd}"
+    anna.configure({"auth-flatfile-mailbox": second})
+    got = attempt(anna)
+    ends = [line.partition(" ")[2] for line in got.of("mailbox")]
+    assert ends == ["(missing)", "(chosen)", "(exists)"]
+
+
+def test_a_session_has_the_maildrop(anna, inetd):
+    inetd.login("anna")
+    got = attempt(anna)
+    assert got.status == 5
+    assert "another POP3 session has the maildrop" in got.of("maildrop")[0]
+    assert inetd.ask("STAT").startswith(b"+OK 2 ")
+
+
+def test_a_dotlock_is_waited_for_no_longer_than_a_session_waits(anna):
+    anna.configure({"lock-timeout-seconds": 1})
+    lock = f"{anna.spool('anna')}.lock"
+    assert dotlockfile(anna, "-l", "-p", lock) == 0
+    got = attempt(anna)
+    assert got.status == 5
+    assert "spool still locked after 1 seconds" in got.of("maildrop")[0]
+    assert os.path.exists(lock)
+    assert dotlockfile(anna, "-u", lock) == 0
+
+
+def test_a_crashed_removal_is_finished_as_by_a_session(site, monkeypatch):
+    from test_recover import NEW, interrupted
+
+    interrupted(site, "anna", monkeypatch)
+    site.passwd.write_text("anna:{plaintext}secret\n")
+    got = attempt(site)
+    assert got.status == 0
+    assert got.of("journal") == ["an expunge that was interrupted is done"]
+    assert site.spool("anna").read_bytes() == NEW
+
+
+# Drivers
+
+
+def test_a_driver_that_does_not_answer(anna):
+    code = "time.sleep(60)"
+    env = ENVIRONMENT | foreign_driver(anna.path, "slow", DRIVER.format(code, ""))
+    settings = {"auth-slow-enable": "yes", "auth-timeout-seconds": 1}
+    anna.configure(settings | {"auth-drivers": "slow flatfile"})
+    got = attempt(anna, env=env)
+    assert got.status == 0  # another has said yes
+    assert got.of("slow")[0].startswith("cannot say: driver gave no answer in 1 seconds (1.")
+    got = attempt(anna, said=b"wrong\n", env=env)
+    assert got.status == 4
+    assert got.of("result") == ["the login cannot be checked"]
+
+
+@pytest.mark.parametrize("code", ["raise ValueError(login.password)", "print(1 / 0)", "exit(0)"])
+def test_a_driver_that_fails_and_no_password_is_shown(anna, code):
+    env = ENVIRONMENT | foreign_driver(anna.path, "bad", DRIVER.format(code, ""))
+    anna.configure({"auth-bad-enable": "yes"})
+    got = attempt(anna, said=CANARY.encode() + b"\n", env=env)
+    assert got.status == 4
+    assert got.of("bad")[0].startswith("cannot say: driver failed: ")
+    assert CANARY not in got.text + got.stderr
+
+
+def test_who_wants_to_know_of_logins_is_not_told(anna):
+    mark = anna.path / "mark"
+    on_login = f"def on_login(self, login): open({str(mark)!r}, 'w')"
+    code = DRIVER.format("return Verdict.no('x')", on_login)
+    env = ENVIRONMENT | foreign_driver(anna.path, "told", code)
+    anna.configure({"auth-told-enable": "yes"})
+    got = attempt(anna, env=env)
+    assert got.status == 0
+    assert "is not told of this one" in got.of("told")[-1]
+    assert not mark.exists()
+
+
+def test_a_name_is_shown_as_printable_ascii(anna):
+    got = attempt(anna, "an\x1b[31mna\udcff\n")
+    assert got.of("name") == ["an\\x1b[31mna\\xff\\x0a"]
+
+
+def test_clients_that_must_have_tls(anna):
+    got = attempt(anna, "anna", b"secret\n", "--from", "192.0.2.7")
+    assert got.status == 3
+    assert "(plaintext-logins: local), and there is no tls-certificate" in got.of("note")[-1]
+    assert got.of("result") == ["the password is good, and is not taken without TLS"]
+    assert attempt(anna, "anna", b"secret\n", "--from", "127.0.0.1").status == 0
+    anna.configure({"plaintext-logins": "yes"})
+    assert attempt(anna, "anna", b"secret\n", "--from", "192.0.2.7").status == 0
+    anna.configure({"apop-only": "yes"})
+    assert "(apop-only)" in attempt(anna).of("note")[-1]
+    anna.configure({"tls-certificate": "/etc/ssl/none.pem"})
+    assert attempt(anna).status == 0
+
+
+# Whoever cannot read the interpreter's own files, as where it lies in root's home.
+AS_AN_ORDINARY_USER = """
+import os, sys, tpop3d.cli, tpop3d.config, tpop3d.trial, tpop3d.auth.isolation
+tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
+os.setgroups([])
+os.setgid(2001)
+os.setuid(2001)
+raise SystemExit(tpop3d.cli.main())
+"""
+
+
+@as_root
+def test_what_an_ordinary_user_cannot_try_is_said(anna):
+    anna.configure({"auth-passwd-enable": "yes"})
+    anna.conf.chmod(0o644)
+    anna.passwd.chmod(0o644)
+    command = [sys.executable, "-c", AS_AN_ORDINARY_USER, "--test-login", "anna", "-f", anna.conf]
+    done = subprocess.run(command, input=b"secret\n", env=ENVIRONMENT, cwd="/", capture_output=True)
+    got = Outcome(done)
+    assert got.status == 6, done
+    assert "tried as uid 2001, not as root" in got.of("note")[0]
+    assert got.of("passwd")[0].startswith("cannot say: /etc/shadow: Permission denied")
+    assert got.of("maildrop") == [f"not tried: not root, so cannot become uid {MAIL_USER.pw_uid}"]
+    assert "only root can try" in got.of("result")[0]
+    assert not list(anna.state.iterdir())
+
+
+def test_the_password_from_a_terminal_is_not_shown(anna):
+    ours, theirs = pty.openpty()
+    command = [*SERVER, "--test-login", "anna", "-f", str(anna.conf)]
+    with (
+        open(theirs, "wb", buffering=0) as terminal,
+        subprocess.Popen(
+            command, stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, env=ENVIRONMENT
+        ) as process,
+    ):
+        try:
+            prompt = b""
+            while not prompt.endswith(b"Password of anna: "):
+                prompt += os.read(ours, 100)
+            os.write(ours, b"secret\n")
+            output = process.communicate(timeout=PATIENCE)[0]
+        finally:
+            process.kill()
+    os.set_blocking(ours, False)
+    shown = read_line(ours)
+    os.close(ours)
+    assert process.returncode == 0, output
+    assert b"secret" not in shown + output
+    assert shown == b"\r\n"
+
+
+# PAM and MariaDB
+
+
+def try_here(monkeypatch, capfd, site, *arguments, user=ANN, said=SECRET):
+    """In this process, where PAM has services of our own."""
+    monkeypatch.setattr(logs, "start", lambda *_, **__: None)
+    monkeypatch.setattr(os, "isatty", lambda fd: False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said.encode() + b"\n")))
+    status = cli.main(["--test-login", user, "-f", str(site.conf), *arguments])
+    return status, capfd.readouterr().out
+
+
+@pytest.fixture
+def pam_site(site, pam):
+    site.configure(PAM | {"auth-flatfile-mailbox": None, "plaintext-logins": "yes"})
+    site.configure({"auth-pam-mailspool-dir": site.spools})
+    site.spool(ANN).write_bytes(spool_of(MESSAGES))
+    site.give_to_mail_user(site.spool(ANN))
+    return site
+
+
+def test_pam(pam_site, monkeypatch, capfd):
+    status, output = try_here(monkeypatch, capfd, pam_site)
+    assert status == trial.SUCCEEDS, output
+    assert "\npam       yes (" in f"\n{output}"
+    assert f"opens: {len(MESSAGES)} messages" in output
+    status, output = try_here(monkeypatch, capfd, pam_site, said="wrong")
+    assert status == trial.REFUSED
+    assert "\npam       no: wrong password (" in f"\n{output}"
+    assert SECRET not in output
+
+
+def test_pam_knows_where_the_client_is(pam_site, pam, monkeypatch, capfd):
+    pam.marking(*pam.matrix())
+    assert try_here(monkeypatch, capfd, pam_site, "--from", "192.0.2.7")[0] == trial.SUCCEEDS
+    assert "PAM_RHOST=192.0.2.7\n" in pam.mark.read_text()
+    assert try_here(monkeypatch, capfd, pam_site)[0] == trial.SUCCEEDS
+    assert "PAM_RHOST" not in pam.mark.read_text()
+
+
+def test_root_is_refused_before_pam_is_asked(pam_site, pam, monkeypatch, capfd):
+    pam.marking(*pam.matrix())
+    status, output = try_here(monkeypatch, capfd, pam_site, user="root")
+    assert status == trial.REFUSED
+    assert "no: root has no mailbox here" in output
+    assert not pam.mark.exists()
+
+
+def test_a_database(mail_site):
+    got = attempt(mail_site, "ann@example.org")
+    assert got.status == 0, got.text
+    assert got.of("mysql")[0].startswith("yes (")
+    got = attempt(mail_site, "ann@example.org", b"wrong\n")
+    assert got.status == 3
+    assert got.of("mysql")[0].startswith("no: wrong password (")
+
+
+def test_the_server_says_the_same(anna):
+    """What is tried here is what a client meets."""
+    with doors.inetd(anna) as wire:
+        wire.login("anna")
+        assert wire.ask("STAT") == b"+OK 2 %d\r\n" % OCTETS
+    assert f"2 messages, {OCTETS} octets" in attempt(anna).text
