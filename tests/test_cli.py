@@ -33,7 +33,8 @@ def test_the_help_names_every_option(option):
     done = tpop3d(option)
     assert (done.returncode, done.stderr) == (0, b"")
     for word in (
-        b"-f FILE", b"--inetd", b"--check-config", b"--demo", b"-v ", b"-d ", b"--detach",
+        b"-f FILE", b"--inetd", b"--check-config", b"--demo", b"-v ", b"--test-login USER",
+        b"--from ADDRESS", b"--inspect MAILBOX", b"--json", b"-d ", b"--detach",
         b"-p PIDFILE", b"-V", b"-h",
     ):  # fmt: skip
         assert word in done.stdout

@@ -57,7 +57,8 @@ if os.geteuid() == 0:
 PRETENDED = f"os.geteuid = lambda: {MAIL_USER.pw_uid}\n"
 START = "from tpop3d.cli import main; raise SystemExit(main())"
 NOT_NEEDED = {  # of our own
-    "tpop3d.check", "tpop3d.demo", "tpop3d.doors.activation", "tpop3d.doors.limits",
+    "tpop3d.check", "tpop3d.demo", "tpop3d.trial", "tpop3d.inspection",
+    "tpop3d.doors.activation", "tpop3d.doors.limits",
     "tpop3d.doors.listener", "tpop3d.doors.manager", "tpop3d.doors.pool", "tpop3d.doors.standalone",
     "tpop3d.auth.isolation", "tpop3d.session.session",
     "tpop3d.mailspool.spool", "tpop3d.mailspool.scan", "tpop3d.mailspool.expunge",

@@ -1,0 +1,300 @@
+"""`tpop3d --inspect`: the messages as a session would show them, and what is odd about them."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+import doors
+from authkit import tpop3d
+from inspecting import SPOOL, after_a_session, line, seen, text
+from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, poll
+from spools import good, mbox, odd_spools
+from test_uidl_styles import golden
+from tpop3d.inspection.mailbox import Settings, look
+from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
+
+as_root = pytest.mark.skipif(not IS_ROOT, reason="only root sees and becomes others")
+
+
+@pytest.fixture
+def anna(site):
+    site.add("anna", SPOOL)
+    return site
+
+
+def told(wire, command):
+    """The lines of UIDL or LIST, as pairs."""
+    return [tuple(one.decode().split()) for one in wire.ask_long(command)[1].splitlines()]
+
+
+def check_against_a_session(site):
+    """Numbers, sizes and unique-ids are those of a session, before it and beside it."""
+    alone = seen(site)
+    with doors.inetd(site) as wire:
+        wire.login("anna")
+        beside = seen(site)
+        for found in (alone, beside):
+            messages = found["messages"]
+            ids = [(str(one["number"]), one["unique_id"]) for one in messages]
+            assert ids == told(wire, "UIDL")
+            sizes = [(str(one["number"]), str(one["octets"])) for one in messages]
+            assert sizes == told(wire, "LIST")
+            stat = f"+OK {found['count']} {found['octets']}\r\n"
+            assert wire.ask("STAT") == stat.encode()
+    octets = site.spool("anna").read_bytes()
+    for one in alone["messages"]:
+        words = octets[one["offset"] :].partition(b"\n")[0].decode().split()
+        assert words == ["From", *one["from_line"].split()]
+    return alone, beside
+
+
+SPOOLS = [
+    ("mail.mbox", TPOP3D), ("mail.mbox", POPA3D), ("mail.mbox", X_UIDL), ("c-client.mbox", POPA3D),
+    ("c-client-dovecot.mbox", DOVECOT), ("mail-dovecot.mbox", DOVECOT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "style"), SPOOLS)
+def test_it_shows_what_a_session_shows(site, name, style):
+    site.add("anna", golden(name))
+    site.configure({"uidl-style": style})
+    found, _ = check_against_a_session(site)
+    assert found["uidl_style"] == style
+    hidden = [one for one in found["problems"] if one["kind"] == "hidden"]
+    assert len(hidden) == name.startswith("c-client")
+
+
+@settings(deadline=None)
+@given(odd_spools)
+def test_of_odd_spools_too(octets):
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "anna"
+        path.write_bytes(octets)
+        mailbox = look(str(path), Settings(directory, "tpop3d", True), lambda uid, gid: None)
+        spool = good(path, index=False)
+        assert mailbox.listing is not None
+        assert mailbox.listing.octets == spool.octets
+        assert mailbox.ids == list(spool.unique_ids())
+        assert len(mailbox.lines) == len(spool)
+        spool.close()
+
+
+def test_the_summary_and_the_table(anna):
+    shown = text(anna)
+    assert shown.splitlines()[0] == f"{anna.spool('anna')}: 3 messages, 59 octets"
+    summary, _, table = shown.partition("\n\n")
+    labels = [one[2:16].strip() for one in summary.splitlines()[1:]]
+    assert labels == [
+        "file", "session lock", "fcntl lock", "dotlock", "state", "index", "journal",
+        "unique-ids", "problems",
+    ]  # fmt: skip
+    rows = [row.split() for row in table.splitlines()]
+    assert rows[0] == ["number", "octets", "offset", "unique-id", "sender,", "subject"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
+    assert [row[-1] for row in rows[1:]] == ["one", "two", "three"]
+    assert line(anna, "problems") == "none"
+
+
+def test_in_the_middle_of_the_pages(anna):
+    """Whoever reads no further ends it, and sees no complaint."""
+    site = anna
+    site.add("anna", SPOOL * 300)
+    command = f"{sys.executable} -m tpop3d --inspect {site.spool('anna')} -f {site.conf} | head -1"
+    done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, cwd="/", capture_output=True)
+    assert done.stdout.endswith(b": 900 messages, 17700 octets\n")
+    assert done.stderr == b""
+
+
+HOSTILE = mbox(
+    b"Subject: \x1b[2J\x07bell \xc3\xbcml\xc3\xa4ut \xff\xe2\x80\xae\n\n1\n",
+    b"Subject: =?utf-8?q?Tea_at?=\n =?ISO-8859-1*en?B?IHPpeA==?= now\n\n2\n",
+    b"Subject: =?nosuch?q?x?= =?utf-8?b?!?= =?utf-8?q?=0Aa=1B?=\n\n3\n",
+    b"X: y\nsubject:   " + b"long " * 300 + b"\n\n4\n",
+    b"\nno header\n",
+)
+SUBJECTS = [
+    "\\x1b[2J\\x07bell ümläut \\xff\\u202e",
+    "Tea at séx now",
+    "=?nosuch?q?x?= a\\x1b",
+]
+
+
+def test_what_mail_says_is_shown_harmlessly(site):
+    site.add("anna", HOSTILE.replace(b"From sender", b"From \x1b]0;x\x07" + b"s" * 300, 1))
+    shown = text(site)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    messages = seen(site)["messages"]
+    assert [one["subject"] for one in messages[:2]] == SUBJECTS[:2]
+    assert "\\x1b" in messages[2]["subject"]
+    assert messages[3]["subject"].startswith("long long")
+    assert messages[4]["subject"] == ""
+    assert all(len(one["subject"]) <= 200 >= len(one["from_line"]) for one in messages)
+    assert max(map(len, shown.splitlines())) < 180
+
+
+# Problems
+
+
+PROBLEMS = {
+    "garbage": (b"garbage\n\n" + SPOOL, 1, [("garbage", 0, None)]),
+    "blank lines, garbage": (b"\n\r\nx", 1, [("garbage", 3, None)]),
+    "no line end": (SPOOL.rstrip(b"\n"), 0, [("no-line-end", len(SPOOL) - 2, 3)]),
+    "no empty line": (SPOOL[:-1], 0, [("no-empty-line", len(SPOOL) - 1, 3)]),
+    "CRLF": (SPOOL.replace(b"\n", b"\r\n"), 0, [("crlf", 0, 1)]),
+    "empty": (b"", 0, []),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_problems(site, name):
+    octets, status, expected = PROBLEMS[name]
+    site.add("anna", octets)
+    found = seen(site, status)
+    problems = [(one["kind"], one["offset"], one["message"]) for one in found["problems"]]
+    assert problems == expected
+    assert all(one["text"] in text(site, status) for one in found["problems"])
+    output = doors_answer(site)
+    assert output.startswith(b"+OK" if status == 0 else b"-ERR [SYS/PERM]")
+
+
+def doors_answer(site):
+    with doors.inetd(site) as wire:
+        wire.line()
+        wire.ask("USER anna")
+        return wire.ask("PASS secret")
+
+
+def test_where_the_first_message_is_behind_garbage(site):
+    for blocks in (b"", b"x" * (1 << 18), b"y" * ((1 << 18) - 4)):
+        site.add("anna", b"garbage" + blocks + b"\n\n" + SPOOL)
+        (problem,) = seen(site, 1)["problems"]
+        assert problem["text"].endswith(f"the first message begins at {9 + len(blocks)}")
+
+
+def test_duplicates(site):
+    twin = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")
+    site.add("anna", twin + SPOOL + twin * 20)
+    found = seen(site)
+    problems = [one for one in found["problems"] if one["kind"] == "duplicate"]
+    assert [one["message"] for one in problems] == list(range(5, 25))
+    assert all("begins as message 1 does" in one["text"] for one in problems)
+    for one in problems:
+        assert "-" in found["messages"][one["message"] - 1]["unique_id"]
+        assert found["messages"][one["message"] - 1]["offset"] == one["offset"]
+    assert "... and 15 more such messages" in text(site)
+
+
+# Who, and by which configuration
+
+
+# Whoever cannot read the interpreter's own files, as where it lies in root's home.
+AS_AN_ORDINARY_USER = """
+import os, sys, tpop3d.cli, tpop3d.config, tpop3d.inspection.command
+tpop3d.config.load(tpop3d.cli._options(sys.argv[2:]).file)
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv.pop(1)))
+raise SystemExit(tpop3d.cli.main())
+"""
+
+
+def as_user(site, uid, *arguments):
+    site.conf.chmod(0o644)
+    site.passwd.chmod(0o644)
+    program = [sys.executable, "-c", AS_AN_ORDINARY_USER, str(uid)]
+    command = [*program, "--inspect", site.spool("anna"), "-f", site.conf, *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True)
+
+
+@as_root
+def test_an_ordinary_user_sees_his_own(anna):
+    after_a_session(anna)
+    done = as_user(anna, MAIL_USER.pw_uid)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 messages, 59 octets" in done.stdout
+    assert "session lock  free" in done.stdout
+
+
+@as_root
+def test_an_ordinary_user_sees_no_others(anna):
+    after_a_session(anna)
+    done = as_user(anna, 2001)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"{anna.spool('anna')}: Permission denied\n")
+    assert "session lock  unknown: Permission denied" in done.stdout
+    assert "one" not in done.stdout.splitlines()[-1].split(", ")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_mailspool(site, make):
+    make(site.spool("anna"))
+    found = seen(site, 1)
+    assert found["reason"] == "not a regular file"
+
+
+def test_a_path_from_where_one_is(anna, monkeypatch):
+    done = tpop3d("--inspect", f"..{anna.spool('anna')}", "-f", anna.conf)
+    assert done.returncode == 0
+    assert done.stdout.startswith(os.fsencode(anna.spool("anna")))
+
+
+def test_without_a_configuration_there_are_the_defaults(anna):
+    done = tpop3d("--inspect", anna.spool("anna"))
+    assert done.returncode == 0, done.stderr
+    assert b"in the style of tpop3d" in done.stdout
+
+
+def test_a_configuration_with_errors(anna):
+    for conf in (anna.path / "none", anna.spool("anna")):
+        done = tpop3d("--inspect", anna.spool("anna"), "-f", conf)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr
+
+
+def test_a_listener_that_serves_does_not_mind(anna):
+    with doors.standalone(anna) as door:
+        client = door.poplib()
+        client.user("anna")
+        client.pass_("secret")
+        assert seen(anna)["locks"]["session"]["state"] == "held"
+        client.dele(1)
+        client.quit()
+        poll(lambda: seen(anna)["locks"]["session"]["state"] == "free", "the session's end")
+        assert seen(anna)["count"] == 2
+
+
+def test_who_reads_while_others_write_is_told(tmp_path):
+    path = tmp_path / "anna"
+    path.write_bytes(SPOOL * 100)
+    is_over = threading.Event()
+
+    def deliver():
+        with path.open("ab", buffering=0) as file:
+            while not is_over.wait(0.001):
+                file.write(SPOOL)
+
+    deliverer = threading.Thread(target=deliver)
+    deliverer.start()
+    try:
+        mailbox = look(str(path), Settings(str(tmp_path), "tpop3d", True), lambda uid, gid: None)
+    finally:
+        is_over.set()
+        deliverer.join()
+    assert mailbox.listing is not None
+    assert len(mailbox.listing) >= 300
+    assert mailbox.problems[-1].kind == "changed"
+
+
+def test_it_leaves_no_descriptor_open(tmp_path):
+    path = tmp_path / "anna"
+    path.write_bytes(SPOOL)
+    before = os.listdir("/proc/self/fd")
+    mailbox = look(str(path), Settings(str(tmp_path), "tpop3d", True), lambda uid, gid: None)
+    assert mailbox.listing is not None
+    assert os.listdir("/proc/self/fd") == before

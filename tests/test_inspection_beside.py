@@ -1,0 +1,183 @@
+"""`tpop3d --inspect`: who holds which lock on a mailspool, and what its index and journal are."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+import doors
+from inspecting import SPOOL, after_a_session, large, line, seen, settled, snapshot
+from mailsite import IS_ROOT, MAIL_USER, poll
+from spools import mbox
+from test_hazard_other_programs import dotlockfile
+from test_recover import NEW, interrupted
+
+
+@pytest.fixture
+def anna(site):
+    site.add("anna", SPOOL)
+    return site
+
+
+# Locks
+
+
+def test_all_is_free(anna):
+    assert seen(anna)["locks"] == {"session": None, "fcntl": FREE, "dotlock": None}
+    with doors.inetd(anna) as wire:
+        wire.login("anna")
+    poll(lambda: not anna.processes(), "the session to end")
+    assert seen(anna)["locks"] == {"session": FREE, "fcntl": FREE, "dotlock": None}
+
+
+FREE = {"state": "free", "holders": [], "reason": None}
+
+
+def test_a_session_has_the_session_lock(anna, inetd):
+    inetd.login("anna")
+    lock = seen(anna)["locks"]["session"]
+    assert lock["state"] == "held"
+    pids = {one["pid"] for one in lock["holders"]}
+    if IS_ROOT:
+        assert pids <= set(anna.processes())
+        assert pids
+        assert {one["uid"] for one in lock["holders"]} == {MAIL_USER.pw_uid}
+    assert line(anna, "session lock").startswith("held by ")
+    assert line(anna, "fcntl lock") == "free"
+    assert inetd.ask("STAT").startswith(b"+OK 3 ")
+
+
+@contextmanager
+def another_process(path, code):
+    """A process that has done something with the open file `f`."""
+    program = (
+        f"import fcntl, sys\nf = open({str(path)!r}, 'r+b')\n{code}\nprint(flush=True)\ninput()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        try:
+            yield process.pid
+        finally:
+            process.communicate(b"\n")
+
+
+def test_a_deliverers_fcntl_lock(anna):
+    with another_process(anna.spool("anna"), "fcntl.lockf(f, fcntl.LOCK_EX)") as pid:
+        lock = seen(anna)["locks"]["fcntl"]
+        assert lock["state"] == "held"
+        assert [one["pid"] for one in lock["holders"]] == [pid]
+        assert lock["holders"][0]["command"].startswith("python")
+        assert f"held by pid {pid} (python" in line(anna, "fcntl lock")
+        assert len(seen(anna)["messages"]) == 3  # it is no reason to wait
+    assert line(anna, "fcntl lock") == "free"
+
+
+def test_an_flock_is_no_fcntl_lock(anna):
+    with another_process(anna.spool("anna"), "fcntl.flock(f, fcntl.LOCK_EX)"):
+        assert seen(anna)["locks"]["fcntl"] == FREE
+
+
+def test_a_dotlock_of_liblockfiles(anna):
+    path = f"{anna.spool('anna')}.lock"
+    assert dotlockfile(anna, "-l", "-p", path) == 0
+    lock = seen(anna)["locks"]["dotlock"]
+    assert 0 <= lock.pop("age_seconds") < 60
+    assert lock == {
+        "path": path, "uid": MAIL_USER.pw_uid, "pid": os.getpid(), "alive": True, "stale": False,
+    }  # fmt: skip
+    assert f"names pid {os.getpid()} (" in line(anna, "dotlock")
+    os.utime(path, (0, 0))
+    assert seen(anna)["locks"]["dotlock"]["stale"] is True
+    assert line(anna, "dotlock").endswith("which lives; a session breaks it")
+    assert dotlockfile(anna, "-u", path) == 0
+
+
+DOTLOCKS = {
+    b"": (None, None, False),
+    b"0\n": (None, None, False),
+    b"host:77\n": (None, None, False),
+    b"2147483647\n": (2147483647, False, True),
+    b"99999999999999\n": (99999999999999, None, False),
+}
+
+
+@pytest.mark.parametrize("content", DOTLOCKS)
+def test_other_dotlocks(anna, content):
+    path = anna.spools / "anna.lock"
+    path.write_bytes(content)
+    anna.give_to_mail_user(path)
+    lock = seen(anna)["locks"]["dotlock"]
+    assert (lock["pid"], lock["alive"], lock["stale"]) == DOTLOCKS[content]
+    assert " s old, of " in line(anna, "dotlock")
+    assert path.read_bytes() == content
+
+
+# Index and journal
+
+
+def test_the_index(site):
+    path = large(site)
+    assert seen(site)["index"]["state"] == "absent"
+    place = after_a_session(site)
+    assert (place / "index").exists()
+    first = seen(site)
+    assert first["index"]["state"] in ("current", "behind")  # the second: its ctime is of now
+    with path.open("ab") as file:
+        file.write(mbox(b"Subject: new\n\nnew\n"))
+    second = seen(site)
+    assert second["index"]["state"] == "behind"
+    assert second["messages"][:100] == first["messages"]
+    assert second["count"] == 101
+    site.configure({"mailspool-index": "no"})
+    assert seen(site)["index"]["used"] is False
+    assert seen(site)["messages"] == second["messages"]
+    site.configure({"mailspool-index": "yes"})
+    octets = bytearray((place / "index").read_bytes())
+    octets[100] ^= 1
+    (place / "index").write_bytes(octets)
+    third = seen(site)
+    assert third["index"]["state"] == "odd"
+    assert third["index"]["octets"] == len(octets)
+    assert third["messages"] == second["messages"]
+    assert (place / "index").read_bytes() == octets
+
+
+def test_a_current_index(site):
+    large(site)
+    poll(lambda: seen(site)["file"] and settled(site), "the spool to be left alone")
+    after_a_session(site)
+    assert seen(site)["index"]["state"] == "current"
+    assert line(site, "index").startswith("current, ")
+
+
+def test_a_journal_that_waits_to_be_carried_out(site, monkeypatch):
+    place = interrupted(site, "anna", monkeypatch)
+    if IS_ROOT:
+        assert os.stat(place).st_uid == MAIL_USER.pw_uid
+    before = snapshot(site)
+    found = seen(site)
+    assert found["journal"]["state"] == "unfinished"
+    assert found["count"] == 4
+    assert line(site, "journal").startswith("unfinished, ")
+    with open(site.spool("anna"), "r+b") as file:
+        file.write(NEW)
+        file.truncate()
+    assert seen(site)["journal"]["state"] == "done"
+    site.spool("anna").write_bytes(NEW.replace(b"x", b"y"))
+    assert seen(site)["journal"]["state"] == "unfit"
+    site.spool("anna").unlink()
+    found = seen(site, status=1)
+    assert (found["journal"]["state"], found["state_directory"]) == ("waiting", place)
+    assert (found["count"], found["file"], found["messages"]) == (None, None, [])
+    with open(f"{place}/journal", "r+b") as file:
+        file.write(b"x")
+    assert seen(site, status=1)["journal"]["state"] == "damaged"
+    after = snapshot(site)
+    assert [name for name in after if name in before] == list(after)
+    os.rename(f"{place}/journal", f"{place}/journal.unfit.1")
+    assert seen(site, status=1)["others"] == ["journal.unfit.1"]
