@@ -1,6 +1,7 @@
 """`tpop3d --inspect`: the messages as a session would show them, and what is odd about them."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 import doors
 from authkit import tpop3d
 from inspecting import SPOOL, after_a_session, line, seen, text
-from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, poll
+from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, poll
 from spools import good, mbox, odd_spools
+from test_hazard_other_programs import dotlockfile
 from test_uidl_styles import golden
 from tpop3d.inspection.mailbox import Settings, look
 from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
@@ -101,6 +103,28 @@ def test_the_summary_and_the_table(anna):
     assert line(anna, "problems") == "none"
 
 
+def keys(value):
+    """All keys in it, wherever they stand."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if isinstance(value, dict):
+        return set(value).union(*map(keys, value.values()))
+    return set()
+
+
+def test_every_key_is_documented(anna, inetd):
+    assert dotlockfile(anna, "-l", "-p", f"{anna.spool('anna')}.lock") == 0
+    anna.spool("anna").write_bytes(SPOOL.rstrip(b"\n"))
+    found = seen(anna)
+    assert dotlockfile(anna, "-u", f"{anna.spool('anna')}.lock") == 0
+    inetd.login("anna")
+    found = [found, seen(anna)]
+    assert {"alive", "kind", "subject", *(["pid", "command"] if IS_ROOT else [])} <= keys(found)
+    page = (CHECKOUT / "man/tpop3d.8").read_text()
+    section = page.partition(".Ss Inspecting a mailspool")[2].partition("\n.Ss ")[0]
+    assert keys(found) - set(re.findall(r"\w+", section)) == set()
+
+
 def test_in_the_middle_of_the_pages(anna):
     """Whoever reads no further ends it, and sees no complaint."""
     site = anna
@@ -183,7 +207,7 @@ def test_duplicates(site):
     found = seen(site)
     problems = [one for one in found["problems"] if one["kind"] == "duplicate"]
     assert [one["message"] for one in problems] == list(range(5, 25))
-    assert all("begins as message 1 does" in one["text"] for one in problems)
+    assert all("the unique-id of message 1, and a suffix" in one["text"] for one in problems)
     for one in problems:
         assert "-" in found["messages"][one["message"] - 1]["unique_id"]
         assert found["messages"][one["message"] - 1]["offset"] == one["offset"]

@@ -245,8 +245,8 @@ def _find_problems(mailbox: Mailbox, fd: int, listing: Listing) -> None:
         base = _base(unique_id, first_with)
         if base:
             twin = first_with.get(base)
-            as_well = f"as message {twin} does" if twin else "as one did that is gone"
-            text = f"message {number} begins {as_well}; its unique-id has a suffix"
+            whose = f"message {twin}" if twin else "a message that is gone"
+            text = f"message {number} has the unique-id of {whose}, and a suffix"
             offset = listing.starts[number - 1]
             mailbox.problems.append(Problem(DUPLICATE, text, offset, number))
     if not listing.end or not len(listing):

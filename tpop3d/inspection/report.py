@@ -65,13 +65,15 @@ def _problems(mailbox: Mailbox) -> Iterator[str]:
 def _table(mailbox: Mailbox) -> Iterator[str]:
     listing = mailbox.listing
     assert listing is not None
-    wide = max(map(len, mailbox.ids))
-    yield f"{'number':>6} {'octets':>10} {'offset':>12}  {'unique-id':<{wide}}  sender, subject"
+    octets, offset = (max(6, len(str(max(one)))) for one in (listing.octets, listing.starts))
+    wide = max(9, *map(len, mailbox.ids))
+    columns = f"number {'octets':>{octets}} {'offset':>{offset}}  {'unique-id':<{wide}}"
+    yield f"{columns}  sender, subject"
     for index, unique_id in enumerate(mailbox.ids):
         line, subject = mailbox.lines[index]
         sender = texts.readable(line.partition(b" ")[0], SENDER)
         yield (
-            f"{index + 1:>6} {listing.octets[index]:>10} {listing.starts[index]:>12}"
+            f"{index + 1:>6} {listing.octets[index]:>{octets}} {listing.starts[index]:>{offset}}"
             f"  {unique_id.decode():<{wide}}  {sender}, {texts.readable(subject, SUBJECT)}"
         )
 
