@@ -1,6 +1,5 @@
 """`tpop3d --test-login`: what each driver answers, whose the maildrop is, and whether it opens."""
 
-import io
 import os
 import pty
 import subprocess
@@ -9,57 +8,17 @@ import sys
 import pytest
 
 import doors
-from authkit import CANARY, SERVER, foreign_driver, read_line, tpop3d
+from authkit import SERVER, read_line, tpop3d
 from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
-from pamkit import ANN, SECRET
-from pamkit import ENABLE as PAM
-from samples import MESSAGES, spool_of
-from spools import mbox
-from test_hazard_other_programs import dotlockfile
-from tpop3d import cli, logs, trial
+from trying import OCTETS, SPOOL, Outcome, attempt
 
-SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
-OCTETS = 19 + 19  # with CRLFs
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
-
-# What drivers do that are not ours; the answer is an expression.
-DRIVER = """
-import time
-from tpop3d.auth.driver import Account, Verdict
-class Driver:
-    directives = {{}}
-    checks_apop = False
-    def __init__(self, settings): pass
-    def authenticate(self, login): {}
-    {}
-"""
 
 
 @pytest.fixture
 def anna(site):
     site.add("anna", SPOOL)
     return site
-
-
-def attempt(site, user="anna", said=b"secret\n", *arguments, **options):
-    """Try it; returns the exit code, the lines by their first words, and all output."""
-    done = tpop3d(
-        "--test-login", user, "-f", site.conf, *arguments, stdin=None, input=said, **options
-    )
-    return Outcome(done)
-
-
-class Outcome:
-    def __init__(self, done):
-        self.status = done.returncode
-        self.text = done.stdout.decode()
-        self.stderr = done.stderr.decode()
-        self.lines = [line.split(maxsplit=1) for line in self.text.splitlines()]
-        self.words = [word for word, _ in self.lines]
-
-    def of(self, word):
-        """What stands behind a word, wherever it stands at the start of a line."""
-        return [rest for first, rest in self.lines if first == word]
 
 
 def test_a_login_that_succeeds(anna):
@@ -191,128 +150,6 @@ def test_a_configuration_with_errors(anna):
     assert "colour" in got.stderr
 
 
-# The maildrop
-
-
-@as_root
-def test_a_spool_of_somebody_elses(anna):
-    os.chown(anna.spool("anna"), 2001, 2001)
-    got = attempt(anna)
-    assert got.status == 5
-    assert "owned by uid 2001, not by the mailbox's user" in got.of("maildrop")[0]
-    assert got.of("result") == ["the login succeeds, and the maildrop does not open"]
-
-
-def test_a_state_directory_that_cannot_be_made(anna):
-    anna.configure({"state-directory": anna.passwd / "state"})
-    got = attempt(anna)
-    assert got.status == 5
-    assert got.of("maildrop")[0].startswith(f"refused: state directory {anna.passwd}/state/")
-    assert "Not a directory" in got.of("maildrop")[0]
-
-
-@as_root
-@pytest.mark.parametrize("mine", ["0, 0", f"0, {MAIL_USER.pw_gid}", f"{MAIL_USER.pw_uid}, 0"])
-def test_an_account_of_roots(anna, mine):
-    code = f"return Verdict.yes(Account(b'anna', {mine}, ['/nonexistent']))"
-    env = ENVIRONMENT | foreign_driver(anna.path, "odd", DRIVER.format(code, ""))
-    anna.configure({"auth-flatfile-enable": "no", "auth-odd-enable": "yes"})
-    got = attempt(anna, env=env)
-    assert got.status == 5
-    assert "uid 0 and gid 0 own no mailbox here" in got.of("maildrop")[0]
-
-
-def test_garbage_in_the_spool(anna):
-    anna.spool("anna").write_bytes(b"garbage\n" + SPOOL)
-    got = attempt(anna)
-    assert got.status == 5
-    assert "not an mbox, at offset 0 " in got.of("maildrop")[0]
-
-
-def test_a_maildrop_without_a_spool_is_empty(anna):
-    anna.spool("anna").unlink()
-    got = attempt(anna)
-    assert got.status == 0
-    assert "missing, so it is empty" in got.of("mailbox")[0]
-    assert got.of("maildrop")[0].startswith("opens: 0 messages, 0 octets")
-
-
-def test_which_mailbox_is_chosen(anna):
-    second = f"bsd:{anna.spools}/none {anna.spools}/$(user) {anna.passwd}"
-    anna.configure({"auth-flatfile-mailbox": second})
-    got = attempt(anna)
-    ends = [line.partition(" ")[2] for line in got.of("mailbox")]
-    assert ends == ["(missing)", "(chosen)", "(exists)"]
-
-
-def test_a_session_has_the_maildrop(anna, inetd):
-    inetd.login("anna")
-    got = attempt(anna)
-    assert got.status == 5
-    assert "another POP3 session has the maildrop" in got.of("maildrop")[0]
-    assert inetd.ask("STAT").startswith(b"+OK 2 ")
-
-
-def test_a_dotlock_is_waited_for_no_longer_than_a_session_waits(anna):
-    anna.configure({"lock-timeout-seconds": 1})
-    lock = f"{anna.spool('anna')}.lock"
-    assert dotlockfile(anna, "-l", "-p", lock) == 0
-    got = attempt(anna)
-    assert got.status == 5
-    assert "spool still locked after 1 seconds" in got.of("maildrop")[0]
-    assert os.path.exists(lock)
-    assert dotlockfile(anna, "-u", lock) == 0
-
-
-def test_a_crashed_removal_is_finished_as_by_a_session(site, monkeypatch):
-    from test_recover import NEW, interrupted
-
-    interrupted(site, "anna", monkeypatch)
-    site.passwd.write_text("anna:{plaintext}secret\n")
-    got = attempt(site)
-    assert got.status == 0
-    assert got.of("journal") == ["an expunge that was interrupted is done"]
-    assert site.spool("anna").read_bytes() == NEW
-
-
-# Drivers
-
-
-def test_a_driver_that_does_not_answer(anna):
-    code = "time.sleep(60)"
-    env = ENVIRONMENT | foreign_driver(anna.path, "slow", DRIVER.format(code, ""))
-    settings = {"auth-slow-enable": "yes", "auth-timeout-seconds": 1}
-    anna.configure(settings | {"auth-drivers": "slow flatfile"})
-    got = attempt(anna, env=env)
-    assert got.status == 0  # another has said yes
-    assert got.of("slow")[0].startswith("cannot say: driver gave no answer in 1 seconds (1.")
-    got = attempt(anna, said=b"wrong\n", env=env)
-    assert got.status == 4
-    assert got.of("result") == ["the login cannot be checked"]
-
-
-@pytest.mark.parametrize("code", ["raise ValueError(login.password)", "print(1 / 0)", "exit(0)"])
-def test_a_driver_that_fails_and_no_password_is_shown(anna, code):
-    env = ENVIRONMENT | foreign_driver(anna.path, "bad", DRIVER.format(code, ""))
-    anna.configure({"auth-bad-enable": "yes"})
-    got = attempt(anna, said=CANARY.encode() + b"\n", env=env)
-    assert got.status == 4
-    assert got.of("bad")[0].startswith("cannot say: driver failed: ")
-    assert CANARY not in got.text + got.stderr
-
-
-def test_who_wants_to_know_of_logins_is_not_told(anna):
-    mark = anna.path / "mark"
-    on_login = f"def on_login(self, login): open({str(mark)!r}, 'w')"
-    code = DRIVER.format("return Verdict.no('x')", on_login)
-    env = ENVIRONMENT | foreign_driver(anna.path, "told", code)
-    anna.configure({"auth-told-enable": "yes"})
-    got = attempt(anna, env=env)
-    assert got.status == 0
-    assert "is not told of this one" in got.of("told")[-1]
-    assert not mark.exists()
-
-
 def test_a_name_is_shown_as_printable_ascii(anna):
     got = attempt(anna, "an\x1b[31mna\udcff\n")
     assert got.of("name") == ["an\\x1b[31mna\\xff\\x0a"]
@@ -382,63 +219,6 @@ def test_the_password_from_a_terminal_is_not_shown(anna):
     assert process.returncode == 0, output
     assert b"secret" not in shown + output
     assert shown == b"\r\n"
-
-
-# PAM and MariaDB
-
-
-def try_here(monkeypatch, capfd, site, *arguments, user=ANN, said=SECRET):
-    """In this process, where PAM has services of our own."""
-    monkeypatch.setattr(logs, "start", lambda *_, **__: None)
-    monkeypatch.setattr(os, "isatty", lambda fd: False)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said.encode() + b"\n")))
-    status = cli.main(["--test-login", user, "-f", str(site.conf), *arguments])
-    return status, capfd.readouterr().out
-
-
-@pytest.fixture
-def pam_site(site, pam):
-    site.configure(PAM | {"auth-flatfile-mailbox": None, "plaintext-logins": "yes"})
-    site.configure({"auth-pam-mailspool-dir": site.spools})
-    site.spool(ANN).write_bytes(spool_of(MESSAGES))
-    site.give_to_mail_user(site.spool(ANN))
-    return site
-
-
-def test_pam(pam_site, monkeypatch, capfd):
-    status, output = try_here(monkeypatch, capfd, pam_site)
-    assert status == trial.SUCCEEDS, output
-    assert "\npam       yes (" in f"\n{output}"
-    assert f"opens: {len(MESSAGES)} messages" in output
-    status, output = try_here(monkeypatch, capfd, pam_site, said="wrong")
-    assert status == trial.REFUSED
-    assert "\npam       no: wrong password (" in f"\n{output}"
-    assert SECRET not in output
-
-
-def test_pam_knows_where_the_client_is(pam_site, pam, monkeypatch, capfd):
-    pam.marking(*pam.matrix())
-    assert try_here(monkeypatch, capfd, pam_site, "--from", "192.0.2.7")[0] == trial.SUCCEEDS
-    assert "PAM_RHOST=192.0.2.7\n" in pam.mark.read_text()
-    assert try_here(monkeypatch, capfd, pam_site)[0] == trial.SUCCEEDS
-    assert "PAM_RHOST" not in pam.mark.read_text()
-
-
-def test_root_is_refused_before_pam_is_asked(pam_site, pam, monkeypatch, capfd):
-    pam.marking(*pam.matrix())
-    status, output = try_here(monkeypatch, capfd, pam_site, user="root")
-    assert status == trial.REFUSED
-    assert "no: root has no mailbox here" in output
-    assert not pam.mark.exists()
-
-
-def test_a_database(mail_site):
-    got = attempt(mail_site, "ann@example.org")
-    assert got.status == 0, got.text
-    assert got.of("mysql")[0].startswith("yes (")
-    got = attempt(mail_site, "ann@example.org", b"wrong\n")
-    assert got.status == 3
-    assert got.of("mysql")[0].startswith("no: wrong password (")
 
 
 def test_the_server_says_the_same(anna):
