@@ -195,7 +195,7 @@ def doors_answer(site):
 
 
 def test_where_the_first_message_is_behind_garbage(site):
-    for blocks in (b"", b"x" * (1 << 18), b"y" * ((1 << 18) - 4)):
+    for blocks in (b"", b"x" * (1 << 18), b"y" * ((1 << 18) - 11)):
         site.add("anna", b"garbage" + blocks + b"\n\n" + SPOOL)
         (problem,) = seen(site, 1)["problems"]
         assert problem["text"].endswith(f"the first message begins at {9 + len(blocks)}")

@@ -78,8 +78,12 @@ def test_a_deliverers_fcntl_lock(anna):
 
 
 def test_an_flock_is_no_fcntl_lock(anna):
-    with another_process(anna.spool("anna"), "fcntl.flock(f, fcntl.LOCK_EX)"):
+    path = anna.spool("anna")
+    with another_process(path, "fcntl.flock(f, fcntl.LOCK_EX)"):
         assert seen(anna)["locks"]["fcntl"] == FREE
+        with another_process(path, "fcntl.lockf(f, fcntl.LOCK_EX)") as pid:
+            holders = seen(anna)["locks"]["fcntl"]["holders"]
+            assert [one["pid"] for one in holders] == [pid]
 
 
 def test_a_dotlock_of_liblockfiles(anna):
@@ -145,6 +149,23 @@ def test_the_index(site):
     assert third["index"]["octets"] == len(octets)
     assert third["messages"] == second["messages"]
     assert (place / "index").read_bytes() == octets
+
+
+def test_an_id_that_was_given_once_stays(site):
+    """Its twin has gone, and what the index says is what a client is told."""
+    twin = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")
+    site.add("anna", twin * 2)
+    before = seen(site)["messages"][1]["unique_id"]
+    with doors.inetd(site) as wire:
+        wire.login("anna")
+        wire.ask_long("UIDL")
+        wire.ask("DELE 1")
+        assert wire.ask("QUIT").startswith(b"+OK")
+    poll(lambda: not site.processes(), "the session to end")
+    found = seen(site)
+    assert [one["unique_id"] for one in found["messages"]] == [before]
+    (problem,) = found["problems"]
+    assert "of a message that is gone, and a suffix" in problem["text"]
 
 
 def test_a_current_index(site):
