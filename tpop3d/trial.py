@@ -7,6 +7,7 @@ that has become its user; then it is closed again, and nothing is removed.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from time import monotonic
 
@@ -271,8 +272,6 @@ def _open(account: Account, config: Config) -> bool:
 
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
-    import select
-
     wakeup, _ = signals.descriptors()
     return bool(select.select((wakeup,), (), (), seconds)[0])
 
