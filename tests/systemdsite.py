@@ -2,11 +2,13 @@
 
 import grp
 import importlib.util
+import json
 import os
 import poplib
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import doors
@@ -65,6 +67,7 @@ class SystemdSite(SystemdBox):
         super().__init__()
         self.opened = []
         self.cursor = ""
+        self.began = 0.0
 
     def install(self):
         """What an administrator does, before and after the boot."""
@@ -147,6 +150,7 @@ class SystemdSite(SystemdBox):
             spool.unlink()
         self.configure({})
         self.cursor = self.do("journalctl", "--lines=0", "--show-cursor").split()[-1]
+        self.began = time.time()
 
     # -- what an administrator does
 
@@ -171,6 +175,13 @@ class SystemdSite(SystemdBox):
     def journal(self):
         """What was logged since the test began."""
         return self.do("journalctl", "--output=short", f"--after-cursor={self.cursor}")
+
+    def entries(self, *matches):
+        """What journalctl finds of that with `matches`, all fields of each."""
+        # With matches, --after-cursor leaves out one too many.
+        found = self.do("journalctl", "--output=json", *matches)
+        entries = [json.loads(line) for line in found.splitlines()]
+        return [one for one in entries if int(one["__REALTIME_TIMESTAMP"]) / 1e6 > self.began]
 
     def wait_for_journal(self, text):
         return poll(lambda: text in self.journal(), f"{text!r} in the journal")

@@ -57,7 +57,7 @@ if os.geteuid() == 0:
 PRETENDED = f"os.geteuid = lambda: {MAIL_USER.pw_uid}\n"
 START = "from tpop3d.cli import main; raise SystemExit(main())"
 NOT_NEEDED = {  # of our own
-    "tpop3d.check", "tpop3d.demo", "tpop3d.trial", "tpop3d.inspection",
+    "tpop3d.check", "tpop3d.demo", "tpop3d.trial", "tpop3d.inspection", "tpop3d.journald",
     "tpop3d.doors.activation", "tpop3d.doors.limits",
     "tpop3d.doors.listener", "tpop3d.doors.manager", "tpop3d.doors.pool", "tpop3d.doors.standalone",
     "tpop3d.auth.isolation", "tpop3d.session.session",
@@ -91,7 +91,7 @@ def path_of(pairs):
     return modules
 
 
-def until_greeting(conf, *arguments, first=""):
+def until_greeting(conf, *arguments, first="", stderr=subprocess.DEVNULL, environment=ENVIRONMENT):
     """What is imported when the client reads the greeting, and what it reads."""
     ours, theirs = socket.socketpair()
     trace, write_end = os.pipe()
@@ -100,7 +100,7 @@ def until_greeting(conf, *arguments, first=""):
             start = [sys.executable, "-c", WATCH + first + START, str(write_end)]
             process = subprocess.Popen(
                 [*start, "--inetd", "-f", conf, *arguments], pass_fds=[write_end],
-                stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd="/",
+                stdin=theirs, stdout=theirs, stderr=stderr, env=environment, cwd="/",
             )  # fmt: skip
         try:
             greeting = read_line(ours.fileno())
@@ -163,6 +163,23 @@ def test_nothing_dear_is_imported_before_the_greeting(tmp_path, content, log):
     assert {"tpop3d.session.monitor", "tpop3d.session.gatekeeper"} <= new
     assert offenders(new) == []
     assert new & NOT_NEEDED == set()
+
+
+def test_the_journal_is_not_imported_before_the_greeting(tmp_path):
+    """With stderr as systemd connects it to the journal; see also the test of the trace."""
+    conf = conf_of(tmp_path, DRIVERS["flatfile"], "log-stderr: no")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        status = os.fstat(theirs.fileno())
+        stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        greeting, new = until_greeting(conf, stderr=theirs, environment=ENVIRONMENT | stream)
+        assert greeting.startswith(b"+OK")
+        assert offenders(new) == []
+        assert "tpop3d.journald" not in new
+        # It would be, if there were anything to log.
+        conf.write_text(conf.read_text() + "auth-mysql-databse: x\n")
+        new = until_greeting(conf, stderr=theirs, environment=ENVIRONMENT | stream)[1]
+        assert "tpop3d.journald" in new
 
 
 def test_an_ordinary_user_imports_no_more(site):

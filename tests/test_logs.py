@@ -16,6 +16,8 @@ from tpop3d import logs
 def as_it_was(monkeypatch):
     monkeypatch.setattr(logs, "_to_stderr", True)
     monkeypatch.setattr(logs, "_threshold", syslog.LOG_INFO)
+    monkeypatch.setattr(logs, "_to_journal", False)
+    monkeypatch.setattr(logs, "_journal", None)
 
 
 def is_word(text):
@@ -91,6 +93,14 @@ def test_how_an_event_looks():
     line = logs.event("login failed", user=b"ann", rip="", n=3, reason="wrong password", x=b"")
     assert line == 'login failed user=ann rip=- n=3 reason="wrong password" x=-'
     assert logs.event("x", a="\udcff b") == r'x a="\xff b"'
+
+
+def test_an_event_knows_its_fields():
+    line = logs.event("login failed", user=b"a b", rip="", n=3, reason="wrong  password", x=b"")
+    assert line.what == "login failed"
+    assert line.fields == {
+        "user": r"a\x20b", "rip": "", "n": "3", "reason": "wrong  password", "x": "",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a \udfff b"])
@@ -169,6 +179,20 @@ def test_a_closed_stderr_stops_nobody(monkeypatch):
 
     monkeypatch.setattr("os.write", closed)
     logs.error("x")
+
+
+@pytest.mark.parametrize("stream", ["other", "", "1:2:3", None])
+def test_what_is_no_journal_is_none(monkeypatch, stream):
+    """The variable alone says nothing: it is inherited by those whose stderr is elsewhere."""
+    status = os.fstat(2)
+    if stream == "other":
+        stream = f"{status.st_dev}:{status.st_ino + 1}"
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    if stream is not None:
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+    assert not logs._stderr_is_journal()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert logs._stderr_is_journal()
 
 
 def raised(error):

@@ -342,6 +342,7 @@ def _listen(options: Options, passed: Passed | None) -> int:
             logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
         else:
             start_log(config, options.verbose, stderr_is_free=not options.detach)
+        logs.prepare()
         _warn(config)
 
     log_as(config)

@@ -1,7 +1,11 @@
-"""The log: one line an event, to syslog or to stderr, in a form that cannot be forged.
+"""The log: one line an event, to the journal, to syslog or to stderr, that cannot be forged.
 
 `event` builds lines of `key=value`; values from the network are escaped so that none holds a
 space, a quote, a line end or anything but printable ASCII.
+
+Under systemd, and with systemd-python, what would go to syslog goes to the journal with its fields.
+That is so where stderr is connected to the journal, as JOURNAL_STREAM tells (systemd.exec(5)): the
+variable alone is inherited, by xinetd's servers and by shells, too.
 """
 
 from __future__ import annotations
@@ -14,8 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from tpop3d.journald import Journal
+
 _facility = syslog.LOG_MAIL
 _to_stderr = True  # until `start`: a mistake in the configuration must be seen somewhere
+_to_journal = False  # in place of syslog
+_journal: Journal | None = None  # when it is first needed
 _threshold = syslog.LOG_INFO
 _sink: Callable[[int, str], None] | None = None
 
@@ -35,30 +43,76 @@ _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
 _PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
 
 
+class Event(str):
+    """A line about an event: a text that knows `what` happened, and its fields."""
+
+    __slots__ = ("fields", "what")
+
+    fields: dict[str, str]
+    what: str
+
+
 def start(facility: str, level: str, to_stderr: bool) -> None:
     """Say where the log goes, and from which level on. The names are syslog.conf(5)'s."""
-    global _to_stderr, _threshold
-    _to_stderr = to_stderr
+    global _facility, _threshold, _to_journal, _to_stderr
+    _facility = FACILITIES[facility]
     _threshold = LEVELS[level]
-    if not to_stderr:
-        _open(FACILITIES[facility])
+    _to_stderr = to_stderr
+    _to_journal = not to_stderr and (_journal is not None or _stderr_is_journal())
+    if not to_stderr and not _to_journal:
+        _open()
         syslog.setlogmask(syslog.LOG_UPTO(_threshold))
 
 
-def _open(facility: int) -> None:
+def prepare() -> None:
+    """Import what a line takes, where it takes anything: while we can, and a client need not wait.
+
+    The user whom a session becomes may not be allowed to read the program's own files.
+    """
+    global _journal
+    if not _to_journal or _journal is not None:
+        return
+    try:
+        from tpop3d.journald import Journal
+
+        _journal = Journal()
+    except ImportError:
+        _leave_journal()
+
+
+def _leave_journal() -> None:
+    """Go on with syslog."""
+    global _journal, _to_journal
+    _journal, _to_journal = None, False
+    _open()
+
+
+def _stderr_is_journal() -> bool:
+    """Has systemd connected stderr to the journal?"""
+    if not (journal := os.environ.get("JOURNAL_STREAM")):
+        return False
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return journal == f"{status.st_dev}:{status.st_ino}"
+
+
+def _open() -> None:
     """Connect to syslogd now (LOG_NDELAY), while we are sure to be allowed to."""
-    global _facility
-    _facility = facility
-    syslog.openlog("tpop3d", syslog.LOG_PID | syslog.LOG_NDELAY, facility)
+    syslog.openlog("tpop3d", syslog.LOG_PID | syslog.LOG_NDELAY, _facility)
 
 
 def reopen(between: Callable[[], None]) -> None:
     """Let go of the log's descriptor, which nobody knows, while `between` closes all others."""
-    if not _to_stderr:
+    is_on_syslog = not _to_stderr and not _to_journal
+    if is_on_syslog:
         syslog.closelog()
     between()
-    if not _to_stderr:
-        _open(_facility)
+    if is_on_syslog:
+        _open()
+    elif _journal is not None:
+        _journal.hold()
 
 
 def hand_over(sink: Callable[[int, str], None]) -> None:
@@ -71,11 +125,17 @@ def write(level: int, line: str) -> None:
     """Write a line of one of syslog's levels. A log that cannot be written stops nobody."""
     if level > _threshold:
         return
+    event = line if isinstance(line, Event) else None
     # What was escaped field by field passes unchanged; whatever else came along does no harm.
     line = printable(_octets(line), b"\\")
     if _sink is not None:
         _sink(level, line)
         return
+    prepare()
+    if _to_journal and _journal is not None:
+        if _journal.send(level, _facility, line, event):
+            return
+        _leave_journal()
     if not _to_stderr:
         syslog.syslog(level, line)
         return
@@ -144,21 +204,27 @@ def _octets(text: str) -> bytes:
         return text.encode("utf-8", "backslashreplace")
 
 
-def event(what: str, **fields: object) -> str:
+def event(what: str, **fields: object) -> Event:
     """A line: what happened, then the fields in their order.
 
     Octets come from the network, and are made one word. Texts are ours: those with spaces are
     quoted. No octets from the network ever hold a quote, so a field cannot be forged.
     """
+    shown = {key: _shown(value) for key, value in fields.items()}
     words = [what]
-    for key, value in fields.items():
-        if isinstance(value, bytes):
-            words.append(f"{key}={escape(value)}")
-            continue
-        octets = _octets(str(value))
-        quoted = b" ".join([escape(word).encode() if word else b"" for word in octets.split(b" ")])
-        words.append(f'{key}="{quoted.decode()}"' if b" " in octets else f"{key}={escape(octets)}")
-    return " ".join(words)
+    for key, value in shown.items():
+        words.append(f'{key}="{value}"' if " " in value else f"{key}={value or '-'}")
+    line = Event(" ".join(words))
+    line.what, line.fields = what, shown
+    return line
+
+
+def _shown(value: object) -> str:
+    """A field's value as printable ASCII; spaces are kept in texts."""
+    if isinstance(value, bytes):
+        return escape(value) if value else ""
+    octets = _octets(str(value))
+    return " ".join([escape(word) if word else "" for word in octets.split(b" ")])
 
 
 def describe(error: BaseException) -> str:

@@ -91,6 +91,8 @@ def _import_rest() -> None:
     from tpop3d.session import session  # isort: skip  # noqa: F401
     from tpop3d.auth import isolation  # noqa: F401
 
+    logs.prepare()
+
 
 class _Connection:
     """The connection: `fds` are the client's, or a socket that leads to the relay."""
