@@ -1,14 +1,16 @@
 """The man pages: well-formed, and complete."""
 
+import ast
 import re
 import subprocess
 
 import pytest
 
 from mailsite import CHECKOUT, need
-from tpop3d import cli
+from tpop3d import cli, logs
 from tpop3d.auth import drivers
 from tpop3d.config import DIRECTIVES
+from tpop3d.journald import fields_of
 
 PAGES = sorted((CHECKOUT / "man").iterdir())
 
@@ -56,3 +58,22 @@ def test_pages_are_well_formed(page):
     )
     assert done.stdout == ""
     assert done.returncode == 0
+
+
+def events_fields():
+    """The words that events of ours have: the keywords of all calls that make one."""
+    words = {"tls", "cipher", "gatekeeper", "relay"}  # in dictionaries
+    for source in (CHECKOUT / "tpop3d").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in ("event", "line"):
+                words |= {one.arg for one in node.keywords if one.arg}
+    return words
+
+
+def test_every_field_of_the_journal_is_documented_and_no_other():
+    words = dict.fromkeys(events_fields(), "1/1")
+    assert {"user", "limit", "seconds", "says"} <= set(words)
+    named = {one.partition("=")[0] for one in fields_of(logs.event("x", **words))}
+    page = (CHECKOUT / "man/tpop3d.8").read_text().partition(".Ss The journal\n")[2]
+    assert set(re.findall(r"(POP3_\w+)=", page.partition(".Ss ")[0])) == named

@@ -16,8 +16,6 @@ import os
 import select
 import stat
 
-from systemd import _journal
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.logs import Event
@@ -34,9 +32,15 @@ Identity = tuple[int, int]  # st_dev and st_ino
 
 
 class Journal:
-    """The way to the journal, in this process and in those that it forks."""
+    """The way to the journal, in this process and in those that it forks.
+
+    Raises ImportError where there is no systemd-python.
+    """
 
     def __init__(self) -> None:
+        from systemd import _journal
+
+        self._sendv = _journal.sendv
         self._fd = -1  # libsystemd's socket; -1 until there is one
         self._socket: Identity | None = None  # what that socket is
         self._patience = PATIENCE
@@ -61,7 +65,7 @@ class Journal:
             fields += fields_of(event)
         is_sent = True
         try:
-            _journal.sendv(*fields)
+            self._sendv(*fields)
         except OSError:
             is_sent = False
         if self._fd < 0 and (is_sent or _is_socket(number)):
