@@ -33,8 +33,12 @@ setup(
     python_requires=">=3.11",
     # The top-level folders systemd/, xinetd/ and tests/ are not packages.
     packages=find_packages(include=["tpop3d", "tpop3d.*"]),
-    # Beside the drivers that they belong to: a database schema and a PAM service, to be copied.
-    package_data={"tpop3d": ["py.typed"], "tpop3d.auth": ["vmail-sql.sql", "tpop3d.pam"]},
+    # Beside what they belong to, and to be copied: a database schema, a PAM service, and what
+    # fail2ban needs.
+    package_data={
+        "tpop3d": ["py.typed", "fail2ban/*/*.conf"],
+        "tpop3d.auth": ["vmail-sql.sql", "tpop3d.pam"],
+    },
     entry_points={"console_scripts": ["tpop3d = tpop3d.cli:main"]},
     # crypt(3) left the standard library with Python 3.13.
     install_requires=['crypt_r; python_version >= "3.13"'],
