@@ -125,10 +125,19 @@ def attempt(box, user, password="wrong", host=SERVER, **more):
     return answer
 
 
-@pytest.mark.parametrize("unit", [EACH, LISTENER])
+@pytest.fixture(params=[EACH, LISTENER])
+def either(request):
+    return request.param
+
+
+@pytest.fixture
+def unit():
+    return LISTENER
+
+
 class TestLogins:
-    def test_refused_by_every_method(self, box, unit):
-        box.systemctl("start", unit)
+    def test_refused_by_every_method(self, box, either):
+        box.systemctl("start", either)
         first, second, third = CLIENTS
         assert attempt(box, "ann", source=first).startswith(b"-ERR [AUTH]")
         assert attempt(box, "zoe", source=second).startswith(b"-ERR [AUTH]")
@@ -194,9 +203,9 @@ class TestLogins:
         box.wait_for_journal(f"login failed user={THIRD} rip=unix ")
         assert banned(box) == []
 
-    def test_forged_names(self, box, unit):
+    def test_forged_names(self, box, either):
         """All of them as USER can have them, and as AUTH PLAIN can."""
-        box.systemctl("start", unit)
+        box.systemctl("start", either)
         for text in FORGED.values():
             name = text.encode("utf-8", "surrogateescape")
             wire = box.wire(SERVER, source=CLIENTS[0])

@@ -1,7 +1,7 @@
 """Lines for systemd's journal, each with its fields: `journalctl POP3_USER=anna`.
 
 Of the package systemd-python only the extension is imported that its own `systemd.journal` sends
-with: all else in there (logging, uuid, ...) takes fifteen times as long.
+with: all else in there (logging, uuid, ...) takes more than ten times as long.
 
 libsystemd opens a socket of its own with the first line, keeps it, and tells nobody its number.
 Where all descriptors are closed but known ones, it would go on writing to that number, which may
