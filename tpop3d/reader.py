@@ -80,11 +80,19 @@ class Reader:
                 self.effective.append((key, MASK, number == 0))
                 values[name] = Secret(self._file, key) if text else None
                 continue
-            self.effective.append((key, text, number == 0))
             try:
                 values[name] = directive.parse(text)
             except ValueError as error:
-                self.errors.append((number, key, str(error)))
+                from tpop3d import predecessor
+
+                meaning = predecessor.meaning(key, text)
+                if meaning is None:
+                    self.errors.append((number, key, str(error)))
+                else:
+                    text, why = meaning
+                    values[name] = directive.parse(text)
+                    self.warnings.append((number, key, why))
+            self.effective.append((key, text, number == 0))
         return values
 
     def take_drivers(self, config: Config) -> dict[str, Driver]:
@@ -136,13 +144,23 @@ class Reader:
             self.warnings.append((number, prefix + wrong, f"is taken for {prefix + right}"))
 
     def refuse_rest(self) -> None:
-        """Whatever nobody took is unknown."""
+        """Whatever nobody took is unknown, or was the C program's."""
+        if not self.lines:
+            return
+        from tpop3d import predecessor
         from tpop3d.auth import drivers
 
         for key, (number, _) in self.lines.items():
-            why = "unknown directive"
             parts = key.split("-")
-            if parts[0] == "auth" and len(parts) > 2 and drivers.find(parts[1]) is None:
+            is_drivers = parts[0] == "auth" and len(parts) > 2
+            has_driver = is_drivers and drivers.find(parts[1]) is not None
+            fate = predecessor.fate(key, self.lines, has_driver=has_driver)
+            if fate is not None:
+                is_error, why = fate
+                (self.errors if is_error else self.warnings).append((number, key, why))
+                continue
+            why = "unknown directive"
+            if is_drivers and not has_driver:
                 known = ", ".join(drivers.BUILT_IN)
                 why += f": there is no driver {parts[1]!r}; built in are {known}"
             self.errors.append((number, key, why))

@@ -19,6 +19,7 @@ SHADOW = "/etc/shadow"
 DAY = 86400  # seconds; shadow(5) counts in days
 
 DIRECTIVES = {
+    "mailbox": Directive(Mailbox),
     "mailspool-dir": Directive(absolute_path),
     "mail-group": Directive(group_id),
 }
@@ -29,8 +30,10 @@ class Maildrops:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         directory: str | None = settings["mailspool-dir"]
-        self._mailbox: Mailbox = settings["default-mailbox"]
+        self._mailbox: Mailbox = settings["mailbox"] or settings["default-mailbox"]
         if directory is not None:
+            if settings["mailbox"]:
+                raise ValueError("mailbox and mailspool-dir are both given")
             self._mailbox = Mailbox(f"{directory}/$(user)")
         group = settings["mail-group"]
         self._gid: int | None = None if group is None else group.gid
