@@ -194,3 +194,27 @@ class Driver:
     assert CANARY.encode() not in ended.client
     told = "maildrop refused" if what == "it gives root" else "driver undecided driver=vault"
     assert sum(line.startswith(told) for line in log.splitlines()) == 1
+
+
+CHECKS = {
+    "return ['/x: is wrong'], ['/y: is odd']": (2, "/x: is wrong\n"),
+    "return [], ['/y: is odd']": (0, "warning: /y: is odd\n"),
+    f"raise RuntimeError('{CANARY}')": (2, "auth-vault-enable: the check fails: RuntimeError at "),
+    "raise SystemExit": (2, "auth-vault-enable: the check fails: SystemExit at "),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_driver_may_check_what_it_will_want(tmp_path, check):
+    env = ENVIRONMENT | foreign_driver(
+        tmp_path, "vault", f"{DRIVER}\n    def check(self):\n        {check}\n"
+    )
+    file = tmp_path / "tpop3d.conf"
+    file.touch(mode=0o600)
+    lines = {"gatekeeper-user": "nobody", "auth-vault-enable": "yes", "auth-vault-password": "x"}
+    file.write_text(text_of(lines))
+    done = tpop3d("--check-config", "-f", file, env=env)
+    status, told = CHECKS[check]
+    assert done.returncode == status
+    assert told in done.stderr.decode()
+    assert CANARY.encode() not in done.stderr

@@ -101,12 +101,12 @@ def _tls(settings: str, word: str) -> Tls:
         raise ValueError(f"{word}: tls=none has no certificate")
     if "," in private_key or (comma and not private_key):
         raise ValueError(f"{word}: must be tls={mode},certificate or tls={mode},certificate,key")
-    certificate = file_of_tls(certificate)
-    return Tls(mode, ((certificate, file_of_tls(private_key) if comma else certificate),))
+    certificate = file_or_credential(certificate)
+    return Tls(mode, ((certificate, file_or_credential(private_key) if comma else certificate),))
 
 
-def file_of_tls(text: str) -> str:
-    """The path of a certificate or a private key."""
+def file_or_credential(text: str) -> str:
+    """The path of a file, or of one that systemd provides; `located` finds it."""
     if not text.startswith(("/", CREDENTIALS + "/")):
         raise ValueError(f"must be an absolute path, or {CREDENTIALS}/NAME, not {text!r}")
     return text
@@ -114,7 +114,7 @@ def file_of_tls(text: str) -> str:
 
 def files_of_tls(text: str) -> list[str]:
     """Several of them, separated by spaces."""
-    return [file_of_tls(word) for word in text.split()]
+    return [file_or_credential(word) for word in text.split()]
 
 
 def located(path: str) -> str:

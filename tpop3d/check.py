@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+from tpop3d import logs
 from tpop3d.config import Config, load
 from tpop3d.session.cell import gatekeeper_user
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def check_config(file: str) -> int:
@@ -23,6 +28,7 @@ def check_config(file: str) -> int:
         problems = [f"{file}: {user}"] if isinstance(user, str) else []
         warnings = list(config.warnings)
         _check_tls(config, problems, warnings)
+        _check_drivers(config, problems, warnings)
     if problems or isinstance(config, list):
         for problem in problems:
             _print(problem, sys.stderr.fileno())
@@ -60,6 +66,18 @@ def _check_tls(config: Config, problems: list[str], warnings: list[str]) -> None
             warnings.append(f"{error}; it cannot be checked here")
         except tls.Unusable as error:
             problems.append(str(error))
+
+
+def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> None:
+    """Let each driver look at the files that it will want."""
+    for name, driver in config.drivers.items():
+        look: Callable[[], tuple[list[str], list[str]]] | None = getattr(driver, "check", None)
+        try:
+            wrong, doubtful = ([], []) if look is None else look()
+        except (Exception, SystemExit) as error:
+            wrong, doubtful = [f"auth-{name}-enable: the check fails: {logs.describe(error)}"], []
+        problems += wrong
+        warnings += doubtful
 
 
 def _print(line: str, fd: int) -> None:

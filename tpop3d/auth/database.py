@@ -6,12 +6,14 @@ Nothing stays open, and no password is kept: each `ask` reads it, connects, and 
 from __future__ import annotations
 
 from tpop3d.addresses import host_and_port
+from tpop3d.auth.passwordfile import Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from tpop3d.auth.passwordfile import PasswordFile
     from tpop3d.reader import Secret
 
     T = TypeVar("T")
@@ -79,7 +81,7 @@ class Database:
         hosts: list[Host],
         name: str,
         username: Secret,
-        password: Secret | None,
+        password: Secret | PasswordFile | None,
         ssl_ca: str | None,
     ) -> None:
         self._hosts = hosts
@@ -101,6 +103,8 @@ class Database:
             password = "" if self._password is None else self._password.read()
         except KeyError:
             raise Unanswered("user name or password is in the configuration no more") from None
+        except Unusable as error:
+            raise Unanswered(str(error)) from None
         if not username:
             raise Unanswered("no user name")  # the library would take that of the system's user
         problems: list[tuple[Host, Exception]] = []

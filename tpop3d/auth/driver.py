@@ -16,6 +16,8 @@ It may have
   right for a driver that runs no foreign code and leaves no secret of others in memory;
 - `misspelled`: `{"databse": "database"}` for directives that are taken, with a warning, for others;
 - `warnings`: texts for the administrator, after `__init__`;
+- `check()`: what only a look at other files shows, for `--check-config`: texts for the
+  administrator, errors and warnings;
 - `preload()`: loads code that `authenticate` needs; a process that forks many children calls it
   once before;
 - `on_login(login)`, or None for it: called after every good login, whichever driver said yes;

@@ -3,16 +3,18 @@
 The default queries are those of vmail-sql's tables; see vmail-sql.sql beside this file.
 
 The driver holds the database's user name and password, so it runs in a process of its own (see
-`tpop3d.auth.isolation`): that process reads them from the configuration file, connects, asks,
-closes, and ends, and the memory that they were in is gone.
+`tpop3d.auth.isolation`): that process reads them from the configuration file or the password's own,
+connects, asks, closes, and ends, and the memory that they were in is gone.
 """
 
 from __future__ import annotations
 
 import os
 
+from tpop3d.addresses import file_or_credential
 from tpop3d.auth.database import Database, Impossible, Unanswered, execute, hosts, select
 from tpop3d.auth.driver import Account, Login, Verdict, require, text
+from tpop3d.auth.passwordfile import NotGiven, PasswordFile, Unusable
 from tpop3d.auth.queries import query_or_none
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
 
@@ -44,6 +46,7 @@ class MySQL:
         "database": Directive(str),
         "username": Directive(str, secret=True),
         "password": Directive(str, secret=True),
+        "password-file": Directive(file_or_credential),
         "ssl-ca": Directive(absolute_path),
         "mail-group": Directive(group_id),
         "pass-query": Directive(query_or_none, VMAIL_SQL),
@@ -58,11 +61,15 @@ class MySQL:
         for needed in ("database", "username"):
             if not settings[needed]:
                 raise ValueError(f"auth-mysql-{needed} must be given")
+        file: str | None = settings["password-file"]
+        if file and settings["password"]:
+            raise ValueError("auth-mysql-password and auth-mysql-password-file are both given")
+        self._password_file = PasswordFile(file) if file else None
         self._database = Database(
             settings["hostname"],
             settings["database"],
             settings["username"],
-            settings["password"],
+            self._password_file or settings["password"],
             settings["ssl-ca"],
         )
         group = settings["mail-group"]
@@ -77,6 +84,17 @@ class MySQL:
         self.warnings = []
         if (authority := settings["ssl-ca"]) and not os.path.exists(authority):
             self.warnings.append(f"auth-mysql-ssl-ca: there is no {authority}")
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Try the password's file: errors and warnings."""
+        try:
+            if self._password_file is not None:
+                self._password_file.read()
+        except NotGiven as error:
+            return [], [f"{error}; it cannot be checked here"]
+        except Unusable as error:
+            return [str(error)], []
+        return [], []
 
     @staticmethod
     def preload() -> None:
