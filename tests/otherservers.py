@@ -1,6 +1,6 @@
 """Other POP3 servers for spools in mbox format: popa3d and dovecot's, the real ones.
 
-Each serves the spool of ann in a site, and is asked on pipes.
+Each serves the spool of ann in a site, and is asked on pipes; or on a port, by mail programs.
 """
 
 import os
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+import doors
 from doors import Wire
 from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, PATIENCE, end, need
 
@@ -31,7 +32,7 @@ ann:x:{0.pw_uid}:{0.pw_gid}::/:/bin/false
 """
 DOVECOT_CONF = """
 base_dir = {place}/run
-log_path = {place}/log
+log_path = {log}
 ssl = no
 mail_location = mbox:{place}/home:INBOX={spool}
 mail_uid = {user.pw_uid}
@@ -42,9 +43,32 @@ mail_access_groups =
 """
 
 
-@contextmanager
-def popa3d(site):
-    """popa3d, after the login."""
+DOVECOT_ON_A_PORT = """
+state_dir = {place}/state
+protocols = pop3
+listen = {door.host}
+disable_plaintext_auth = no
+passdb {{
+  driver = static
+  args = password=secret
+}}
+userdb {{
+  driver = static
+  args = uid={user.pw_uid} gid={user.pw_gid} home={place}/home
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {port}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+"""
+
+
+def _popa3d(site):
+    """The command for popa3d on a connection."""
     program = str(POPA3D) if POPA3D.exists() else shutil.which("popa3d", path="/usr/sbin")
     if not program:
         pytest.skip("popa3d is neither unpacked nor installed")
@@ -58,15 +82,31 @@ def popa3d(site):
     (place / "passwd").write_text(USERS.format(MAIL_USER).lstrip())
     # It waits for a second where the spool has just changed.
     os.utime(site.spool("ann"), (0, 0))
-    command = ["unshare", "--mount", "sh", "-ec", OWN_PLACES, "sh", place, site.spools, program]
-    with served(command) as wire:
+    return ["unshare", "--mount", "sh", "-ec", OWN_PLACES, "sh", place, site.spools, program]
+
+
+@contextmanager
+def popa3d(site):
+    """popa3d, after the login."""
+    with served(_popa3d(site)) as wire:
         wire.login("ann")
         yield wire
 
 
-@contextmanager
-def dovecot(site):
-    """dovecot's, which serves those who have logged in before; its indices stay in the site."""
+def popa3d_on_a_port(site):
+    """A door at which each connection gets a popa3d."""
+    program, command = need("systemd-socket-activate"), _popa3d(site)
+    logs = doors.Logs(site.path / "popa3d.log")
+
+    def listen(port):
+        place = f"{doors.Door.host}:{port}"
+        return [program, "-l", place, "--accept", "--inetd", *map(str, command)]
+
+    return doors.door_of(*doors.listening(listen, logs), logs)
+
+
+def _dovecot(site, more="", **values):
+    """Its configuration file."""
     if not os.path.exists(DOVECOT) or not IS_ROOT:
         pytest.skip("dovecot-pop3d is not installed, or we are not root")
     place = site.path / "dovecot"
@@ -74,9 +114,29 @@ def dovecot(site):
         path.mkdir(exist_ok=True)
         site.give_to_mail_user(path)
     conf = place / "dovecot.conf"
-    conf.write_text(DOVECOT_CONF.format(place=place, spool=site.spool("ann"), user=MAIL_USER))
-    with served([DOVECOT, "-c", conf], USER="ann", HOME=str(place / "home")) as wire:
+    values |= {"place": place, "spool": site.spool("ann"), "user": MAIL_USER}
+    conf.write_text((DOVECOT_CONF + more).format(**values))
+    return conf
+
+
+@contextmanager
+def dovecot(site):
+    """dovecot's, which serves those who have logged in before; its indices stay in the site."""
+    conf = _dovecot(site, log=site.path / "dovecot" / "log")
+    with served([DOVECOT, "-c", conf], USER="ann", HOME=str(conf.parent / "home")) as wire:
         yield wire
+
+
+def dovecot_on_a_port(site):
+    """All of dovecot, which everybody can log in to, and is ann then."""
+    logs = doors.Logs(site.path / "dovecot.log")
+
+    def listen(port):
+        more = DOVECOT_ON_A_PORT
+        conf = _dovecot(site, more, log="/dev/stderr", door=doors.Door, port=port)
+        return [need("dovecot"), "-F", "-c", conf]
+
+    return doors.door_of(*doors.listening(listen, logs, "starting up"), logs)
 
 
 @contextmanager

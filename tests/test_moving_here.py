@@ -1,15 +1,57 @@
-"""A site moves here from popa3d or dovecot: no client downloads anything twice."""
+"""A site moves here from popa3d, dovecot, the C tpop3d or qpopper: the ids of its messages stay.
+
+popa3d and dovecot are asked, the real ones. The C tpop3d's and qpopper's programs are not to be
+had: what is known of the ids of the one is in golden/*.tpop3d (csplit, head -c 512, md5sum), and
+the other has written its own into the messages. All are asked of the whole server, after a login.
+"""
 
 import pytest
 
 import doors
 import otherservers
 from otherservers import listing
+from samples import MESSAGES, spool_of
 from spools import mbox
 from test_uidl_styles import check_popa3d, golden, ids_of
-from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D
+from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
 
 SPOOLS = [("mail", 0), ("c-client", 1)]
+
+
+def numbered(content, count):
+    return [content % n for n in range(count)]
+
+
+# Spools in which all servers see the same messages.
+SHAPES = {
+    "empty": b"",
+    "one message": mbox(MESSAGES[0]),
+    "samples": spool_of(MESSAGES),
+    "no newline at its end": mbox(b"Date: 1\n\nx\n", b"Date: 2\n\nx\n")[:-2],
+    "headers alone": mbox(b"Date: 1\n", b"Date: 2\n", b"Message-ID: <3>\n"),
+    "folded fields": mbox(
+        *numbered(
+            b"Subject: x\nMESSAGE-ID:\n <%d@x>\nreceived: a\n\tb; c\nReceived: d\n e\nDate: f\n"
+            b"Delivered-To:g\n\nbody\n",
+            5,
+        )
+    ),
+    "other programs' notes": mbox(
+        *numbered(
+            b"Status: RO\nX-Status: A\nX-UID: 7\nX-Keywords: \nContent-Length: 9\nDate: %d\n\n1\n",
+            5,
+        )
+    ),
+    "qpopper's ids": mbox(*numbered(b"X-UIDL: %032x\nStatus: U\nDate: 1\nMessage-ID: x\n\n1\n", 3)),
+    "long headers": mbox(
+        *numbered(b"Date: %d\nX-Long: " + b"x\n y" * 9000 + b"\nMessage-ID: <x>\n\n1\n", 3)
+    ),
+    "octets that are no text": mbox(b"Message-ID: <\xe4@x>\nDate: \xff\n\nx\n", b"Date: \0\n\nx\n"),
+    "the same message again": mbox(
+        *[MESSAGES[0]] * 3, MESSAGES[0] + b"another body\n", MESSAGES[1]
+    ),
+    "many messages": b"".join(mbox(one) for one in numbered(b"Message-ID: <%d@x>\n\n1\n", 300)),
+}
 
 
 def ours(site, *deleted):
@@ -33,7 +75,10 @@ def dovecots(site, *deleted):
 
 
 def deliver(site, *contents):
+    """Append messages, behind an empty line, as programs do that deliver."""
+    before = site.spool("ann").read_bytes()[-2:]
     with site.spool("ann").open("ab") as spool:
+        spool.write(b"" if before == b"\n\n" else b"\n" if before.endswith(b"\n") else b"\n\n")
         spool.write(mbox(*contents))
 
 
@@ -50,6 +95,86 @@ def test_from_popa3d(site, name, hidden):
         assert wire.ask(f"DELE {hidden + 1}").startswith(b"+OK")
     own = ids_of(octets, TPOP3D)[1:]
     check_popa3d(ours(site), theirs[hidden + 1 :], own)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_from_popa3d_with_any_spool(site, shape):
+    octets = SHAPES[shape]
+    site.add("ann", octets)
+    site.configure({"uidl-style": POPA3D})
+    with otherservers.popa3d(site) as wire:
+        theirs = listing(wire)
+    check_popa3d(ours(site), theirs, ids_of(octets, TPOP3D))
+
+
+@pytest.mark.parametrize("index", ["yes", "no"])
+def test_ids_of_popa3d_stay_when_messages_go_and_come(site, index):
+    """And its own are still the same, if it is asked again."""
+    site.add("ann", golden("mail.mbox"))
+    site.configure({"uidl-style": POPA3D, "mailspool-index": index})
+    first = ours(site, 2, 3)
+    left = [first[0], *first[3:]]
+    assert ours(site) == left
+    deliver(site, b"Message-ID: <new@x>\nDate: now\n\ntext\n", b"Subject: nothing lasting\n\nx\n")
+    *ids, new, nothing = ours(site)
+    # The last one's header has an end now; popa3d sees that as well.
+    assert ids[:-1] == left[:-1]
+    with otherservers.popa3d(site) as wire:
+        theirs = listing(wire)
+    assert theirs[-2] == new
+    assert len(nothing) == 32
+    assert all(mine == its or len(mine) == 32 or mine.startswith(its + b"-")
+               for mine, its in zip(ours(site), theirs, strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_from_dovecot_with_any_spool(site, shape):
+    site.add("ann", SHAPES[shape])
+    site.configure({"uidl-style": DOVECOT})
+    theirs = dovecots(site)
+    assert len(theirs) == SHAPES[shape].count(b"From sender@") + SHAPES[shape].count(b"From ann@")
+    assert ours(site) == theirs
+
+
+@pytest.mark.parametrize(("name", "hidden"), SPOOLS)
+@pytest.mark.parametrize("index", ["yes", "no"])
+def test_from_the_c_program(site, name, hidden, index):
+    theirs = golden(f"{name}.tpop3d").split()[hidden:]
+    site.add("ann", golden(f"{name}.mbox"))
+    site.configure({"mailspool-index": index})
+    first = ours(site)
+    assert [one for one in first if one in theirs] == list(dict.fromkeys(theirs))
+    # Where it had one id for two messages, only the first can have that.
+    assert all(mine == its or (its in theirs[:n] and mine.startswith(its + b"-"))
+               for n, (mine, its) in enumerate(zip(first, theirs, strict=True)))  # fmt: skip
+    assert ours(site, 2, 3) == first
+    deliver(site, b"Subject: new\n\ntext\n")
+    left = [first[0], *first[3:]]
+    # What had no last newline has one now, and counts it.
+    assert ours(site)[: len(left) - 1] == left[:-1]
+    assert len(set(ours(site))) == len(left) + 1
+
+
+def test_from_qpopper(site):
+    """Ids as it has written them, in both of its forms; and what it has not seen."""
+    theirs = [
+        b"0123456789abcdef0123456789abcdef",
+        b':hH!!8e9"!CbS"!TkO!!',
+        b"c4d~}|{z`_^]\\[@?>=<;:",
+    ]
+    fields = [b"X-UIDL: %b\nStatus: U\n", b"X-UIDL: %b\n", b"Status: RO\nx-uidl:%b  \n"]
+    seen = [field % one for field, one in zip(fields, theirs, strict=True)]
+    site.add("ann", mbox(*(b"Subject: x\n%b\ntext\n" % one for one in seen)))
+    site.configure({"uidl-style": X_UIDL})
+    assert ours(site) == theirs
+    deliver(site, b"Subject: new\n\ntext\n", b"Subject: x\nX-UIDL: %b\n\nforged\n" % theirs[0])
+    *ids, new, forged = ours(site, 2)
+    assert ids == theirs
+    assert len(new) == 32
+    assert forged.startswith(theirs[0] + b"-")
+    assert ours(site) == [theirs[0], theirs[2], new, forged]
+    ours(site, 1)
+    assert ours(site) == [theirs[2], new, forged]
 
 
 @pytest.mark.parametrize(("name", "hidden"), SPOOLS)
