@@ -128,6 +128,13 @@ def test_an_index_was_a_place():
         assert ("mailspool-index", "yes", False) in config.effective
 
 
+def test_the_ids_of_maildirs_were_none_of_mailspools():
+    config = config_of({"uidl-style": "qmail"})
+    assert config.uidl_style == "tpop3d"
+    assert len(config.warnings) == 1
+    assert "uidl-style: is taken for tpop3d" in config.warnings[0]
+
+
 @pytest.mark.parametrize("driver", ["passwd", "pam"])
 def test_the_systems_users_may_have_a_mailbox_of_their_own(driver):
     if driver == "pam":

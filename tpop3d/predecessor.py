@@ -105,4 +105,6 @@ def meaning(key: str, value: str) -> tuple[str, str] | None:
     """What a value of the C program's is here, and what there is to say of that; None: nothing."""
     if key == "mailspool-index" and value.startswith(("/", "$(")):
         return "yes", "is taken for yes; indexes are in state-directory"
+    if (key, value) == ("uidl-style", "qmail"):
+        return "tpop3d", "is taken for tpop3d, as the C program did with mailspools"
     return None
