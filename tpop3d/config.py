@@ -18,6 +18,7 @@ from tpop3d.directives import (
     from_zero,
     mailbox,
     names,
+    networks,
     one_of,
     per_source,
     positive,
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from tpop3d.addresses import Address
     from tpop3d.auth.driver import Driver
     from tpop3d.auth.templates import Mailbox
+    from tpop3d.networks import Networks
 
 
 DIRECTIVES: dict[str, Directive] = {
     "listen-address": Directive(addresses, ""),
+    "proxy-protocol-from": Directive(networks, ""),
     "max-children": Directive(positive, "16"),
     "max-children-per-source": Directive(per_source, "half"),
     "gatekeeper-user": Directive(str, "tpop3d"),
@@ -75,6 +78,7 @@ class Config:
     """The values of all directives: `timeout-seconds` is `timeout_seconds`. Holds no secret."""
 
     listen_address: list[Address]
+    proxy_protocol_from: Networks | None
     max_children: int
     max_children_per_source: int | None  # None: half of max_children, rounded up
     gatekeeper_user: str

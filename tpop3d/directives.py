@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpop3d.auth.templates import Mailbox
+    from tpop3d.networks import Networks
 
 MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
 
@@ -105,6 +106,15 @@ def mailbox(text: str) -> Mailbox:
     from tpop3d.auth.templates import Mailbox
 
     return Mailbox(text)
+
+
+def networks(text: str) -> Networks | None:
+    """Networks of IP addresses; None for none."""
+    if not text:
+        return None
+    from tpop3d.networks import Networks
+
+    return Networks(text)
 
 
 def user_id(text: str) -> Principal:

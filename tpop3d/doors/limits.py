@@ -17,7 +17,8 @@ MAX_SOURCES = 1000  # whose last log line is remembered
 DESCRIPTORS = 2  # that a connection takes: itself, and the channel to its gatekeeper
 TLS_DESCRIPTORS = 3  # and to its relay
 FURTHER = 64  # descriptors for all else
-LOCAL = ("unix", "unknown")  # peers without an address, to which the limit of a source is none
+NOBODY = "unknown"  # in place of a peer that is still to be told
+LOCAL = ("unix", NOBODY)  # peers without an address, to which the limit of a source is none
 
 
 class Seldom:

@@ -17,6 +17,7 @@ from tpop3d.addresses import NONE, PLAIN
 from tpop3d.auth import drivers
 from tpop3d.descriptors import close_all_but
 from tpop3d.doors import manager
+from tpop3d.doors.awaited import Awaited
 from tpop3d.doors.connections import Connections
 from tpop3d.doors.limits import provide_descriptors
 from tpop3d.doors.loop import Loop
@@ -56,6 +57,7 @@ class Listener:
         self._keeper = keeper
         self._loop = Loop()
         self._connections = Connections(config, cell, self._loop)
+        self._awaited = Awaited(config, self._loop, self._connections.limits, self._serve)
         self._stopping = False
         self._total = 0
         self.reload: Callable[[], Changed | None] = lambda: None
@@ -149,11 +151,20 @@ class Listener:
         return True
 
     def _take(self, connection: _socket.socket, address: object, tls: Tls) -> None:
-        """Serve a connection, or turn it away."""
+        """Serve a connection, once it is known whose it is."""
         peer = name_of(connection, "getpeername")[0]
         if peer == "unknown" and isinstance(address, tuple):
             peer = plain(address[0])  # it has hung up already
         local = name_of(connection, "getsockname")
+        if self._awaited.is_from_balancer(peer):
+            self._awaited.take(connection, peer, local, tls)
+        else:
+            self._serve(connection, peer, local, tls)
+
+    def _serve(
+        self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls
+    ) -> None:
+        """Serve a connection, or turn it away."""
         limits = self._connections.limits
         if refused := limits.refuse(peer):
             if line := limits.line(peer, refused):
@@ -222,6 +233,7 @@ class Listener:
         self._sockets = gone | sockets
         self._provide_descriptors()
         self._connections.change(config, cell, keeper)
+        self._awaited.change(config)
         for one in gone:
             self._close(one)
         self._sockets = sockets
@@ -235,6 +247,7 @@ class Listener:
         for one in self._sockets:
             self._loop.forget(one.fileno())
             one.close()
+        self._awaited.drop_all()
         self._connections.stop_filling()
         self._loop.after(self.config.shutdown_seconds, self._end_sessions)
 

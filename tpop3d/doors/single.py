@@ -47,10 +47,19 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
     if stat.S_ISREG(os.fstat(fd_out).st_mode):
         cell.file_size = MAX_TRANSCRIPT
     signals.unblock()
+    origin = None  # if it is not the connection's own
+    if config.proxy_protocol_from is not None:
+        from tpop3d.doors import proxied
+
+        if proxied.is_from_balancer(config, fd_in):
+            origin = proxied.await_origin(config, fd_in)
+            if origin is None:
+                return
     pid, channel = gatekeeper.start(cell)
     wakeup = signals.catch()
     wire = Wire(fd_in, fd_out, wakeup)
-    monitor = Monitor(config, wire.peer(), wire.local(), tls)
+    client, local = origin or (wire.peer(), wire.local())
+    monitor = Monitor(config, client, local, tls)
     wire.close()
     one = _Connection(config, cell, (fd_in, fd_out), monitor, wakeup)
     summary = monitor.summary
