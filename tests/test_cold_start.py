@@ -66,6 +66,7 @@ NOT_NEEDED = {  # of our own
     "tpop3d.doors.keeper", "tpop3d.doors.relays", "tpop3d.session.relay",
     "tpop3d.session.relaychannel", "tpop3d.session.relayprocess", "tpop3d.session.tls",
     "tpop3d.session.tlsclient",
+    "tpop3d.networks", "tpop3d.doors.awaited", "tpop3d.doors.proxied", "tpop3d.doors.proxyheader",
 }  # fmt: skip
 AFTER_THE_ORDER = "tpop3d.session.session"  # the first that the monitor imports then
 
@@ -194,6 +195,16 @@ def test_an_ordinary_user_imports_no_more(site):
     assert greeting.startswith(b"+OK")
     assert offenders(new) == []
     assert new & NOT_NEEDED == set()
+
+
+def test_balancers_cost_next_to_nothing(tmp_path):
+    """But for what reads its header, which is small."""
+    content = DRIVERS["flatfile"] + "proxy-protocol-from: 192.0.2.0/24 2001:db8::7\n"
+    greeting, new = until_greeting(conf_of(tmp_path, content))
+    assert greeting.startswith(b"+OK")
+    assert offenders(new) == []
+    ours = {"tpop3d.networks", "tpop3d.doors.proxied", "tpop3d.doors.proxyheader"}
+    assert new & NOT_NEEDED == ours
 
 
 def test_the_other_options_of_a_session_cost_no_more(tmp_path):

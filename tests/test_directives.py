@@ -12,6 +12,7 @@ from tpop3d.directives import Directive, group_id, positive, user_id
 
 DEFAULTS = {
     "listen-address": [],
+    "proxy-protocol-from": None,
     "max-children": 16,
     "max-children-per-source": None,
     "gatekeeper-user": "tpop3d",
@@ -122,12 +123,14 @@ WRONG = {
     "mailspool-dotfile-locking": ["", "yes", "try require"],
     "log-level": ["", "loud", "7", "info debug"],
     "listen-address": ["a:b:c"],  # and more: test_addresses
+    "proxy-protocol-from": ["a:b:c"],  # and more: test_networks
 }  # fmt: skip
 
 
 def test_the_directives_are_those_of_the_documents():
     assert set(DIRECTIVES) == set(DEFAULTS)
-    assert set(RIGHT) | {"listen-address"} == set(DEFAULTS) == set(WRONG)
+    elsewhere = {"listen-address", "proxy-protocol-from"}
+    assert set(RIGHT) | elsewhere == set(DEFAULTS) == set(WRONG)
 
 
 def test_the_annotations_are_the_directives():
