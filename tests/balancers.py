@@ -15,6 +15,7 @@ global
 defaults
     mode tcp
     log global
+    timeout check {patience}s
     timeout connect {patience}s
     timeout client {patience}s
     timeout server {patience}s

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from contextlib import closing
 
@@ -381,35 +382,43 @@ def test_whose_connection_it_is():
     assert origin(Header("::1", place), "2001:db8::9", own) == ("2001:db8::9", place)
 
 
+@pytest.fixture(scope="module")
+def elsewhere():
+    with network() as made:
+        for peer in OUTSIDE:  # a new address of IPv6 takes its time
+            command = made.command("ip", "route", "get", peer)
+            poll(lambda command=command: not subprocess.call(command), f"a way to {peer}")
+        yield made
+
+
 @pytest.mark.parametrize("peer", OUTSIDE)
-def test_a_client_on_the_balancers_host_is_not_on_ours(site, monkeypatch, peer):
+def test_a_client_on_the_balancers_host_is_not_on_ours(site, monkeypatch, elsewhere, peer):
     """Its password has crossed a network."""
     header = line("::1", ("::1", 110)) if ":" in peer else line("127.0.0.1", ("127.0.0.1", 110))
     site.configure({"plaintext-logins": "local", "proxy-protocol-from": " ".join(OUTSIDE)})
-    with network() as elsewhere:
-        with elsewhere.inetd(site, peer) as wire:
+    with elsewhere.inetd(site, peer) as wire:
+        wire.send(header)
+        must_refuse(wire, wire.line(), b"TLS")
+        assert wire.ask("QUIT").startswith(b"+OK")
+        wire.logs.wait_for(f"session user=- rip={re.escape(peer)} ")
+    monkeypatch.setattr(doors, "SERVER", elsewhere.command(*doors.SERVER))
+    host = f"[{peer}]" if ":" in peer else peer
+    with doors.standalone(site, host=host) as door:
+        with closing(elsewhere.connect(peer, door.port)) as wire:
             wire.send(header)
             must_refuse(wire, wire.line(), b"TLS")
-            assert wire.ask("QUIT").startswith(b"+OK")
-            wire.logs.wait_for(f"session user=- rip={re.escape(peer)} ")
-        monkeypatch.setattr(doors, "SERVER", elsewhere.command(*doors.SERVER))
-        host = f"[{peer}]" if ":" in peer else peer
-        with doors.standalone(site, host=host) as door:
-            with closing(elsewhere.connect(peer, door.port)) as wire:
-                wire.send(header)
-                must_refuse(wire, wire.line(), b"TLS")
-            door.logs.wait_for(f"session user=- rip={re.escape(peer)} ")
-            with closing(elsewhere.connect(peer, door.port)) as wire:
-                wire.send(line("192.0.2.99" if "." in peer else "2001:db8::99",
-                               ("203.0.113.5" if "." in peer else "2001:db8::5", 110)))  # fmt: skip
-                must_refuse(wire, wire.line(), b"TLS")
-            door.logs.wait_for("session user=- rip=(192.0.2|2001:db8:):?.99 ")
-            site.configure({"plaintext-logins": "yes"})
-            reload(door, "reload: the configuration is read again")
-            with closing(elsewhere.connect(peer, door.port)) as wire:
-                wire.send(header)
-                assert wire.line().startswith(b"+OK")
-                must_serve(wire, "USER anna", "PASS secret")
+        door.logs.wait_for(f"session user=- rip={re.escape(peer)} ")
+        with closing(elsewhere.connect(peer, door.port)) as wire:
+            wire.send(line("192.0.2.99" if "." in peer else "2001:db8::99",
+                           ("203.0.113.5" if "." in peer else "2001:db8::5", 110)))  # fmt: skip
+            must_refuse(wire, wire.line(), b"TLS")
+        door.logs.wait_for("session user=- rip=(192.0.2|2001:db8:):?.99 ")
+        site.configure({"plaintext-logins": "yes"})
+        reload(door, "reload: the configuration is read again")
+        with closing(elsewhere.connect(peer, door.port)) as wire:
+            wire.send(header)
+            assert wire.line().startswith(b"+OK")
+            must_serve(wire, "USER anna", "PASS secret")
 
 
 # Whoever reads the header is root
