@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _socket  # `ipaddress` is four times as large as all of this program's configuration
+import _socket  # `ipaddress` is dear, and a door for one connection would pay for it each time
 
 FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
 MAPPED = b"\0" * 10 + b"\xff\xff"  # how an IPv6 address begins that stands for one of IPv4
