@@ -1,9 +1,12 @@
 """Packaging. Tool settings are in pyproject.toml."""
 
 import re
+import shutil
+import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 
@@ -15,6 +18,62 @@ def version() -> str:
     if not found:
         raise SystemExit("setup.py: no __version__ in tpop3d/__init__.py")
     return found[1]
+
+
+def files(pattern: str) -> list[str]:
+    """The files of the checkout that match."""
+    found = [path for path in here.glob(pattern) if path.is_file()]
+    return sorted(str(path.relative_to(here)) for path in found)
+
+
+def beside_the_package() -> list[tuple[str, list[str]]]:
+    """Directories under the prefix, and the files that belong there."""
+    examples = "share/doc/tpop3d/examples"
+    places = [
+        ("share/man/man5", files("man/*.5")),
+        ("share/man/man8", files("man/*.8")),
+        ("share/doc/tpop3d", ["README"]),
+        ("lib/systemd/system", files("systemd/*.s*")),
+        ("lib/sysusers.d", files("systemd/sysusers.d/*")),
+        ("lib/tmpfiles.d", files("systemd/tmpfiles.d/*")),
+        (examples, [*files("tpop3d/samples/*"), *files("tpop3d/auth/*.pam")]),
+        (examples, files("tpop3d/auth/*.sql")),
+        (f"{examples}/xinetd", files("xinetd/*")),
+    ]
+    filters = [here / "tpop3d/fail2ban", *here.glob("tpop3d/fail2ban/**/")]
+    for directory in dict.fromkeys(filters):
+        name = directory.relative_to(here / "tpop3d")
+        places.append((f"{examples}/{name}", files(f"tpop3d/{name}/*")))
+    return [(place, found) for place, found in places if found]
+
+
+class BuildModules(build_py):
+    """Builds them anew: what an older version has left in build/ would be installed, too."""
+
+    def run(self):
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib, "tpop3d"), ignore_errors=True)
+        super().run()
+
+
+# The one that setuptools uses: where it is to be imported from differs between versions.
+InstallData = Distribution().get_command_class("install_data")
+
+
+class InstallFiles(InstallData):
+    """Installs them, and writes into them where the command will be.
+
+    pip builds with the interpreter that it installs for, whose scripts are where the command goes.
+    """
+
+    def copy_file(self, source, target, *arguments, **options):
+        copied = super().copy_file(source, target, *arguments, **options)
+        path = Path(copied[0])
+        text = path.read_text(encoding="utf-8")
+        command = f"{sysconfig.get_path('scripts')}/tpop3d"
+        if source.startswith(("systemd/", "xinetd/")) and "/usr/local/bin/tpop3d" in text:
+            path.write_text(text.replace("/usr/local/bin/tpop3d", command), encoding="utf-8")
+        return copied
 
 
 SYSTEMD = ["systemd-python"]
@@ -33,12 +92,9 @@ setup(
     python_requires=">=3.11",
     # The top-level folders systemd/, xinetd/ and tests/ are not packages.
     packages=find_packages(include=["tpop3d", "tpop3d.*"]),
-    # Beside what they belong to, and to be copied: a database schema, a PAM service, and what
-    # fail2ban needs.
-    package_data={
-        "tpop3d": ["py.typed", "fail2ban/*/*.conf"],
-        "tpop3d.auth": ["vmail-sql.sql", "tpop3d.pam"],
-    },
+    package_data={"tpop3d": ["py.typed"]},
+    data_files=beside_the_package(),
+    cmdclass={"build_py": BuildModules, "install_data": InstallFiles},
     entry_points={"console_scripts": ["tpop3d = tpop3d.cli:main"]},
     # crypt(3) left the standard library with Python 3.13.
     install_requires=['crypt_r; python_version >= "3.13"'],

@@ -76,22 +76,21 @@ class SystemdSite(SystemdBox):
         units.mkdir(parents=True)
         for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.socket")]:
             shutil.copy(unit, units)
-        for kind in ("sysusers", "tmpfiles"):
-            (etc / f"{kind}.d").mkdir()
-            shutil.copy(UNITS / f"tpop3d.{kind}", etc / f"{kind}.d/tpop3d.conf")
+        for kind in ("sysusers.d", "tmpfiles.d"):
+            shutil.copytree(UNITS / kind, etc / kind)
         self._furnish_program()
         self._furnish_users()
         self.boot()
         if OTHER_PYTHON:
             # It looks for its library, if that is shared, where it was installed first.
-            self.path("/etc/ld.so.conf.d/python.conf").write_text("/opt/tpop3d/python/lib\n")
+            self.path("/etc/ld.so.conf.d/python.conf").write_text("/opt/python/lib\n")
             self.do("ldconfig")
         self.systemctl("start", "systemd-journald.service")
         self.do("systemd-sysusers", "tpop3d.conf")
 
     def _furnish_program(self):
         """The server, and of this Python's packages those that it uses if they are there."""
-        opt = self.directory / "opt"
+        opt = self.directory / "opt/tpop3d"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(CHECKOUT / "tpop3d", opt / "checkout/tpop3d", ignore=ignored)
         shutil.copytree(UNITS, opt / "checkout/systemd")
@@ -105,8 +104,8 @@ class SystemdSite(SystemdBox):
         # As pip does, since the units cannot write there.
         subprocess.run([sys.executable, "-m", "compileall", "-q", opt / "checkout"], check=True)
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        prefix = "/opt/tpop3d/python" if OTHER_PYTHON else "/usr"
-        command = self.directory / "bin/tpop3d"
+        prefix = "/opt/python" if OTHER_PYTHON else "/usr"
+        command = self.directory / "local/bin/tpop3d"
         command.write_text(COMMAND.format(python=f"{prefix}/bin/{name}"))
         command.chmod(0o755)
 

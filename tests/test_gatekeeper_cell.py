@@ -30,7 +30,7 @@ def check_complaint(name, text):
         assert "useradd --system " in text
         assert text.rstrip().endswith(f" {name}")
         assert "systemd-sysusers" in text
-        assert "tpop3d.sysusers" in text
+        assert "sysusers.d/tpop3d.conf" in text
 
 
 @pytest.mark.parametrize("name", NOT_TO_BE)

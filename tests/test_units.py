@@ -73,7 +73,9 @@ def command(tmp_path_factory):
 
 def test_all_are_known_here():
     there = {path.name for path in UNITS.iterdir()}
-    assert there == {*SERVICES, *SOCKETS, "tpop3d.sysusers", "tpop3d.tmpfiles"}
+    assert there == {*SERVICES, *SOCKETS, "sysusers.d", "tmpfiles.d"}
+    for kind in ("sysusers.d", "tmpfiles.d"):
+        assert [path.name for path in (UNITS / kind).iterdir()] == ["tpop3d.conf"]
 
 
 def test_systemd_finds_nothing_wrong(tmp_path, command):

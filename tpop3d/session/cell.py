@@ -24,7 +24,8 @@ def gatekeeper_user(config: Config) -> Principal | str:
         user = user_id(name)
     except ValueError as error:
         return (
-            f"gatekeeper-user: {error}; make it with systemd-sysusers and tpop3d.sysusers, or:"
+            f"gatekeeper-user: {error}; make it with systemd-sysusers and"
+            " sysusers.d/tpop3d.conf, or:"
             f" useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin {name}"
         )
     if user.uid == 0 or user.gid == 0:
