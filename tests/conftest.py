@@ -97,7 +97,7 @@ def library(box):
     """What filters system calls, among the packages of the box while the test runs."""
     if not systemdsite.SECCOMP.exists():
         pytest.skip("pyseccomp is not installed")
-    place = box.directory / "opt/site-packages" / systemdsite.SECCOMP.name
+    place = box.directory / "opt/tpop3d/site-packages" / systemdsite.SECCOMP.name
     shutil.copy(systemdsite.SECCOMP, place)
     yield
     place.unlink()

@@ -54,7 +54,7 @@ class SystemdBox:
     def __init__(self):
         self.directory = Path(tempfile.mkdtemp(prefix="tpop3d-box-"))
         self.directory.chmod(0o755)
-        for name in ("mnt", "opt/python", "bin", "etc", "var", "home"):
+        for name in ("mnt", "opt/python", "local/bin", "etc", "var", "home"):
             (self.directory / name).mkdir(parents=True)
         self.keeper = None  # the parent of its PID 1: when one of the two ends, so does the other
         self.pid = None

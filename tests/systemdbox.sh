@@ -6,9 +6,10 @@
 #   systemdbox.sh pid1 DIR         the second half of boot, as PID 1; becomes systemd
 #   systemdbox.sh clean DIR        in a mount namespace of its own: remove the cgroup
 #
-# DIR/opt is put at /opt/tpop3d, with the Python that is installed at $BOX_PYTHON, and DIR/bin at
-# /usr/local/bin; DIR/etc, DIR/var and DIR/home are copied. The machine's /usr is there, read-only.
-# All else is in memory and goes with the namespaces; the cgroup, named as DIR, remains.
+# DIR/opt is put at /opt, with the Python that is installed at $BOX_PYTHON in /opt/python, and
+# DIR/local at /usr/local; DIR/etc, DIR/var and DIR/home are copied. Of /usr the rest is the
+# machine's, read-only. All else is in memory and goes with the namespaces; the cgroup, named as DIR,
+# remains.
 set -eu
 
 mount() { command mount -n "$@"; } # -n: keep no list of mounts in /run
@@ -73,10 +74,9 @@ pid1() { # DIR
             read_only "/$d" "$d"
         fi
     done
-    mkdir opt/tpop3d
-    mount --rbind "$1/opt" opt/tpop3d
-    read_only "$BOX_PYTHON" opt/tpop3d/python
-    mount --bind "$1/bin" usr/local/bin
+    mount --bind "$1/opt" opt
+    read_only "$BOX_PYTHON" opt/python
+    mount --bind "$1/local" usr/local
 
     # Of the machine's /etc what programs need to run at all; none of its secrets, none of its units.
     for f in ld.so.cache ld.so.conf ld.so.conf.d nsswitch.conf protocols services hosts pam.d \
