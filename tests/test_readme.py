@@ -1,22 +1,13 @@
 """What README tells an administrator to type, typed."""
 
-import re
-
 import pytest
 
 import databases
-from mailsite import CHECKOUT, need, poll
+from freshbox import commands
+from mailsite import need, poll
 from samples import MESSAGES, spool_of
 
-README = (CHECKOUT / "README").read_text()
 PASSWORD = "open sesame"
-
-
-def commands(after):
-    """The first indented lines after some text."""
-    section = README.partition(f"\n{after}")[2]
-    block = re.search(r"(?:^    .*\n)+", section, re.MULTILINE)
-    return [line.strip() for line in block[0].splitlines()]
 
 
 @pytest.fixture
@@ -63,30 +54,3 @@ def test_five_commands_set_up_a_domain_and_a_mailbox(box, database_in, style):
     assert client.line().startswith(b"+OK")
     assert client.ask("USER anna@example.org").startswith(b"+OK")
     assert client.ask("PASS wrong").startswith(b"-ERR [AUTH]")
-
-
-def typed(box, command):
-    """Run a command as root, in the directory of the sources."""
-    return box.run("/bin/sh", "-ec", f"cd /opt/tpop3d/checkout\n{command}")
-
-
-def test_the_commands_for_systemd_make_a_server_that_serves(box):
-    """On a system that has none of it yet."""
-    for command in (
-        "rm -rf /etc/systemd/system/tpop3d* /etc/sysusers.d/tpop3d.conf",
-        "rm -rf /etc/tmpfiles.d/tpop3d.conf /var/lib/tpop3d",
-        "userdel tpop3d",
-        "systemctl daemon-reload",
-    ):
-        assert typed(box, command).returncode == 0
-    box.add("ann", spool_of(MESSAGES))
-    told = commands("For systemd, from this directory")
-    assert any("systemd-sysusers" in command for command in told)
-    for command in told:
-        done = typed(box, command)
-        assert done.returncode == 0, done.stderr
-    assert box.show("tpop3d.socket", "ActiveState") == "active"
-    client = box.wire()
-    client.login("ann")
-    assert client.ask("QUIT").startswith(b"+OK")
-    box.systemctl("disable", "tpop3d.socket")

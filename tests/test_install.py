@@ -1,0 +1,233 @@
+"""What README tells an administrator to type, typed into a new system; and what pip installs."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import freshbox
+import systemdbox
+from freshbox import README, FreshBox, commands, copy_source
+from mailsite import CHECKOUT, ENVIRONMENT, poll
+from samples import MESSAGES, on_the_wire, spool_of
+
+EXAMPLES = "share/doc/tpop3d/examples"
+UNITS = sorted(path.name for path in (CHECKOUT / "systemd").glob("*.s*"))
+# What the package brings besides the package, under the prefix.
+FILES = {
+    *(f"lib/systemd/system/{unit}" for unit in UNITS),
+    "lib/sysusers.d/tpop3d.conf",
+    "lib/tmpfiles.d/tpop3d.conf",
+    "share/man/man5/tpop3d.conf.5",
+    "share/man/man8/tpop3d.8",
+    "share/doc/tpop3d/README",
+    *(f"{EXAMPLES}/{name}" for name in ("tpop3d.conf", "tpop3d.pam", "vmail-sql.sql")),
+    *(f"{EXAMPLES}/xinetd/{name}" for name in ("tpop3d", "tpop3d-tls", "tpop3d.busy")),
+}
+FAIL2BAN = CHECKOUT / "tpop3d/fail2ban"
+FILES |= {
+    f"{EXAMPLES}/fail2ban/{path.relative_to(FAIL2BAN)}"
+    for path in FAIL2BAN.rglob("*")
+    if path.is_file()
+}
+
+
+STLS = ("--ssl-reqd", "pop3://localhost/1")
+PORT_995 = ("pop3s://localhost/1",)
+LOGIN_DENIED = 67  # CURLE_LOGIN_DENIED
+
+
+@pytest.fixture(scope="module")
+def machine():
+    systemdbox.require()
+    freshbox.require()
+    box = FreshBox()
+    try:
+        box.install()
+        box.path("/var/mail/ann").write_bytes(spool_of(MESSAGES))
+        box.do("chown", "ann:mail", "/var/mail/ann")
+        yield box
+    finally:
+        box.close()
+
+
+@pytest.fixture(scope="module")
+def server(machine):
+    """The server as README's five lines install it. The last test that has it removes it."""
+    machine.as_new = machine.tree()
+    five = commands("INSTALL")
+    assert len(five) == 5
+    for command in five:
+        machine.type(command)
+    return machine
+
+
+def fetches(box, options):
+    """Ann's first message is what curl gets, over TLS or not at all; returns what was logged."""
+    cursor = box.do("journalctl", "--lines=0", "--show-cursor").split()[-1]
+    command = ["curl", "--silent", "--show-error", "--insecure", "--user", "ann:secret"]
+    done = box.run(*command, *options, text=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == on_the_wire(MESSAGES[0])
+
+    def journal():
+        lines = box.do("journalctl", "--output=cat", f"--after-cursor={cursor}")
+        return lines if "session user=ann" in lines else None
+
+    return poll(journal, "the session in the journal")
+
+
+def test_five_commands_make_a_server(server):
+    assert "Active: active (listening)" in server.do("systemctl", "status", "tpop3d.socket")
+    assert "UnitFileState=enabled" in server.systemctl("show", "tpop3d.socket")
+    journal = fetches(server, STLS)
+    assert " driver=pam " in journal
+    assert " tls=TLSv1.3 " in journal
+    assert "tpop3d@" in journal  # the service of this connection
+    denied = server.run("curl", "-sk", "--ssl-reqd", "-u", "ann:wrong", "pop3://localhost/")
+    assert denied.returncode == LOGIN_DENIED
+
+
+def test_the_sample_configuration_has_no_errors_as_it_stands(server):
+    done = server.run("/opt/tpop3d/bin/tpop3d", "--check-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    chosen = [line for line in done.stdout.splitlines() if not line.endswith("# default")]
+    assert "auth-pam-enable: yes" in chosen
+
+
+def test_port_995_is_one_line_more(server):
+    (line,) = commands("One that is renewed")
+    server.type(line)
+    assert " tls=TLSv1.3 " in fetches(server, PORT_995)
+    server.systemctl("disable", "--now", "tpop3d-tls.socket")
+
+
+def test_man_pages_are_found(server):
+    for page in ("tpop3d", "tpop3d.conf"):
+        found = server.do("man", "-M", "/opt/tpop3d/share/man", "--where", page)
+        assert found.startswith("/opt/tpop3d/share/man/man")
+
+
+def test_an_upgrade_keeps_it_running(server):
+    for line in commands("To upgrade"):
+        server.type(line)
+    fetches(server, STLS)
+
+
+def test_other_doors(server):
+    for line in commands("The two doors that listen"):
+        server.type(line)
+    assert server.show("tpop3d.socket", "ActiveState") == "inactive"
+    fetches(server, STLS)
+    assert server.show("tpop3d-listener.service", "ActiveState") == "active"
+    server.systemctl("disable", "--now", "tpop3d-listener.socket", "tpop3d-listener.service")
+    (line,) = commands("and for the fourth")
+    server.type(line)
+    for options in (STLS, PORT_995):
+        fetches(server, options)
+    server.do("sh", "-c", "systemctl stop xinetd && rm /etc/xinetd.d/tpop3d*")
+
+
+def test_all_can_be_removed(server):
+    server.systemctl("enable", "--now", "tpop3d.socket")
+    for line in commands("To remove all"):
+        server.type(line)
+    after = server.tree()
+    assert sorted(after) == sorted(server.as_new)
+    assert [name for name in after if after[name] != server.as_new[name]] == []
+
+
+def test_without_a_directory_of_its_own(machine):
+    """Under /usr/local, where systemd finds it by itself, by Debian's own Python."""
+    before = machine.tree()
+    (install,) = re.findall(r'"(pip install --break-system-packages .*)"', README)
+    machine.type(install)
+    machine.systemctl("daemon-reload")
+    for unit in UNITS:
+        loaded = unit.replace("@", "@instance")
+        where = f"/usr/local/lib/systemd/system/{unit}"
+        assert machine.show(loaded, "FragmentPath") == where
+        if unit.endswith(".service"):
+            assert "path=/usr/local/bin/tpop3d ;" in machine.show(loaded, "ExecStart")
+    assert "POP3" in machine.do("man", "--pager=cat", "tpop3d")
+    machine.do("systemd-sysusers")
+    machine.do("getent", "passwd", "tpop3d")
+    machine.do("userdel", "tpop3d")
+    machine.type("pip uninstall --yes --break-system-packages tpop3d python-pam")
+    left = {name: content for name, content in machine.tree().items() if content is not None}
+    assert left == {name: content for name, content in before.items() if content is not None}
+
+
+# -- without a system of its own
+
+
+def pip(venv, *arguments):
+    """What pip does for a virtual environment that has none itself; its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", venv, "--disable-pip-version-check", *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=venv.parent,
+        env=ENVIRONMENT | {"PYTHONPATH": "", "PIP_CONFIG_FILE": os.devnull},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def venv(tmp_path):
+    """A virtual environment, and beside it the sources."""
+    if not freshbox.WHEELS.is_dir():
+        pytest.skip("tests/run has not fetched what pip wants")
+    copy_source(tmp_path / "source")
+    path = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
+    return path
+
+
+def install(venv, *options):
+    wheels = ["--no-index", "--find-links", freshbox.WHEELS]
+    pip(venv, "install", *wheels, "--no-deps", *options, venv.parent / "source")
+
+
+def files(directory):
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_what_is_installed_and_what_uninstalling_leaves(venv):
+    before = files(venv)
+    left_by_another = venv.parent / "source/build/lib/tpop3d/stale.py"
+    left_by_another.parent.mkdir(parents=True)
+    left_by_another.touch()
+    install(venv)
+    new = files(venv) - before
+    package = {name for name in new if "/site-packages/" in name}
+    assert new - package == FILES | {"bin/tpop3d"}
+    modules = {name.partition("/site-packages/")[2] for name in package}
+    ours = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "tpop3d").rglob("*.py")}
+    assert {name for name in modules if name.startswith("tpop3d/") and name.endswith(".py")} == ours
+    _names_the_command(venv, f"{venv}/bin/tpop3d")
+    pip(venv, "uninstall", "--yes", "tpop3d")
+    assert files(venv) == before
+    # Directories that pip leaves have a name that others use, too, and are empty.
+    there = {str(path.relative_to(venv)) for path in venv.rglob("*") if path.is_dir()}
+    assert [name for name in there if "tpop3d" in name] == []
+
+
+def _names_the_command(prefix, command):
+    """Whatever starts the command does so where it is; no other file was touched."""
+    done = subprocess.run([command, "-V"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tpop3d ")
+    for unit in UNITS:
+        text = (prefix / "lib/systemd/system" / unit).read_text()
+        assert re.findall(r"^ExecStart=(\S+)", text, re.M) == [command] * unit.endswith(".service")
+        original = (CHECKOUT / "systemd" / unit).read_text()
+        assert text == original.replace("/usr/local/bin/tpop3d", command)
+    for name in ("tpop3d", "tpop3d-tls"):
+        text = (prefix / EXAMPLES / "xinetd" / name).read_text()
+        assert re.findall(r"^\s*server\s*= (.*)$", text, re.M) == [command]
+    for name in ("README", "man/tpop3d.8"):
+        installed = prefix / (
+            "share/man/man8/tpop3d.8" if "man" in name else "share/doc/tpop3d/README"
+        )
+        assert installed.read_bytes() == (CHECKOUT / name).read_bytes()
