@@ -77,7 +77,7 @@ class FreshBox(SystemdBox):
         copy_source(local / "src/tpop3d")
         shutil.copytree(WHEELS, local / "src/wheels")
         (etc / "pip.conf").write_text(PIP_CONF)
-        self._furnish_apt()
+        self._furnish_packages()
         lines = {name: Path("/etc", name).read_text() for name in ("passwd", "group")}
         for name, text in lines.items():
             kept = [line for line in text.splitlines(True) if line.split(":")[0] != "tpop3d"]
@@ -101,8 +101,8 @@ class FreshBox(SystemdBox):
         # What happened here when ssl-cert was installed; /etc is not this machine's.
         self.do("make-ssl-cert", "generate-default-snakeoil")
 
-    def _furnish_apt(self):
-        """apt's lists of what is installed, as on this machine."""
+    def _furnish_packages(self):
+        """What the packages on this machine have elsewhere than in /usr, and apt's list of them."""
         dpkg = self.directory / "var/lib/dpkg"
         dpkg.mkdir(parents=True)
         shutil.copy("/var/lib/dpkg/status", dpkg)
@@ -110,7 +110,9 @@ class FreshBox(SystemdBox):
             (self.directory / "etc" / name).mkdir(parents=True)
         for name in ("init.d", "default", "systemd/system"):
             (self.directory / "etc" / name).mkdir(parents=True)
-        for name in ("xinetd.conf", "init.d/xinetd", "default/xinetd", "manpath.config"):
+        authorities = "ssl/certs/ca-certificates.crt"  # which pip wants to be there
+        services = ("xinetd.conf", "init.d/xinetd", "default/xinetd")
+        for name in (authorities, *services, "manpath.config"):
             shutil.copy(f"/etc/{name}", self.directory / "etc" / name)
         (self.directory / "etc/systemd/system/xinetd.service").write_text(XINETD)
 
@@ -120,8 +122,10 @@ class FreshBox(SystemdBox):
             # It looks for its library, if that is shared, where it was installed first.
             self.path("/etc/ld.so.conf.d/python.conf").write_text("/opt/python/lib\n")
             self.do("ldconfig")
+            command = self.path("/usr/local/bin/python3")
             version = "{}.{}".format(*sys.version_info[:2])
-            self.path("/usr/local/bin/python3").symlink_to(f"/opt/python/bin/python{version}")
+            command.write_text(f'#!/bin/sh\nexec /opt/python/bin/python{version} "$@"\n')
+            command.chmod(0o755)
 
     def type(self, command):
         """Type a line, as root, in the directory of the sources; it must succeed."""

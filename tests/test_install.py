@@ -155,7 +155,7 @@ def test_without_a_directory_of_its_own(machine):
     machine.do("systemd-sysusers")
     machine.do("getent", "passwd", "tpop3d")
     machine.do("userdel", "tpop3d")
-    machine.type("pip uninstall --yes --break-system-packages tpop3d python-pam")
+    machine.type("pip uninstall --yes --break-system-packages tpop3d python-pam crypt_r")
     left = {name: content for name, content in machine.tree().items() if content is not None}
     assert left == {name: content for name, content in before.items() if content is not None}
 
