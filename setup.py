@@ -95,7 +95,7 @@ setup(
     package_data={"tpop3d": ["py.typed"]},
     data_files=beside_the_package(),
     cmdclass={"build_py": BuildModules, "install_data": InstallFiles},
-    entry_points={"console_scripts": ["tpop3d = tpop3d.cli:main"]},
+    scripts=["tpop3d/bin/tpop3d"],
     # crypt(3) left the standard library with Python 3.13.
     install_requires=['crypt_r; python_version >= "3.13"'],
     extras_require={
