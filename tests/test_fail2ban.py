@@ -58,7 +58,7 @@ def fail2ban(installation):
     for package in ("fail2ban", "python3-systemd"):
         if not (UNPACKED / package).exists():
             pytest.skip(f"{package} is not unpacked")
-    place = installation.directory / "opt/fail2ban"
+    place = installation.directory / "opt/tpop3d/fail2ban"
     place.mkdir()
     for package in ("fail2ban", "python3-systemd"):
         packages = UNPACKED / package / "usr/lib/python3/dist-packages"
@@ -276,7 +276,7 @@ def test_an_attack(box):
     body = f"    {said}\n    tell(channel.ask(attempt(name=b'{THIRD}')))\n    raw.send(b'X')"
     head, import_of_main, _ = box.path("/usr/local/bin/tpop3d").read_text().partition("from tpop3d")
     assert import_of_main
-    script = box.directory / "bin/evil"
+    script = box.directory / "local/bin/evil"
     script.write_text(head + evil.START.format(body=body))
     script.chmod(0o755)
     box.adapt("tpop3d@.service", Service_ExecStart="/usr/local/bin/evil --inetd")

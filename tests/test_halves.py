@@ -139,19 +139,20 @@ def test_what_the_other_did_not_write_down_is_found_again(written, monkeypatch):
     assert same(*both(SPOOL))
 
 
-def test_a_spool_that_becomes_shorter_is_truncated_in_either_half():
+def test_a_spool_that_becomes_shorter_is_truncated_in_either_half(forks):
     for cut in (len(SPOOL) // 4, len(SPOOL) - 10):
         fd = memory_file(SPOOL)
         os.truncate(fd, cut)
         with pytest.raises(Truncated):
             scan_all(fd, len(SPOOL))
         os.close(fd)
+    (pid,) = forks  # where nothing is in the middle, nobody else looks
     with pytest.raises(ChildProcessError):  # nobody is left behind
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(pid, os.WNOHANG)
 
 
 SLOW = """
-import os, signal
+import os, signal, sys
 from tpop3d.mailspool import halves
 halves.WORTH = 0
 os.sched_getaffinity = lambda pid: {0, 1}
@@ -160,7 +161,7 @@ parent, real = os.getpid(), os.preadv
 def preadv(fd, buffers, offset):
     if os.getpid() != parent:
         print(os.getpid(), flush=True)
-        os.read(3, 1)
+        os.read(int(sys.argv[1]), 1)
     return real(fd, buffers, offset)
 os.preadv = preadv
 print(len(halves.scan_all(0, os.fstat(0).st_size)), flush=True)
@@ -173,15 +174,16 @@ def test_a_signal_to_both_is_told_once(tmp_path):
     read_end, write_end = os.pipe()
     with path.open("rb") as spool:
         process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&"$0"', str(read_end), sys.executable, "-c", SLOW],
+            [sys.executable, "-c", SLOW, str(read_end)],
             stdin=spool, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, pass_fds=[read_end],
         )  # fmt: skip
-    other = int(process.stdout.readline())
-    for pid in (other, process.pid):
-        os.kill(pid, signal.SIGTERM)
-    assert process.stdout.readline() == "told\n"
-    os.write(write_end, b"x")
-    assert process.stdout.read() == "200\n"
-    assert process.wait() == 0
+    with process:
+        other = int(process.stdout.readline())
+        for pid in (other, process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert process.stdout.readline() == "told\n"
+        os.write(write_end, b"x")
+        assert process.stdout.read() == "200\n"
+    assert process.returncode == 0
     for fd in (read_end, write_end):
         os.close(fd)

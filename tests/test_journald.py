@@ -139,7 +139,7 @@ def test_from_a_session_that_can_read_nothing_of_the_program(box, style):
     box.spool("ann").write_bytes(b"garbage")
     box.configure({"log-level": "err"})
     box.systemctl("restart", style)
-    places = [box.directory / "opt" / name for name in ("checkout", "site-packages")]
+    places = [box.directory / "opt/tpop3d" / name for name in ("checkout", "site-packages")]
     try:
         for place in places:
             place.chmod(0o700)
@@ -234,7 +234,7 @@ class TestElsewhere:
         assert [(one["_TRANSPORT"], ours(one)) for one in found] == [("stdout", {})]
 
     def test_without_the_package(self, each):
-        (extension,) = (each.directory / "opt/site-packages/systemd").glob("_journal.*")
+        (extension,) = (each.directory / "opt/tpop3d/site-packages/systemd").glob("_journal.*")
         hidden = extension.rename(extension.with_name("hidden"))
         try:
             one_session(each)
