@@ -52,14 +52,14 @@ class Server:
         with socket.create_server((HOST, 0)) as taken:
             self.port = taken.getsockname()[1]
 
-    def start(self, command, environment=None):
+    def start(self, command):
         """Start it, in a cgroup of its own where there can be one, and wait until it listens."""
         entering = ["sh", "-c", 'echo $$ >"$0"/cgroup.procs && exec "$@"', self.group]
         log = (self.directory / "log").open("ab")
         self.process = subprocess.Popen(
             [*(entering if self.group else []), *map(str, command)],
             cwd=CHECKOUT,
-            env=os.environ | (environment or {}),
+            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -192,7 +192,7 @@ def _configure(server):
         f"state-directory: {server.directory}/state\n"
         "log-stderr: yes\nlog-level: err\n"
     )
-    return [sys.executable, "-m", "tpop3d", "-f", conf]
+    return [sys.executable, CHECKOUT / "tpop3d" / "bin" / "tpop3d", "-f", conf]
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def activated(directory, users):
     with _served("tpop3d systemd", directory, users) as server:
         command = [*_configure(server), "--inetd"]
         options = ["-l", f"{HOST}:{server.port}", "--accept", "--inetd", "-E", "PYTHONPATH"]
-        server.start([program, *options, *command], {"PYTHONPATH": str(CHECKOUT)})
+        server.start([program, *options, *command])
         yield server
 
 

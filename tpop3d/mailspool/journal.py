@@ -19,8 +19,9 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from array import array
 from binascii import crc32
+
+from tpop3d.mailspool.arrays import array
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ anything done once a line costs a hundred times as much.
 from __future__ import annotations
 
 import os
-from array import array
 from binascii import crc32
 
+from tpop3d.mailspool.arrays import array
 from tpop3d.mailspool.md5 import md5
 from tpop3d.mailspool.refusal import Truncated
 

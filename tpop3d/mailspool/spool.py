@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-from array import array
 
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import refusal, styles
+from tpop3d.mailspool.arrays import array
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
 from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
