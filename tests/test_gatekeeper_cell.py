@@ -2,13 +2,16 @@
 
 import os
 import pwd
+import shutil
+import stat
 
 import pytest
 
 import doors
 from authkit import config_of, converse, tpop3d
-from mailsite import IS_ROOT, MAIL_USER
+from mailsite import IS_ROOT, MAIL_USER, poll
 from spools import mbox
+from test_listener import greeted_or_none
 from test_listener_signals import free_port
 from tpop3d.session.cell import prepare_cell
 from tpop3d.session.privileges import Cell
@@ -113,3 +116,20 @@ def test_in_a_spoiled_directory_no_session_begins(site):
     assert len(ended.lines) == 1
     assert ended.lines[0].startswith(b"-ERR [SYS/PERM] ")
     assert b"empty: must be empty" in ended.stderr
+
+
+def test_a_state_directory_that_is_cleared_is_made_again(site):
+    """As by an administrator who wants no index, or no journal, to be there any more."""
+    site.add("anna", mbox(b"x\n"))
+    settings = {"max-children": 1, "gatekeeper-connections": 1}
+    with doors.standalone(site, settings=settings) as door:
+        for _ in range(2):
+            shutil.rmtree(site.state)
+            # The one that waits already is locked in, and serves one connection.
+            for _ in range(3):
+                wire = poll(lambda: greeted_or_none(door), "a place")
+                wire.send(SESSION)
+                assert wire.reader.read().endswith(b"+OK goodbye\r\n")
+        assert "ended with status" not in door.logs.text()
+        assert stat.S_IMODE((site.state / "empty").stat().st_mode) == 0o555
+        assert stat.S_IMODE(site.state.stat().st_mode) == 0o711

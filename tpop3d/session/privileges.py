@@ -9,6 +9,7 @@ import os
 import resource
 
 from tpop3d.descriptors import close_all_but
+from tpop3d.directories import make_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def confine(cell: Cell, keep: tuple[int, ...]) -> None:
     """
     null = os.open(os.devnull, os.O_RDWR)
     if cell.uid is not None:
-        os.chroot(cell.directory)
-        os.chdir("/")
+        _enter(cell.directory)
         _switch(cell.uid, cell.gid, [])
     # No exec gives privileges, and nobody may look at this process's memory.
     cell.prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -98,6 +98,18 @@ def confine(cell: Cell, keep: tuple[int, ...]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
     if cell.load_filter is not None:
         cell.load_filter()
+
+
+def _enter(directory: str) -> None:
+    """Have nothing but an empty directory."""
+    try:
+        os.chroot(directory)
+    except FileNotFoundError:
+        # Somebody has cleared the state directory, most of which is there only to save time.
+        make_directory(os.path.dirname(directory), 0o711)
+        make_directory(directory, 0o555)
+        os.chroot(directory)
+    os.chdir("/")
 
 
 def _switch(uid: int, gid: int, groups: list[int]) -> None:
