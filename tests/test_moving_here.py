@@ -184,6 +184,23 @@ def test_from_qpopper_and_mailutils(site):
     assert ours(site) == [theirs[0], theirs[3], new, forged]
 
 
+@pytest.mark.parametrize("text", ["From here on it is text", "From May to June", "From 10:30 on"])
+def test_text_that_looks_like_a_message_costs_those_behind_it_no_id_of_dovecots(site, text):
+    """It is one here, with an id of its own, which no client has seen."""
+    texts = [b"Subject: %d\n\none\n" % n for n in range(4)]
+    texts[1] += b"\n" + text.encode() + b"\nmore\n"
+    site.add("ann", mbox(*texts))
+    site.configure({"uidl-style": DOVECOT})
+    theirs = dovecots(site)
+    assert len(theirs) == 4
+    for _ in range(2):
+        mine = ours(site)
+        assert len(mine) == 5
+        assert [*mine[:2], *mine[3:]] == theirs
+    deliver(site, b"Subject: new\n\nnew\n")
+    assert ours(site)[:5] == mine
+
+
 @pytest.mark.parametrize(("name", "hidden"), SPOOLS)
 @pytest.mark.parametrize("index", ["yes", "no"])
 def test_from_dovecot(site, name, hidden, index):

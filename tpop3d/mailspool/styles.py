@@ -1,8 +1,8 @@
 """Styles of unique-ids: those of other servers, for sites that move here.
 
 A style is a function from the header of a message to its id, or to None where it has no usable
-one; such a message gets tpop3d's own. A header begins with the LF of the `From ` line and ends
-with that of its last line; of a longer one there are the first 64 KiB.
+one; such a message gets tpop3d's own. A header begins with the `From ` line and ends with the LF
+of its last line; of a longer one there are the first 64 KiB.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NUMBERED = 16  # the length of dovecot's ids: no other style's that stands besid
 NAME = "uidvalidity"  # in the mailbox's state directory, see `keep`
 
 _WORDS = struct.Struct("<2I")
+_MONTHS = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
 _FOLDED = frozenset((b" ", b"\t"))
 _INITIALS = frozenset((b"R", b"r", b"D", b"d", b"M", b"m", b"X"))  # popa3d knows no x-
 
@@ -49,8 +50,8 @@ def style_for(
 
 
 def header(fd: int, listing: Listing, index: int) -> bytes:
-    """The header of a message."""
-    start = listing.bodies[index] - 1
+    """The header of a message, `From ` line included."""
+    start = listing.starts[index]
     length = min(HEADER, listing.ends[index] - start)
     octets = os.pread(fd, min(FIRST_READ, length), start)
     end = octets.find(b"\n\n")
@@ -105,7 +106,8 @@ class Dovecot:
     dovecot writes the number into each message, as X-UID, and the validity and the last number
     into the first one, as X-IMAPbase, or X-IMAP where that is a record of c-client's. Numbers
     grow, and what follows a message without one has none. All this is believed only as far as it
-    holds: X-UID may have come with the mail.
+    holds: X-UID may have come with the mail. What begins with a `From ` line without a time is no
+    message there, but text of the one before, and those behind it keep their numbers.
     """
 
     def __init__(self, first: bytes, state: str, known: Sequence[bytes]) -> None:
@@ -122,8 +124,17 @@ class Dovecot:
             if self._previous < uid <= self._last:
                 self._previous = uid
                 return b"%08x%08x" % (uid, self._validity)
-        self._last = 0
+        if _has_time(header[: header.find(b"\n")]):
+            self._last = 0
         return None
+
+
+def _has_time(line: bytes) -> bool:
+    """Does a `From ` line say when, as dovecot wants it to: a month, and hours and minutes?"""
+    words = line.lower().split()
+    return any(word[:3] in _MONTHS for word in words) and any(
+        b":" in word and word.replace(b":", b"").isdigit() for word in words
+    )
 
 
 def keep(state: str, ids: Sequence[bytes], deleted: Sequence[int]) -> None:
