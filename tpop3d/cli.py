@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tpop3d import __version__, logs
+from tpop3d import logs
 from tpop3d.doors import inetd
 
 TYPE_CHECKING = False
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 OK = 0
 FAILED = 1
 WRONG_USE = 2  # argparse's, and that of a configuration with errors
-DEMO_PORT = 1110
 LAST_WORDS = b"-ERR [SYS/PERM] the server is not set up as it should be\r\n"
 # For people, not clients.
 PRINTING = frozenset(
@@ -108,81 +107,9 @@ def _quick_options(arguments: list[str]) -> Options | None:
 
 def _options(arguments: list[str]) -> Options:
     """The options, as argparse reads them; it also prints the help and ends the program."""
-    import argparse
+    from tpop3d.arguments import parse
 
-    parser = argparse.ArgumentParser(
-        prog="tpop3d",
-        description="POP3 server for BSD mailspools. Started by xinetd, inetd or a systemd socket,"
-        " it serves what it is given; otherwise it listens to the addresses of its configuration.",
-        epilog="See tpop3d(8) and tpop3d.conf(5).",
-    )
-    parser.add_argument(
-        "-f", dest="file", metavar="FILE", help=f"the configuration file (default {Options.file})"
-    )
-    parser.add_argument(
-        "--inetd", action="store_true", help="speak POP3 on stdin and stdout, whatever they are"
-    )
-    parser.add_argument(
-        "--tls", action="store_true", help="TLS from the first octet on, as on port 995 (pop3s)"
-    )
-    parser.add_argument(
-        "--check-config",
-        action="store_true",
-        help="print the configuration in effect, or every error in it (exit status 2)",
-    )
-    parser.add_argument(
-        "--recover",
-        action="store_true",
-        help="finish what a crash has interrupted, in all mailboxes (exit status 1: not in all)",
-    )
-    parser.add_argument(
-        "--test-login",
-        metavar="USER",
-        help="try a login, and say what each driver answers, and whether the maildrop opens; the"
-        " password is asked for, or the first line of stdin",
-    )
-    parser.add_argument(
-        "--from",
-        dest="client",
-        metavar="ADDRESS",
-        help="with --test-login: as if a client came from there",
-    )
-    parser.add_argument(
-        "--inspect",
-        metavar="MAILBOX",
-        help="print what there is to know of a mailspool (a path), and change nothing",
-    )
-    parser.add_argument("--json", action="store_true", help="with --inspect: as JSON")
-    parser.add_argument(
-        "--demo",
-        metavar="PORT",
-        nargs="?",
-        type=int,
-        const=DEMO_PORT,
-        help=f"serve sample mail on 127.0.0.1, port {DEMO_PORT} or PORT (0: any free one)",
-    )
-    parser.add_argument(
-        "-v",
-        dest="verbose",
-        action="store_true",
-        help="log commands and replies, never passwords or mail",
-    )
-    parser.add_argument("-d", dest="debug", action="store_true", help="listener: log to stderr")
-    parser.add_argument(
-        "--detach", action="store_true", help="listener: go to the background when ready"
-    )
-    parser.add_argument(
-        "-p", dest="pidfile", metavar="PIDFILE", help="listener: write the process id to a file"
-    )
-    parser.add_argument("-V", action="version", version=f"tpop3d {__version__}")
-    options = parser.parse_args(arguments, namespace=Options())
-    if options.debug and options.detach:
-        parser.error("-d stays in the foreground, and --detach leaves it")
-    if options.client and options.test_login is None:
-        parser.error("--from goes with --test-login")
-    if options.json and options.inspect is None:
-        parser.error("--json goes with --inspect")
-    return options
+    return parse(arguments, Options())
 
 
 def _without_stderr(arguments: list[str]) -> int:
