@@ -96,7 +96,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_is_needed(site, monkeypatch
 
 
 def test_a_gatekeeper_that_cannot_start_does_not_fill_the_log(site):
-    """Its empty directory is gone, and all of them die at once."""
+    """A file stands where its empty directory was, and all of them die at once."""
     with doors.standalone(site) as door:
         empty = site.state / "empty"
         if not empty.exists():
@@ -104,12 +104,13 @@ def test_a_gatekeeper_that_cannot_start_does_not_fill_the_log(site):
         wire = door.connect()
         assert wire.line().startswith(b"+OK")
         empty.rmdir()
+        empty.touch()
         for pid in [int(p) for p in tree(door.process.pid)]:
             os.kill(pid, signal.SIGKILL)
-        door.logs.wait_for("gatekeeper: FileNotFoundError")
+        door.logs.wait_for("gatekeeper: NotADirectoryError")
         time.sleep(2)
         assert len(door.logs.lines()) < 60
-        empty.mkdir(mode=0o555)
+        empty.unlink()
         poll(lambda: greeted(door), "a gatekeeper")
 
 
