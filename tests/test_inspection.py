@@ -219,7 +219,7 @@ def test_duplicates(site):
 
 # Whoever cannot read the interpreter's own files, as where it lies in root's home.
 AS_AN_ORDINARY_USER = """
-import os, sys, tpop3d.cli, tpop3d.config, tpop3d.inspection.command
+import encodings.ascii, os, sys, tpop3d.cli, tpop3d.config, tpop3d.inspection.command
 tpop3d.config.load(tpop3d.cli._options(sys.argv[2:]).file)
 os.setgroups([])
 os.setgid(int(sys.argv[1]))

@@ -171,7 +171,7 @@ def test_clients_that_must_have_tls(anna):
 
 # Whoever cannot read the interpreter's own files, as where it lies in root's home.
 AS_AN_ORDINARY_USER = """
-import os, sys, tpop3d.cli, tpop3d.config, tpop3d.trial, tpop3d.auth.isolation
+import grp, os, sys, tpop3d.cli, tpop3d.config, tpop3d.trial, tpop3d.auth.isolation
 tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
 os.setgroups([])
 os.setgid(2001)
