@@ -7,14 +7,12 @@ the monitor of all gatekeepers: it reads nothing from any client, and keeps no p
 
 from __future__ import annotations
 
-import os
-from _signal import SIGTERM
 from time import monotonic
 
 from tpop3d import logs
 from tpop3d.addresses import IMMEDIATE
-from tpop3d.auth.driver import CANNOT_SAY, NO
-from tpop3d.doors import attempt
+from tpop3d.doors import attempts
+from tpop3d.doors.attempts import Attempts
 from tpop3d.doors.limits import Limits, Seldom
 from tpop3d.doors.pool import Pool
 from tpop3d.doors.relays import Relays
@@ -47,15 +45,18 @@ class Connections:
         )
         self._loop = loop
         self._relays = Relays(loop, self._secured, self._relay_over)
-        self._by_child: dict[int, Served] = {}
         # Those before login, and when a gatekeeper must have said how they ended. Not timers:
         # thousands would wait for connections that are long over.
         self._waiting: dict[Served, float] = {}
+        self._attempts = Attempts(
+            config, self._pool, loop, self._waiting, self._finish, self.complain
+        )
         self._is_full = False  # for good: there will be no further connections
 
     def change(self, config: Config, cell: Cell, keeper: Keeper | None) -> None:
         """Go by another configuration from now on; who is being served is served on."""
         self._config = config
+        self._attempts.config = config
         self.limits.change(config)
         self.use_keys(keeper)
         self._pool.renew(cell, config.gatekeeper_connections)
@@ -196,7 +197,7 @@ class Connections:
                 one.served.monitor.log(message)
             elif isinstance(message, Asked):
                 try:
-                    self._try_login(one, one.served, message)
+                    self._attempts.begin(one, one.served, message)
                 finally:
                     message.wipe()
             elif isinstance(message, TlsWanted):
@@ -213,23 +214,8 @@ class Connections:
         if served is not None:
             served.hang_up()
             if served.child > 0:
-                self.tell_to_end(served)
+                attempts.tell_to_end(served)
         self._pool.drop(one)
-
-    def _try_login(self, one: Gatekeeper, served: Served, request: Asked) -> None:
-        """Fork the child that decides, and that is the session if the answer is yes."""
-        if served.child or served.fd < 0:
-            raise Violation("an attempt during another")
-        served.monitor.check(request)
-        served.asked = monotonic()
-        try:
-            monitor, config = served.monitor, self._config
-            served.child = attempt.start(served.fd, one.channel, monitor, request, config)
-        except OSError as error:
-            self.complain(f"no further process: {error.strerror}")
-            one.channel.give_verdict(served.monitor.answer(CANNOT_SAY))
-            return
-        self._by_child[served.child] = served
 
     def _begin_tls(self, one: Gatekeeper, served: Served, wanted: TlsWanted) -> None:
         """A gatekeeper's client wants TLS: the gatekeeper leaves the connection to a relay."""
@@ -273,55 +259,11 @@ class Connections:
 
     def bury(self, pid: int, status: int) -> None:
         """Take note of a process that has ended."""
-        served = self._by_child.pop(pid, None)
-        if served is not None:
-            self._end_child(served, pid, status)
+        if self._attempts.bury(pid, status):
             return
         one = self._pool.bury(pid, status)
         if one is not None and one.served is not None:
             self._lose_gatekeeper(one.served)
-
-    def _end_child(self, served: Served, pid: int, status: int) -> None:
-        """An attempt's child, perhaps the session that came of it, has ended."""
-        served.child = 0
-        one = served.gatekeeper
-        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
-        if os.WIFSIGNALED(status):
-            logs.error(f"session {pid} was ended by signal {os.WTERMSIG(status)}")
-        if code == attempt.BROKEN:
-            served.monitor.summary.log_end(ERROR)
-        if code in (attempt.OVER, attempt.BROKEN):
-            if one is None:
-                self._finish(served, "")
-                return
-            served.child = UNHEARD
-            served.hang_up()
-            self._waiting[served] = monotonic() + GRACE
-            return
-        is_refused = code in (attempt.REFUSED, attempt.UNDECIDED)
-        if is_refused and one is None and (liar := served.released_by) is not None:
-            log_violation(served.monitor.summary.client, liar.pid, "an admission that nobody gave")
-            self._pool.drop(liar)
-        if one is None and not is_refused:
-            self._finish(served, ERROR)
-            return
-        # One that has died on the way has not been let in.
-        answer = served.monitor.answer(NO if code == attempt.REFUSED else CANNOT_SAY)
-        # Counted from the attempt on: how long the drivers took is nobody's business.
-        delay = served.asked + self._config.auth_failure_delay_seconds - monotonic()
-        served.child = HELD_BACK if is_refused else DIED
-        self._loop.after(delay, lambda: self._refuse(served, answer))
-
-    def _refuse(self, served: Served, answer: bytes) -> None:
-        """Give a refusal that was held back: guessing costs time, whatever was guessed, and the
-        place of a connection for as long."""
-        served.child = 0
-        if served.gatekeeper is None:
-            self._finish(served, ERROR)
-            return
-        if served in self._waiting:
-            self._waiting[served] = max(self._waiting[served], monotonic() + GRACE)
-        served.gatekeeper.channel.give_verdict(answer)
 
     def _lose_gatekeeper(self, served: Served) -> None:
         """A gatekeeper has died with a connection."""
@@ -335,16 +277,12 @@ class Connections:
 
     # The end
 
-    def tell_to_end(self, served: Served) -> None:
-        """Tell an attempt, or a session, to end; one that removes messages finishes that first."""
-        os.kill(served.child, SIGTERM)
-
     def end_all(self) -> None:
         """Tell all that are left to end. It is called again until there are none."""
         self._relays.press()
         for served in list(self.served):
             if served.child > 0:
-                self.tell_to_end(served)
+                attempts.tell_to_end(served)
             if served.gatekeeper is not None:
                 self._pool.drop(served.gatekeeper)
             elif served.relay is not None and not served.monitor.summary.tls:
