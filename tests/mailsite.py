@@ -5,6 +5,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +51,20 @@ def has_ipv6():
     except OSError:
         return False
     return True
+
+
+def as_ordinary_user(modules, uid, *arguments):
+    """The command for another user, who may not be able to read the interpreter's own files, as
+    where it lies in root's home: so that `modules` are loaded before."""
+    code = f"""
+import os, sys, tpop3d.cli, tpop3d.config, {modules}
+tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
+os.setgroups([])
+os.setgid({uid})
+os.setuid({uid})
+raise SystemExit(tpop3d.cli.main())
+"""
+    return [sys.executable, "-c", code, *arguments]
 
 
 def open_directory():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 import doors
 from authkit import tpop3d
 from inspecting import SPOOL, after_a_session, line, seen, text
-from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, poll
+from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, as_ordinary_user, poll
 from spools import good, mbox, odd_spools
 from test_hazard_other_programs import dotlockfile
 from test_uidl_styles import golden
@@ -217,22 +217,12 @@ def test_duplicates(site):
 # Who, and by which configuration
 
 
-# Whoever cannot read the interpreter's own files, as where it lies in root's home.
-AS_AN_ORDINARY_USER = """
-import encodings.ascii, os, sys, tpop3d.cli, tpop3d.config, tpop3d.inspection.command
-tpop3d.config.load(tpop3d.cli._options(sys.argv[2:]).file)
-os.setgroups([])
-os.setgid(int(sys.argv[1]))
-os.setuid(int(sys.argv.pop(1)))
-raise SystemExit(tpop3d.cli.main())
-"""
-
-
 def as_user(site, uid, *arguments):
     site.conf.chmod(0o644)
     site.passwd.chmod(0o644)
-    program = [sys.executable, "-c", AS_AN_ORDINARY_USER, str(uid)]
-    command = [*program, "--inspect", site.spool("anna"), "-f", site.conf, *arguments]
+    modules = "encodings.ascii, tpop3d.inspection.command"
+    options = ["--inspect", site.spool("anna"), "-f", site.conf, *arguments]
+    command = as_ordinary_user(modules, uid, *options)
     return subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True)
 
 

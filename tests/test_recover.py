@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import doors
-from mailsite import ENVIRONMENT, IS_ROOT, need, poll
+from mailsite import ENVIRONMENT, IS_ROOT, as_ordinary_user, need, poll
 from spools import mbox, messages_of, terms
 from tpop3d.mailspool import expunge as expunge_module
 from tpop3d.mailspool import state as states
@@ -96,21 +96,10 @@ def test_each_is_its_users_business(site, crashed, tmp_path):
     assert opened == set(USERS)
 
 
-# Who cannot read the interpreter's own files, as where it lies in root's home.
-AS_AN_ORDINARY_USER = """
-import os, sys, tpop3d.cli, tpop3d.config, tpop3d.recover
-tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
-os.setgroups([])
-os.setgid(2001)
-os.setuid(2001)
-raise SystemExit(tpop3d.cli.main())
-"""
-
-
 @pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
 def test_a_user_recovers_what_is_his(site, crashed):
     site.conf.chmod(0o644)
-    command = [sys.executable, "-c", AS_AN_ORDINARY_USER, "--recover", "-f", site.conf]
+    command = as_ordinary_user("tpop3d.recover", 2001, "--recover", "-f", site.conf)
     done = subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert site.spool("bert").read_bytes() == NEW

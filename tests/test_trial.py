@@ -3,13 +3,12 @@
 import os
 import pty
 import subprocess
-import sys
 
 import pytest
 
 import doors
 from authkit import SERVER, read_line, tpop3d
-from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
+from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE, as_ordinary_user
 from trying import OCTETS, SPOOL, Outcome, attempt
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
@@ -169,23 +168,13 @@ def test_clients_that_must_have_tls(anna):
     assert attempt(anna).status == 0
 
 
-# Whoever cannot read the interpreter's own files, as where it lies in root's home.
-AS_AN_ORDINARY_USER = """
-import grp, os, sys, tpop3d.cli, tpop3d.config, tpop3d.trial, tpop3d.auth.isolation
-tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
-os.setgroups([])
-os.setgid(2001)
-os.setuid(2001)
-raise SystemExit(tpop3d.cli.main())
-"""
-
-
 @as_root
 def test_what_an_ordinary_user_cannot_try_is_said(anna):
     anna.configure({"auth-passwd-enable": "yes"})
     anna.conf.chmod(0o644)
     anna.passwd.chmod(0o644)
-    command = [sys.executable, "-c", AS_AN_ORDINARY_USER, "--test-login", "anna", "-f", anna.conf]
+    modules = "grp, tpop3d.trial, tpop3d.auth.isolation"
+    command = as_ordinary_user(modules, 2001, "--test-login", "anna", "-f", anna.conf)
     done = subprocess.run(command, input=b"secret\n", env=ENVIRONMENT, cwd="/", capture_output=True)
     got = Outcome(done)
     assert got.status == 6, done

@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from authkit import foreign_driver
+from authkit import converse, foreign_driver
 from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER
 from test_hazard_other_programs import dotlockfile
 from test_recover import NEW, interrupted
+from tpop3d.pop3 import replies
 from trying import DRIVER, SPOOL, attempt
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
@@ -45,6 +46,10 @@ def test_an_account_of_roots(anna, mine):
     got = attempt(anna, env=env)
     assert got.status == 5
     assert "uid 0 and gid 0 own no mailbox here" in got.of("maildrop")[0]
+    # A session says the same, and neither has made anything for it.
+    ended = converse(anna.conf, b"USER anna\r\nPASS secret\r\nQUIT\r\n", env=env)
+    assert ended.lines[-1] == replies.MAILDROP_REFUSED.line
+    assert [place.name for place in anna.state.iterdir()] == ["empty"]
 
 
 def test_garbage_in_the_spool(anna):

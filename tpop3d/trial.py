@@ -21,7 +21,7 @@ from tpop3d.mailspool.spool import Spool, open_spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.session import signals
-from tpop3d.session.privileges import become
+from tpop3d.session.privileges import become, cannot_become
 from tpop3d.session.session import path_of, terms_of
 
 # Exit codes.
@@ -224,8 +224,8 @@ def _describe(account: Account) -> None:
 
 def _in_a_process(account: Account, config: Config) -> int:
     """Open the maildrop in a process that becomes its user; returns the exit code."""
-    if os.geteuid() != 0 and (why := become(account.uid, account.gid)):
-        _say("maildrop", f"not tried: {why}")
+    if why := cannot_become(account.uid, account.gid):
+        _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
         return UNTRIED if account.uid > 0 and account.gid > 0 else UNOPENED
     pid = signals.fork()
     if pid:

@@ -62,15 +62,23 @@ def become(uid: int, gid: int) -> str:
     user may do through further groups, a mail server has no need of. Without root, the user must
     be who we are already. Raises `StillPrivileged` and OSError; the process must then end.
     """
+    if why := cannot_become(uid, gid):
+        return why
+    if os.geteuid() == 0:
+        _switch(uid, gid, [gid])
+    return ""
+
+
+def cannot_become(uid: int, gid: int) -> str:
+    """Why this process cannot become a mailbox's user; "" if it can."""
     if uid <= 0 or gid <= 0:
         return "uid 0 and gid 0 own no mailbox here"
-    if os.geteuid() != 0:
-        if uid != os.geteuid():
-            return f"not root, so cannot become uid {uid}"
-        if gid != os.getegid() and gid not in os.getgroups():
-            return f"not root, so cannot take gid {gid}"
+    if os.geteuid() == 0:
         return ""
-    _switch(uid, gid, [gid])
+    if uid != os.geteuid():
+        return f"not root, so cannot become uid {uid}"
+    if gid != os.getegid() and gid not in os.getgroups():
+        return f"not root, so cannot take gid {gid}"
     return ""
 
 

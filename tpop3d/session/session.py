@@ -11,7 +11,7 @@ from tpop3d.mailspool.spool import Spool, Terms, open_spool
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  see `serve`
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.session.conversation import Conversation
-from tpop3d.session.privileges import become
+from tpop3d.session.privileges import become, cannot_become
 from tpop3d.session.wire import EOF, ERROR, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
@@ -55,8 +55,11 @@ def serve(
     program's own files.
     """
     path = path_of(account)
-    place = state.prepare(config.state_directory, path, account.uid, account.gid)
-    if why := become(account.uid, account.gid):
+    place: str | Refusal = ""
+    if not (why := cannot_become(account.uid, account.gid)):  # nothing is made for whom we refuse
+        place = state.prepare(config.state_directory, path, account.uid, account.gid)
+        why = become(account.uid, account.gid)
+    if why:
         logs.error(summary.line("maildrop refused", reason=why))
         # Still privileged, so nothing is read from the client: one line out, and the end.
         wire = Wire(*fds, wakeup)
