@@ -1,6 +1,7 @@
 """The index: what it says is right, or it is not believed."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -276,6 +277,17 @@ def test_an_id_stays_when_the_twin_is_gone(tmp_path):
     assert visit(path)[:4] == ids[1:]
     os.utime(path, (1, 1))
     assert visit(path)[:4] == ids[1:]
+
+
+def test_an_id_stays_when_a_session_that_asked_for_none_removes_the_twin(tmp_path):
+    """As of clients that fetch and delete; other clients of the same user do ask."""
+    path = put(tmp_path / "spool", TWIN + OTHER_TWIN + TWIN)
+    ids = visit(path)
+    shutil.rmtree(f"{path}.state")
+    spool = good(path)
+    assert spool.expunge(bytearray([1, 0, 0])) is None
+    spool.close()
+    assert visit(path) == ids[1:]
 
 
 def test_a_mail_programs_own_message_stays_hidden(path):
