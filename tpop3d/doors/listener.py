@@ -66,7 +66,9 @@ class Listener:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
         signals.unblock()
         signals.spare_from_hangup()
+        early = signals.received()
         wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
+        os.write(signals.descriptors()[1], early)
         self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
         self._provide_descriptors()
         drivers.preload(self.config.drivers.values())

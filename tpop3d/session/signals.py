@@ -80,6 +80,14 @@ def _catch_or_exit() -> None:
         os._exit(1)
 
 
+def received() -> bytes:
+    """The numbers of the signals that have come since `catch`; they are forgotten."""
+    try:
+        return os.read(_pipe[0], 4096)
+    except OSError:  # none, or nothing was caught
+        return b""
+
+
 def descriptors() -> tuple[int, int]:
     """Both ends of what `catch` made last: the one that becomes readable, and the other."""
     return _pipe
