@@ -50,7 +50,7 @@ def written(directory, spool, first, final, size):
 @pytest.mark.parametrize(("first", "final", "size"), SIZES)
 def test_it_is_read_as_it_was_written(tmp_path, spool, first, final, size):
     plan = written(tmp_path, spool, first, final, size)
-    found = journals.read(str(tmp_path))
+    found = journals.read(str(tmp_path), len(OCTETS))
     for name in journals.Plan.__slots__:
         assert getattr(found.plan, name) == getattr(plan, name)
     assert found.read(first, final) == OCTETS[size - (final - first) : size]
@@ -80,7 +80,7 @@ def test_it_is_the_users_alone_and_under_its_name_only_when_complete(tmp_path, s
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "journal").stat().st_mode) & 0o077 == 0
     assert {name.name for name in tmp_path.iterdir()} == {"spool", "journal"}
-    journals.read(str(tmp_path)).close()
+    journals.read(str(tmp_path), len(OCTETS)).close()
 
 
 def test_every_octet_counts(tmp_path, spool):
@@ -90,13 +90,86 @@ def test_every_octet_counts(tmp_path, spool):
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
         with pytest.raises(journals.Invalid):
-            journals.read(str(tmp_path))
+            journals.read(str(tmp_path), len(OCTETS))
         path.write_bytes(whole[:at])
         with pytest.raises(journals.Invalid):
-            journals.read(str(tmp_path))
+            journals.read(str(tmp_path), len(OCTETS))
     path.write_bytes(whole + b"\0")
     with pytest.raises(journals.Invalid):
-        journals.read(str(tmp_path))
+        journals.read(str(tmp_path), len(OCTETS))
+
+
+def sparse(path, first, final, size):
+    """4 KB on a disk, and as long as its header says that it is."""
+    form = journals._HEADER
+    plan = journals.Plan("", 1, first, final, size)
+    blocks = -(-final // journals.BLOCK) - first // journals.BLOCK
+    path.write_bytes(form.pack(journals.MAGIC, 1, first, final, size, 0))
+    os.truncate(path, form.size + plan.border - first + 4 * blocks + 8)
+
+
+@pytest.mark.parametrize("final", [len(OCTETS) + 1, 1 << 42])
+def test_what_promises_more_than_the_spool_has_is_not_read(tmp_path, monkeypatch, final):
+    sparse(tmp_path / "journal", 0, final, final + 5000)
+    real, octets = os.pread, 0
+
+    def pread(fd, length, position):
+        nonlocal octets
+        found = real(fd, length, position)
+        octets += len(found)
+        return found
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(journals.Unfit, match="shorter than it shall be"):
+        journals.read(str(tmp_path), len(OCTETS))
+    assert journals.plan(str(tmp_path)).final == final
+    assert octets < 1000
+
+
+def test_the_path_is_known_without_the_rest(tmp_path, spool):
+    assert journals.plan(str(tmp_path)) is None
+    written(tmp_path, spool, 5000, 12_000, 25_600)
+    with (tmp_path / "journal").open("r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        file.write(b"damaged")
+    assert journals.plan(str(tmp_path)).path == "/var/mail/\udcff"
+    with pytest.raises(journals.Invalid, match="checksum"):
+        journals.read(str(tmp_path), len(OCTETS))
+
+
+def test_a_path_that_can_be_none(tmp_path, spool):
+    written(tmp_path, spool, 5000, 12_000, 25_600)
+    with (tmp_path / "journal").open("r+b") as file:
+        file.seek(journals._HEADER.size + 2)
+        file.write(b"\0")
+    with pytest.raises(journals.Invalid, match="of no known form"):
+        journals.plan(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["journal", "journal.new"])
+def test_what_a_user_has_put_in_its_way(tmp_path, spool, name):
+    """It waits for nobody, and there is no journal after it."""
+    os.mkfifo(tmp_path / name)
+    written(tmp_path, spool, 5000, 12_000, 25_600)
+    journals.read(str(tmp_path), len(OCTETS)).close()
+    (tmp_path / "journal").unlink()
+    (tmp_path / name).mkdir()
+    if name == "journal":
+        with pytest.raises(IsADirectoryError):
+            written(tmp_path, spool, 5000, 12_000, 25_600)
+    else:
+        written(tmp_path, spool, 5000, 12_000, 25_600)
+        (tmp_path / "journal").unlink()
+        (tmp_path / "journal.new" / "more").mkdir(parents=True)
+        with pytest.raises(OSError, match=r"journal\.new is in the way"):
+            written(tmp_path, spool, 5000, 12_000, 25_600)
+    assert journals.withdraw(str(tmp_path))
+    assert not (tmp_path / "journal").is_file()
+
+
+def test_a_fifo_is_withdrawn_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "journal")
+    assert journals.withdraw(str(tmp_path))
 
 
 def descriptors():

@@ -298,7 +298,7 @@ def test_recovery_fails_at_every_call_and_loses_nothing(tmp_path, monkeypatch):
 def test_a_journal_that_may_not_be_read_is_for_people_to_mend(tmp_path, monkeypatch):
     case = Case(tmp_path, LARGE, (1, 0, 0, 0))
 
-    def read(_):
+    def read(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(recovery.journals, "read", read)

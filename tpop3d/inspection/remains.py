@@ -8,7 +8,7 @@ import stat
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool import recovery
-from tpop3d.mailspool.journal import Invalid
+from tpop3d.mailspool.journal import Invalid, Unfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,9 +70,14 @@ def journal(place: str, spool: int) -> Found:
     """The journal of a spool (-1: there is none)."""
     try:
         octets = os.lstat(f"{place}/{journals.NAME}").st_size
-        found = journals.read(place)
+        if spool < 0:
+            journals.plan(place)
+            return Found(WAITING, "it waits for the spool, which is missing", octets)
+        found = journals.read(place, os.fstat(spool).st_size)
     except FileNotFoundError:
         return Found(NONE)
+    except Unfit as error:
+        return Found(UNFIT, f"{error}; the next session puts it aside", octets)
     except Invalid as error:
         return Found(DAMAGED, f"{error}; the next session puts it aside", octets)
     except OSError as error:
@@ -80,8 +85,6 @@ def journal(place: str, spool: int) -> Found:
     if found is None:
         return Found(NONE)
     try:
-        if spool < 0:
-            return Found(WAITING, "it waits for the spool, which is missing", octets)
         return Found(*STATES[recovery.state_of(found, spool)], octets)
     except OSError as error:
         return Found(UNKNOWN, error.strerror or "", octets)

@@ -17,10 +17,10 @@ between. It lies in the mailbox's state directory and is the mailbox's user's.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from binascii import crc32
 
+from tpop3d.mailspool import statefile
 from tpop3d.mailspool.arrays import array
 
 TYPE_CHECKING = False
@@ -64,6 +64,10 @@ class Invalid(Exception):
     """A file of the journal's name that is none: damaged, or of another version."""
 
 
+class Unfit(Invalid):
+    """A journal that cannot be of this spool."""
+
+
 class Journal:
     """A complete journal that is open: a plan, and what is needed to carry it out."""
 
@@ -103,9 +107,7 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
     # shorter than the plan knows it.
     os.fsync(spool)
     under_way = f"{directory}/{UNDER_WAY}"
-    discard(directory)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(under_way, flags, 0o600)
+    fd = statefile.create(under_way)
     try:
         path = os.fsencode(plan.path)
         header = _HEADER.pack(MAGIC, plan.inode, plan.first, plan.final, plan.size, len(path))
@@ -129,47 +131,76 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
     return Journal(fd, plan, kept_at, table, rest)
 
 
-def read(directory: str) -> Journal | None:
-    """The journal of a mailbox, None if there is none. Raises `Invalid` and OSError."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(f"{directory}/{NAME}", flags)
-    except FileNotFoundError:
+def read(directory: str, spool_size: int) -> Journal | None:
+    """The journal of a mailbox whose spool is so long; None if there is none.
+
+    Its header is believed only as far as the spool bears it out: it decides how much is read.
+    Raises `Invalid` and OSError.
+    """
+    fd = _open(directory)
+    if fd < 0:
         return None
-    except OSError:
-        if stat.S_ISREG(os.lstat(f"{directory}/{NAME}").st_mode):
-            raise
-        raise Invalid("it is not a regular file") from None
     try:
-        return _parse(fd)
+        return _parse(fd, spool_size)
     except BaseException:
         os.close(fd)
         raise
 
 
-def _parse(fd: int) -> Journal:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise Invalid("it is not a regular file")
-    length = status.st_size
-    if length < _HEADER.size + _TRAILER.size:
-        raise Invalid("it is too short")
-    header = read_all(fd, 0, _HEADER.size)
-    magic, inode, first, final, size, path_length = _HEADER.unpack(header)
-    if magic != MAGIC or not first <= final < size or path_length > MAX_PATH:
-        raise Invalid("it is of no known form")
-    kept_at = _HEADER.size + path_length
-    plan = Plan("", inode, first, final, size)
-    table_at = kept_at + plan.border - first
-    count = -(-final // BLOCK) - first // BLOCK if first < final else 0
-    if length != table_at + 4 * count + _TRAILER.size:
-        raise Invalid("it has the wrong length")
-    rest, found = _TRAILER.unpack(read_all(fd, length - _TRAILER.size, _TRAILER.size))
-    if digest(fd, 0, length - 4) != found:
+def plan(directory: str) -> Plan | None:
+    """What the journal of a mailbox says it is for, whatever its checksum; None if there is none.
+    Raises `Invalid` and OSError."""
+    fd = _open(directory)
+    if fd < 0:
+        return None
+    try:
+        return _Layout(fd).plan
+    finally:
+        os.close(fd)
+
+
+def _open(directory: str) -> int:
+    """Open the journal; -1: there is none. Raises `Invalid` and OSError."""
+    try:
+        return statefile.open_regular(f"{directory}/{NAME}")
+    except FileNotFoundError:
+        return -1
+    except statefile.NotRegular:
+        raise Invalid("it is not a regular file") from None
+
+
+class _Layout:
+    """Where in a journal everything stands, by its header. Raises `Invalid` and OSError."""
+
+    def __init__(self, fd: int) -> None:
+        self.length = os.fstat(fd).st_size
+        if self.length < _HEADER.size + _TRAILER.size:
+            raise Invalid("it is too short")
+        header = read_all(fd, 0, _HEADER.size)
+        magic, inode, first, final, size, path_length = _HEADER.unpack(header)
+        if magic != MAGIC or not first <= final < size or path_length > MAX_PATH:
+            raise Invalid("it is of no known form")
+        self.plan = Plan("", inode, first, final, size)
+        self.kept_at = _HEADER.size + path_length
+        self.table_at = self.kept_at + self.plan.border - first
+        self.count = -(-final // BLOCK) - first // BLOCK if first < final else 0
+        if self.length != self.table_at + 4 * self.count + _TRAILER.size:
+            raise Invalid("it has the wrong length")
+        path = read_all(fd, _HEADER.size, path_length)
+        if b"\0" in path:
+            raise Invalid("it is of no known form")
+        self.plan.path = os.fsdecode(path)
+
+
+def _parse(fd: int, spool_size: int) -> Journal:
+    layout = _Layout(fd)
+    if layout.plan.final > spool_size:
+        raise Unfit("the spool is shorter than it shall be")
+    rest, found = _TRAILER.unpack(read_all(fd, layout.length - _TRAILER.size, _TRAILER.size))
+    if digest(fd, 0, layout.length - 4) != found:
         raise Invalid("its checksum is wrong")
-    plan.path = os.fsdecode(read_all(fd, _HEADER.size, path_length))
-    table = array("I", read_all(fd, table_at, 4 * count))
-    return Journal(fd, plan, kept_at, table, rest)
+    table = array("I", read_all(fd, layout.table_at, 4 * layout.count))
+    return Journal(fd, layout.plan, layout.kept_at, table, rest)
 
 
 def remove(directory: str) -> None:
@@ -179,11 +210,9 @@ def remove(directory: str) -> None:
 
 
 def discard(directory: str) -> None:
-    """Remove what was left of a journal that was never complete."""
-    try:
-        os.unlink(f"{directory}/{UNDER_WAY}")
-    except OSError:
-        pass  # there is none; or it does no harm
+    """Remove what was left of a journal that was never complete. What cannot be removed does no
+    harm before a journal is to be written."""
+    statefile.remove(f"{directory}/{UNDER_WAY}")
 
 
 def withdraw(directory: str) -> bool:
@@ -192,7 +221,7 @@ def withdraw(directory: str) -> bool:
     discard(directory)
     is_void = False
     try:
-        fd = os.open(f"{directory}/{NAME}", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = statefile.open_regular(f"{directory}/{NAME}", os.O_WRONLY)
         try:
             # If the name cannot be got rid of, it is one of nothing.
             os.ftruncate(fd, 0)
@@ -200,8 +229,8 @@ def withdraw(directory: str) -> bool:
             is_void = True
         finally:
             os.close(fd)
-    except FileNotFoundError:
-        return True
+    except (FileNotFoundError, statefile.NotRegular):
+        return True  # what is no file is put aside by the next one to open the spool
     except OSError:
         pass
     try:

@@ -78,15 +78,14 @@ def recover(spool: int, directory: str) -> Found | None:
     """
     journals.discard(directory)
     try:
-        journal = journals.read(directory)
+        if spool < 0:
+            return _waits(directory)
+        journal = journals.read(directory, os.fstat(spool).st_size)
     except Invalid as error:
         return _put_aside(directory, str(error))
     if journal is None:
         return None
     try:
-        if spool < 0:
-            line = "an expunge that was interrupted waits for the spool, which is missing"
-            return Found(line, is_alarming=True, is_waiting=True)
         state = state_of(journal, spool)
         if state == STRANGE:
             return _put_aside(directory, "the spool is not as it was when this was written")
@@ -102,17 +101,22 @@ def recover(spool: int, directory: str) -> Found | None:
         journal.close()
 
 
+def _waits(directory: str) -> Found | None:
+    """What is made of a journal without a spool. It may be damaged: that is found out in time."""
+    if journals.plan(directory) is None:
+        return None
+    line = "an expunge that was interrupted waits for the spool, which is missing"
+    return Found(line, is_alarming=True, is_waiting=True)
+
+
 def journaled_path(directory: str) -> str:
-    """The path of the spool that a journal is for; of a damaged one, a path that is no spool's.
-    Raises OSError."""
+    """The path of the spool that a journal is for, as far as that can be told before the spool is
+    known; of what is no journal, a path that is no spool's. Raises OSError."""
     try:
-        journal = journals.read(directory)
+        plan = journals.plan(directory)
     except Invalid:
-        journal = None
-    if journal is None:
-        return f"{directory}/{NO_SPOOL}"
-    journal.close()
-    return journal.plan.path
+        plan = None
+    return plan.path if plan is not None else f"{directory}/{NO_SPOOL}"
 
 
 def state_of(journal: Journal, spool: int) -> str:
