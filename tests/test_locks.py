@@ -289,11 +289,15 @@ def test_the_session_lock_survives_the_closing_of_another_descriptor(tmp_path):
     os.close(fd)
 
 
-def test_a_session_lock_that_is_a_link_is_refused(tmp_path):
-    (tmp_path / "lock").symlink_to("/etc/passwd")
-    refused = take_session_lock(str(tmp_path / "lock"), never_pause)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/tty", path)])
+def test_a_session_lock_that_is_no_file_is_refused(tmp_path, make):
+    """At once, whatever its user has put there."""
+    lock = str(tmp_path / "lock")
+    make(lock)
+    refused = take_session_lock(lock, never_pause)
     assert isinstance(refused, Refusal)
     assert refused.kind == PERMANENT
+    assert refused.reason == f"session lock {lock}: not a regular file"
 
 
 def test_a_file_that_cannot_be_locked_is_an_error_and_not_busy(tmp_path):

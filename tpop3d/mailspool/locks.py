@@ -16,6 +16,7 @@ import os
 import struct
 from time import monotonic, time
 
+from tpop3d.mailspool import statefile
 from tpop3d.mailspool.refusal import IN_USE, Refusal, of_error
 
 TYPE_CHECKING = False
@@ -61,7 +62,7 @@ def take_session_lock(path: str, pause: Pause) -> int | Refusal:
     The lock dies with its holder, so it is never stale and the file is never removed.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = statefile.open_regular(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         return of_error(error, f"session lock {path}")
     try:
