@@ -348,7 +348,12 @@ def test_it_is_the_users_alone(path):
     assert stat.S_IMODE(index_of(path).stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("lock")])
+def mkdir(path):
+    path.mkdir()
+    path.joinpath("more").touch()
+
+
+@pytest.mark.parametrize("make", [mkdir, os.mkfifo, lambda path: path.symlink_to("lock")])
 @pytest.mark.parametrize("name", ["index", "index.new"])
 def test_something_else_in_its_place_is_no_error(path, make, name):
     good(path).close()
@@ -379,11 +384,58 @@ def test_what_cannot_be_written_is_no_error(path, monkeypatch, name, code):
     assert visit(path)[:5] == ids
 
 
-def test_a_write_cut_short_leaves_none(path, monkeypatch):
+def test_a_write_cut_short_is_continued(path, monkeypatch):
     real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, octets: real(fd, octets[:100]))
-    visit(path)
-    assert not list(index_of(path).parent.glob("index*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, octets: real(fd, octets[:100]))
+        ids = visit(path)
+    assert reads_of_an_opening(path).scanned == 0
+    assert visit(path) == ids
+
+
+def ids_without_writing(path):
+    """The index that lies there is left to lie."""
+    spool = good(path)
+    found = spool.unique_ids()
+    spool._is_news = False
+    spool.close()
+    return found
+
+
+def promising(octets, count, ids):
+    """An index whose header says so; sparse, it is that long."""
+    fields = list(indexes._HEADER.unpack_from(octets))
+    fields[9:11] = count, ids
+    header = indexes._HEADER.pack(*fields)
+    return header, len(header) + count * indexes._ROW + ids + indexes._TRAILER.size
+
+
+@pytest.mark.parametrize(
+    ("count", "octets"),
+    [(len(OCTETS), 0), (5, 1 << 31), (1 << 36, 1 << 31), (5, 5 * 71 + 1), (2**64 - 1, 2**64 - 1)],
+)
+def test_what_promises_more_than_the_spool_has_is_not_read(path, count, octets):
+    wanted = visit(path)
+    header, length = promising(index_of(path).read_bytes(), count, octets)
+    index_of(path).write_bytes(header)
+    os.truncate(index_of(path), min(length, 1 << 43))
+    with pytest.MonkeyPatch.context() as patch:
+        reads = Reads(index_of(path), patch)
+        ids = ids_without_writing(path)
+        assert reads.octets == len(header)
+    assert ids == wanted
+    assert visit(path) == wanted
+
+
+@pytest.mark.parametrize("length", [0, 10, 200, 1 << 31, 1 << 43])
+def test_what_is_longer_or_shorter_than_it_says_is_not_read(path, length):
+    wanted = visit(path)
+    os.truncate(index_of(path), length)
+    with pytest.MonkeyPatch.context() as patch:
+        reads = Reads(index_of(path), patch)
+        assert ids_without_writing(path) == wanted
+        assert reads.octets <= 200
+    assert visit(path) == wanted
 
 
 def test_mailspool_index_no(site, inetd):

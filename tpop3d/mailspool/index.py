@@ -18,8 +18,16 @@ import struct
 from binascii import crc32
 from time import time_ns
 
+from tpop3d.mailspool import statefile
 from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, scan
+from tpop3d.mailspool.styles import MAX_ID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tpop3d.mailspool.statefile import Octets
 
 NAME = "index"
 UNDER_WAY = "index.new"
@@ -27,7 +35,9 @@ MAGIC = b"tpop3dX1"
 SAMPLE = 4096  # octets at either end of the spool that must be the same
 SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell every change
 WORTH = 1 << 18  # octets: a smaller spool is scanned as fast as its index is read
+SHORTEST = len(b"From ")  # octets of a message
 _HEADER = struct.Struct("<8s16s5Q2I2Q2B")
+_ROW = sum(getattr(Listing(0), name).itemsize for name in COLUMNS)  # octets of a message's columns
 _TRAILER = struct.Struct("<I")
 
 
@@ -45,20 +55,26 @@ class Known:
 def load(directory: str, spool: int, status: os.stat_result, style: str) -> Known | None:
     """What is known of a spool of this status, without reading all of it; None: nothing."""
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(f"{directory}/{NAME}", flags)
+        fd = statefile.open_regular(f"{directory}/{NAME}")
     except OSError:
         return None
     try:
-        octets = os.pread(fd, os.fstat(fd).st_size, 0)
-    except OSError:
+        return _known(_all_of(fd, status.st_size), spool, status, style)
+    except (ValueError, struct.error, OSError, Truncated, NotAnMbox, MemoryError):
         return None
     finally:
         os.close(fd)
-    try:
-        return _known(octets, spool, status, style)
-    except (ValueError, struct.error, OSError, Truncated, NotAnMbox):
-        return None
+
+
+def _all_of(fd: int, spool_size: int) -> bytes:
+    """The octets of an index, of which there are as many as its header says, and no more than a
+    spool of this size can be worth. Raises ValueError where that is not so, and OSError."""
+    *_, end, _, _, _, _, count, ids_length, _, _ = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
+    is_possible = count * SHORTEST <= end <= spool_size and ids_length <= count * (MAX_ID + 1)
+    length = _HEADER.size + count * _ROW + ids_length + _TRAILER.size
+    if not is_possible or os.fstat(fd).st_size != length:
+        raise ValueError("it is no index of this spool")
+    return statefile.read_part(fd, 0, length)
 
 
 def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Known | None:
@@ -138,7 +154,6 @@ def save(
 
     A full disk, or whatever else, is no error: then nothing is remembered.
     """
-    under_way = f"{directory}/{UNDER_WAY}"
     try:
         head, tail = samples(spool, listing.end)
         blob = b"\n".join(ids)
@@ -157,34 +172,24 @@ def save(
             was_settled,
             listing.hides_first,
         )
-        parts = [header, *(getattr(listing, name).tobytes() for name in COLUMNS), blob]
-        octets = b"".join(parts)
-        _unlink(under_way)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(under_way, flags, 0o600)
-        try:
-            octets += _TRAILER.pack(crc32(octets))
-            written = os.write(fd, octets)
-        finally:
-            os.close(fd)
-        if written < len(octets):
-            raise OSError(0, "short write")
-        os.rename(under_way, f"{directory}/{NAME}")
+        parts = [header, *(getattr(listing, name) for name in COLUMNS), blob]
+        statefile.replace(f"{directory}/{NAME}", _with_trailer(parts))
     except (OSError, struct.error):  # the latter: times before 1970
         forget(directory)
+
+
+def _with_trailer(parts: list[Octets]) -> Iterator[Octets]:
+    found = 0
+    for part in parts:
+        found = crc32(part, found)
+        yield part
+    yield _TRAILER.pack(found)
 
 
 def forget(directory: str) -> None:
     """Have no index."""
     for name in (UNDER_WAY, NAME):
-        _unlink(f"{directory}/{name}")
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+        statefile.remove(f"{directory}/{name}")
 
 
 def samples(fd: int, end: int) -> tuple[int, int]:
