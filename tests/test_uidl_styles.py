@@ -203,3 +203,34 @@ def test_what_is_odd_in_the_state_directory_is_no_validity(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
     octets = mbox(b"X-UID: 1\n\ntext\n")
     assert ids_of(octets, DOVECOT, str(tmp_path)) == [plain_id(octets)]
+
+
+def sparse(path):
+    path.touch()
+    os.truncate(path, 1 << 43)
+
+
+ODD = [os.mkfifo, os.mkdir, lambda path: path.symlink_to("lock"), sparse]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_what_is_no_file_in_the_state_directory_is_no_validity(tmp_path, make):
+    """Nor is it waited for."""
+    make(tmp_path / NAME)
+    octets = mbox(b"X-UID: 1\n\ntext\n")
+    assert ids_of(octets, DOVECOT, str(tmp_path)) == [plain_id(octets)]
+
+
+@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.new"])
+def test_whatever_has_the_name_of_what_is_written_mail_is_removed(tmp_path, make, name):
+    """While the spool is locked nobody is waited for, and other files are not written to."""
+    path = tmp_path / "ann"
+    path.write_bytes(golden("mail-dovecot.mbox"))
+    good(path).close()
+    make(tmp_path / "ann.state" / name)
+    ids = kept_by(path, 0)
+    assert len(ids) == 16
+    if name != NAME or make is not os.mkdir:
+        assert ids[:15] == golden("mail-dovecot.dovecot").split()[1:16]
+    assert not (tmp_path / "ann.state" / "lock").stat().st_size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
+from tpop3d.mailspool import statefile
 from tpop3d.mailspool.md5 import md5
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ MAX_ID = 70  # octets, by RFC 1939
 IN_IDS = bytes(range(0x21, 0x7F))
 NUMBERED = 16  # the length of dovecot's ids: no other style's that stands beside it
 NAME = "uidvalidity"  # in the mailbox's state directory, see `keep`
+MAX_KEPT = 64  # octets of it
 
 _WORDS = struct.Struct("<2I")
 _MONTHS = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
@@ -150,36 +152,17 @@ def keep(state: str, ids: Sequence[bytes], deleted: Sequence[int]) -> None:
         return
     try:
         if numbered:
-            _write(path, b"%d %010d\n" % (int(numbered[-1][8:], 16), int(numbered[-1][:8], 16)))
+            content = b"%d %010d\n" % (int(numbered[-1][8:], 16), int(numbered[-1][:8], 16))
+            statefile.replace(path, [content], durable=True)
         else:
             os.unlink(path)
     except OSError:
         pass
 
 
-def _write(path: str, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(f"{path}.new", flags, 0o600)
-    try:
-        os.write(fd, content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(f"{path}.new", path)
-
-
 def _kept(state: str) -> tuple[int, int]:
     """What `keep` has remembered; (0, 0): nothing."""
-    try:
-        fd = os.open(f"{state}/{NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return 0, 0
-    try:
-        return _pair(os.read(fd, 64)) or (0, 0)
-    except OSError:
-        return 0, 0
-    finally:
-        os.close(fd)
+    return _pair(statefile.read(f"{state}/{NAME}", MAX_KEPT) or b"") or (0, 0)
 
 
 def _base(header: bytes) -> tuple[int, int] | None:
