@@ -3,11 +3,11 @@
 usage: killing.py DIRECTORY PART PARTS
 
 Every subset of a few messages is removed from spools of several shapes, and that is interrupted at
-every call that touches spool, journal, index or lock: the process is killed before it, within it or
-after it, or the call fails or does half of what it should. Mail is delivered before, after, and
-while it is recovered; recovery is interrupted, too, at every call of its own. PART of PARTS is one
-part of all that, from 0 on: `0 1` is everything, which takes some minutes. Prints how many cases
-there were; exit status 1 and what is wrong at the first one that ends neither old nor new.
+every call that touches spool, journal, index, ids or lock: the process is killed before it, within
+it or after it, or the call fails or does half of what it should. Mail is delivered before, after,
+and while it is recovered; recovery is interrupted, too, at every call of its own. PART of PARTS is
+one part of all that, from 0 on: `0 1` is everything, which takes some minutes. Prints how many
+cases there were; exit status 1 and what is wrong at the first one that ends neither old nor new.
 """
 
 import errno
@@ -35,6 +35,8 @@ SHAPES = {
     "small": [b"message %d\n" % n for n in range(4)],
     "blocks": [b"%d\n" % n + b"x" * (3000 + 500 * n) + b"\n" for n in range(4)],
     "large and small": [b"a\n", b"y" * 20_000 + b"\n", b"b\n", b"c\n"],
+    # What they have for ids depends on who else is there, or was.
+    "twins": [b"z" * 600 + b"%d\n" % n for n in (1, 2, 1)] + [b"d\n"],
 }
 # Marks for the messages, and for what was delivered before.
 SUBSETS = [(*marks, 0) for marks in itertools.product((0, 1), repeat=4) if any(marks)]
@@ -99,8 +101,12 @@ def deliver(path, number):
 
 
 def opened(path, state):
+    return opened_for(path, state)
+
+
+def opened_for(path, state, **how):
     # A dotlock that a dead process has left is broken, which takes a second try.
-    terms = Terms(TRY, 0.5, lambda seconds: time.sleep(0.0005) is not None)
+    terms = Terms(TRY, 0.5, lambda seconds: time.sleep(0.0005) is not None, **how)
     return open_spool(path, os.geteuid(), state, terms)
 
 
@@ -126,14 +132,32 @@ def recover(path, state):
     return DONE
 
 
-def check_listing(path, state, messages):
-    """What a session sees, index or not, is what is there."""
+def check_listing(path, state, messages, wanted_ids):
+    """What a session sees, index or not, is what is there; and each message has the id that it had
+    when all were there."""
     spool = opened(path, state)
     bodies = [b"".join(spool.blocks(n)) for n in range(len(spool))]
     wanted = [one.partition(b"\n")[2][:-1] for one in messages]
     ids = spool.unique_ids()
     spool.close()
-    return bodies == wanted and len(set(ids)) == len(ids) == len(messages)
+    return bodies == wanted and list(ids) == wanted_ids
+
+
+def ids_of(path, state, messages):
+    """The ids of all messages when they are all there, and nobody has been there before."""
+    put(path, state, messages)
+    spool = opened(path, state)
+    ids = list(spool.unique_ids())
+    spool.close()
+    return ids
+
+
+def put(path, state, messages):
+    with open(path, "r+b" if os.path.exists(path) else "wb") as file:
+        file.truncate(0)
+        file.write(b"".join(messages))
+    for name in os.listdir(state):
+        os.unlink(f"{state}/{name}")
 
 
 def recover_interrupted(path, state, how):
@@ -152,13 +176,9 @@ def recover_interrupted(path, state, how):
     return ""
 
 
-def case(path, state, messages, marks, at, how):
+def case(path, state, messages, ids, marks, at, how):
     """One interruption; returns whether there was one, and what is wrong."""
-    with open(path, "r+b" if os.path.exists(path) else "wb") as file:
-        file.truncate(0)
-        file.write(b"".join(messages) + NEW[0])
-    for name in os.listdir(state):
-        os.unlink(f"{state}/{name}")
+    put(path, state, [*messages, NEW[0]])
     status = in_a_process(lambda: expunge(path, state, marks), at, how)
     if status == FEWER:
         return False, ""
@@ -173,6 +193,7 @@ def case(path, state, messages, marks, at, how):
         return True, wrong
     old = [*messages, *NEW]
     kept = [one for one, mark in zip(old, (*marks, 0, 0), strict=True) if not mark]
+    kept_ids = [one for one, mark in zip(ids, (*marks, 0, 0), strict=True) if not mark]
     wanted = [] if status == UNCHANGED else [kept]
     if status not in (DONE, LATER):
         wanted.append(old)
@@ -181,9 +202,9 @@ def case(path, state, messages, marks, at, how):
     fitting = [one for one in wanted if b"".join(one) == found]
     if not fitting:
         return True, f"status {status}: {found[:500]!r}"
-    if not check_listing(path, state, fitting[0]):
+    if not check_listing(path, state, fitting[0], kept_ids if fitting[0] is kept else ids):
         return True, "the listing is wrong"
-    left = {name for name in os.listdir(state) if name.startswith("journal")}
+    left = {name for name in os.listdir(state) if name.startswith(("journal", "ids."))}
     return True, f"left behind: {left}" if left else ""
 
 
@@ -196,8 +217,9 @@ def main():
     everything = itertools.product(SHAPES, SUBSETS, HOWS)
     for shape, marks, how in itertools.islice(everything, part, None, parts):
         messages = spool_of(SHAPES[shape])
+        ids = ids_of(path, state, [*messages, *NEW])
         for at in itertools.count(1):
-            is_one, wrong = case(path, state, messages, marks, at, how)
+            is_one, wrong = case(path, state, messages, ids, marks, at, how)
             if wrong:
                 print(f"{shape}, {marks}, {how} at call {at}: {wrong}")
                 return 1
@@ -208,4 +230,5 @@ def main():
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,12 +31,46 @@ def messages_of(spool):
     return [b"".join(lines) for lines in messages]
 
 
-def content_of(message):
-    """What of a raw message is content: no From_ line, no separator."""
-    lines = lines_of(message)[1:]
-    if lines and lines[-1] in EMPTY_LINES:
+def separators_lead(spool):
+    """Is mail delivered here with the empty line before it? As the man page says."""
+    lines = lines_of(spool)
+    return bool(lines) and (
+        lines[0] in EMPTY_LINES or (lines[-1].endswith(b"\n") and lines[-1] not in EMPTY_LINES)
+    )
+
+
+def is_envelope(line):
+    """Is a line that begins a message one that is not sent?"""
+    return len(line) <= 512 and b"\r" not in line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def content_of(message, leads=False):
+    """What of a raw message is content: no From_ line, no separator; of a spool whose separators
+    lead, no empty line at the end."""
+    lines = lines_of(message)
+    if is_envelope(lines[0]):
+        lines.pop(0)
+    while lines and lines[-1] in EMPTY_LINES:
+        lines.pop()
+        if not leads:
+            break
+    return b"".join(lines)
+
+
+def covered_whole(message):
+    """A raw message without the empty lines at its end."""
+    lines = lines_of(message)
+    while lines[-1] in EMPTY_LINES:
         lines.pop()
     return b"".join(lines)
+
+
+def covered(message, leads=False):
+    """What of a raw message its id is made of, as if one empty line stood behind it."""
+    from_line, content = lines_of(message)[0], content_of(message, leads)
+    text = from_line + content if is_envelope(from_line) else content
+    newline = b"\r\n" if from_line.endswith(b"\r\n") else b"\n"
+    return (text + (b"" if text.endswith(b"\n") else newline) + newline)[:512]
 
 
 def on_the_wire(content):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spools import content_of, good, mbox, messages_of
+from spools import content_of, good, mbox, messages_of, separators_lead
 from tpop3d.mailspool import index as indexes
+from tpop3d.mailspool.idfile import Given
 
 NEW = mbox(b"Subject: new\n\nnew mail\n", b"Subject: newer\n\nmore\n")
 TWIN = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")
@@ -48,7 +49,8 @@ def visit(path, **how):
     messages = messages_of(path.read_bytes())
     if listing.hides_first:
         messages = messages[1:]
-    assert contents == [content_of(one) for one in messages]
+    leads = separators_lead(path.read_bytes())
+    assert contents == [content_of(one, leads) for one in messages]
     assert octets == [sized(one) for one in contents]
     assert len(set(ids)) == len(ids)
     return ids
@@ -311,7 +313,7 @@ def test_a_mail_programs_own_message_stays_hidden(path):
 def test_another_style_of_ids_makes_others(path):
     visit(path)
     fd = os.open(path, os.O_RDONLY)
-    listed = indexes.load(f"{path}.state", fd, path.stat(), "other")
+    listed = indexes.load(f"{path}.state", fd, path.stat(), Given("other"))
     os.close(fd)
     assert len(listed.listing) == 5
     assert listed.ids == []
@@ -405,7 +407,7 @@ def ids_without_writing(path):
 def promising(octets, count, ids):
     """An index whose header says so; sparse, it is that long."""
     fields = list(indexes._HEADER.unpack_from(octets))
-    fields[9:11] = count, ids
+    fields[10:12] = count, ids
     header = indexes._HEADER.pack(*fields)
     return header, len(header) + count * indexes._ROW + ids + indexes._TRAILER.size
 

@@ -11,7 +11,7 @@ import doors
 import otherservers
 from otherservers import listing
 from samples import MESSAGES, spool_of
-from spools import mbox
+from spools import mbox, separators_lead
 from test_uidl_styles import check_popa3d, golden, ids_of
 from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
 
@@ -143,6 +143,12 @@ def test_from_the_c_program(site, name, hidden, index):
     site.add("ann", golden(f"{name}.mbox"))
     site.configure({"mailspool-index": index})
     first = ours(site)
+    octets = golden(f"{name}.mbox")
+    if separators_lead(octets) or not octets.endswith(b"\n\n"):
+        # It made an id of the last one without the empty line that is missing. Here that one's is
+        # made as if it were there, and stays when it comes.
+        assert first[-1] != theirs.pop()
+        theirs.append(first[-1])
     assert [one for one in first if one in theirs] == list(dict.fromkeys(theirs))
     # Where it had one id for two messages, only the first can have that.
     assert all(mine == its or (its in theirs[:n] and mine.startswith(its + b"-"))
@@ -150,8 +156,7 @@ def test_from_the_c_program(site, name, hidden, index):
     assert ours(site, 2, 3) == first
     deliver(site, b"Subject: new\n\ntext\n")
     left = [first[0], *first[3:]]
-    # What had no last newline has one now, and counts it.
-    assert ours(site)[: len(left) - 1] == left[:-1]
+    assert ours(site)[: len(left)] == left
     assert len(set(ours(site))) == len(left) + 1
 
 

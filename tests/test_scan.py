@@ -2,12 +2,13 @@
 
 import os
 from binascii import crc32
+from hashlib import md5
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from spools import content_of, mbox, messages_of, odd_spools, on_the_wire
+from spools import content_of, covered, mbox, messages_of, odd_spools, on_the_wire, separators_lead
 from tpop3d.mailspool import scan as scan_module
 from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import NotAnMbox, is_internal, scan
@@ -26,12 +27,12 @@ def memory_file(octets):
     return fd
 
 
-def listing_of(octets, block=None):
+def listing_of(octets, block=None, with_digests=False):
     fd = memory_file(octets)
     before = scan_module.BLOCK
     scan_module.BLOCK = block or before
     try:
-        return scan(fd, 0, len(octets))
+        return scan(fd, 0, len(octets), with_digests)
     finally:
         scan_module.BLOCK = before
         os.close(fd)
@@ -39,15 +40,19 @@ def listing_of(octets, block=None):
 
 def check_against_oracle(octets, listing):
     messages = messages_of(octets)
+    leads = separators_lead(octets)
+    assert listing.separators_lead == leads
     assert len(listing) == len(messages)
     for index, message in enumerate(messages):
         start, end = listing.starts[index], listing.next_start(index)
         assert octets[start:end] == message
         content = octets[listing.bodies[index] : listing.ends[index]]
-        assert content == content_of(message)
+        assert content == content_of(message, leads)
         assert listing.octets[index] == len(on_the_wire(content))
         head = octets[start : start + listing.head(index)]
         assert listing.prints[index] == crc32(head)
+        digest = md5(covered(message, leads)).digest()
+        assert listing.digests[16 * index : 16 * index + 16] == digest
     # Nothing is between messages, and nothing behind the last.
     assert octets[: listing.starts[0]].strip(b"\r\n") == b""
     assert listing.next_start(len(messages) - 1) == len(octets)
@@ -59,16 +64,24 @@ def check_against_oracle(octets, listing):
 @example(octets=b"From a", block=3)
 @example(octets=b"From a\r", block=1)
 @example(octets=b"From a\nx\r\r\n\r\nFrom b\nx\r", block=5)
+@example(octets=b"From a\rSubject: x\r\rtext\n\nFrom b\n\n", block=7)
+@example(octets=b"From a\rx", block=2)
+@example(octets=b"From a\r\rx\r\n\r\nFrom b\r\n\r\n", block=3)
+@example(octets=b"From " + b"a" * 507 + b"\nx\n\n", block=40)
+@example(octets=b"From " + b"a" * 508 + b"\r\nx\n\n", block=40)
+@example(octets=b"From " + b"a" * 600, block=40)
+@example(octets=b"\nFrom a\nx\n\n\r\n\nFrom b\nx\n", block=4)
+@example(octets=b"From a\n\n\n\nFrom b\nx\n", block=1)
 @settings(max_examples=600, deadline=None)
 def test_messages_and_sizes_are_the_oracles(octets, block):
-    check_against_oracle(octets, listing_of(octets, block))
+    check_against_oracle(octets, listing_of(octets, block, with_digests=True))
 
 
 def test_a_spool_larger_than_a_block_in_real_blocks():
     contents = [b"Subject: %d\n\n%b\n" % (n, b"line\r\n" * (n * 977 % 9000)) for n in range(60)]
     octets = mbox(*contents)
     assert len(octets) > 4 * scan_module.BLOCK
-    check_against_oracle(octets, listing_of(octets))
+    check_against_oracle(octets, listing_of(octets, with_digests=True))
 
 
 @pytest.mark.parametrize("octets", [b"", b"\n", b"\r\n\n", b"\n" * 1000])

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsite import IS_ROOT
-from spools import content_of, good, mbox, messages_of, odd_spools, on_the_wire, opened, unstuffed
+from spools import (
+    content_of,
+    good,
+    mbox,
+    messages_of,
+    odd_spools,
+    on_the_wire,
+    opened,
+    separators_lead,
+    unstuffed,
+)
 from tpop3d.mailspool import spool as spool_module
 from tpop3d.mailspool.refusal import IN_USE, PERMANENT, Refusal, Truncated
 from tpop3d.pop3.stuffing import encode, top
@@ -36,7 +46,7 @@ def test_what_is_sent_is_what_is_stored(tmp_path_factory, octets, block, lines):
         assert len(spool) == len(messages)
         for index, message in enumerate(messages):
             stored = b"".join(spool.blocks(index))
-            assert stored == content_of(message)
+            assert stored == content_of(message, separators_lead(octets))
             sent = unstuffed(b"".join(encode(spool.blocks(index))))
             assert sent == on_the_wire(stored)
             assert len(sent) == spool.octets[index]

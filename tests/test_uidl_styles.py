@@ -5,16 +5,29 @@ test_moving_here.py asks those servers themselves.
 
 import os
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from mailsite import CHECKOUT
-from spools import good, mbox, odd_spools
+from spools import good, mbox, messages_of, odd_spools
 from test_uniqueids import plain_id
 from tpop3d.config import DIRECTIVES
+from tpop3d.mailspool import idfile
+from tpop3d.mailspool.idfile import NAME, NEXT, Given
 from tpop3d.mailspool.scan import is_internal, scan
-from tpop3d.mailspool.styles import DOVECOT, HEADER, NAME, POPA3D, STYLES, TPOP3D, X_UIDL, style_for
+from tpop3d.mailspool.styles import (
+    DOVECOT,
+    HEADER,
+    OLD_NAME,
+    POPA3D,
+    STYLES,
+    TPOP3D,
+    X_UIDL,
+    old_validity,
+    style_for,
+)
 from tpop3d.mailspool.uniqueids import unique_ids
 
 GOLDEN = CHECKOUT / "tests" / "golden"
@@ -27,14 +40,15 @@ def golden(name):
     return (GOLDEN / name).read_bytes()
 
 
-def ids_of(octets, style, state="/nonexistent", known=()):
+def ids_of(octets, style, known=(), given=None):
+    given = given or Given(style)
     fd = os.memfd_create("spool")
     os.write(fd, octets)
     try:
         listing = scan(fd, 0, len(octets))
         if is_internal(fd, listing):
             listing.drop_first()
-        return unique_ids(fd, listing, known, style_for(style, fd, listing, state, known))
+        return unique_ids(fd, listing, known, style_for(style, fd, listing, known, given), given)
     finally:
         os.close(fd)
 
@@ -151,7 +165,7 @@ fields = st.lists(
 
 
 @pytest.mark.parametrize("style", STYLES)
-@given(octets=odd_spools, more=fields)
+@hypothesis.given(octets=odd_spools, more=fields)
 @settings(max_examples=100, deadline=None)
 def test_ids_are_unique_and_stay_when_mail_arrives(style, octets, more):
     octets += b"\n\nFrom b\n" + more
@@ -190,7 +204,22 @@ def test_dovecots_ids_outlive_the_first_message(tmp_path, index):
     with path.open("ab") as file:
         file.write(mbox(b"X-UID: 1\n\nnewer\n"))
     assert kept_by(path, *range(13), index=index) == ids_of(path.read_bytes(), TPOP3D)
-    assert not (tmp_path / "ann.state" / NAME).exists()
+    assert not idfile.load(str(tmp_path / "ann.state"), DOVECOT).validity
+
+
+def test_what_earlier_versions_kept_of_dovecots_ids_is_taken_over(tmp_path):
+    path = tmp_path / "ann"
+    messages = messages_of(golden("mail-dovecot.mbox"))
+    theirs = golden("mail-dovecot.dovecot").split()
+    path.write_bytes(b"".join(messages[1:]))
+    good(path).close()
+    (tmp_path / "ann.state" / OLD_NAME).write_bytes(
+        b"%d %010d\n" % (int(theirs[1][8:], 16), int(theirs[15][:8], 16))
+    )
+    assert kept_by(path) == theirs[1:16] + kept_by(path)[15:]
+    assert kept_by(path, 0) == theirs[2:16] + kept_by(path)[14:]
+    assert not any(len(one) == 16 for one in kept_by(path, *range(14)))
+    assert not list((tmp_path / "ann.state").glob("uid*"))
 
 
 def test_after_a_message_without_a_number_there_is_none():
@@ -200,9 +229,8 @@ def test_after_a_message_without_a_number_there_is_none():
 
 @pytest.mark.parametrize("content", [b"", b"1500000000\n", b"x y\n", b"9" * 500])
 def test_what_is_odd_in_the_state_directory_is_no_validity(tmp_path, content):
-    (tmp_path / NAME).write_bytes(content)
-    octets = mbox(b"X-UID: 1\n\ntext\n")
-    assert ids_of(octets, DOVECOT, str(tmp_path)) == [plain_id(octets)]
+    (tmp_path / OLD_NAME).write_bytes(content)
+    assert old_validity(str(tmp_path)) == (0, 0)
 
 
 def sparse(path):
@@ -216,21 +244,20 @@ ODD = [os.mkfifo, os.mkdir, lambda path: path.symlink_to("lock"), sparse]
 @pytest.mark.parametrize("make", ODD)
 def test_what_is_no_file_in_the_state_directory_is_no_validity(tmp_path, make):
     """Nor is it waited for."""
-    make(tmp_path / NAME)
-    octets = mbox(b"X-UID: 1\n\ntext\n")
-    assert ids_of(octets, DOVECOT, str(tmp_path)) == [plain_id(octets)]
+    make(tmp_path / OLD_NAME)
+    assert old_validity(str(tmp_path)) == (0, 0)
 
 
 @pytest.mark.parametrize("make", ODD)
-@pytest.mark.parametrize("name", [NAME, f"{NAME}.new"])
+@pytest.mark.parametrize("name", [NAME, NEXT, OLD_NAME])
 def test_whatever_has_the_name_of_what_is_written_mail_is_removed(tmp_path, make, name):
     """While the spool is locked nobody is waited for, and other files are not written to."""
     path = tmp_path / "ann"
     path.write_bytes(golden("mail-dovecot.mbox"))
     good(path).close()
+    (tmp_path / "ann.state" / name).unlink(missing_ok=True)
     make(tmp_path / "ann.state" / name)
     ids = kept_by(path, 0)
     assert len(ids) == 16
-    if name != NAME or make is not os.mkdir:
-        assert ids[:15] == golden("mail-dovecot.dovecot").split()[1:16]
+    assert ids[:15] == golden("mail-dovecot.dovecot").split()[1:16]
     assert not (tmp_path / "ann.state" / "lock").stat().st_size

@@ -11,8 +11,8 @@ import stat
 
 from tpop3d.inspection import locks, remains, texts
 from tpop3d.inspection.locks import Dotlock, Lock, Process
+from tpop3d.mailspool import idfile, styles
 from tpop3d.mailspool import state as states
-from tpop3d.mailspool import styles
 from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import DIGITS, SUFFIX_DIGITS, unique_ids
@@ -172,22 +172,24 @@ def _read(mailbox: Mailbox) -> None:
 
 def _read_once(mailbox: Mailbox, fd: int, status: os.stat_result) -> None:
     known = None
+    given = idfile.Given(mailbox.settings.style)
     if mailbox.place:
         mailbox.journal = remains.journal(mailbox.place, fd)
-        style = mailbox.settings.style
-        mailbox.index, known = remains.index(mailbox.place, fd, status, style)
+        given = idfile.load(mailbox.place, given.style)
+        mailbox.index, known = remains.index(mailbox.place, fd, status, given)
     if known is not None and mailbox.settings.index:
         listing, ids = known.listing, known.ids
     else:
         try:
-            listing, ids = scan(fd, 0, status.st_size), []
+            leads = given.separators_lead or None  # None: as it looks
+            listing, ids = scan(fd, 0, status.st_size, separators_lead=leads), []
         except NotAnMbox as error:
             mailbox.reason = _describe_garbage(mailbox, fd, error.offset, status.st_size)
             return
         if is_internal(fd, listing):
             listing.drop_first()
-    how = styles.style_for(mailbox.settings.style, fd, listing, mailbox.place, ids)
-    mailbox.ids = unique_ids(fd, listing, ids, how)
+    how = styles.style_for(given.style, fd, listing, ids, given)
+    mailbox.ids = unique_ids(fd, listing, ids, how, given)
     mailbox.listing = listing
     _read_headers(mailbox, fd, listing)
     _find_problems(mailbox, fd, listing)

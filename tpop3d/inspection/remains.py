@@ -12,6 +12,7 @@ from tpop3d.mailspool.journal import Invalid, Unfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.mailspool.idfile import Given
     from tpop3d.mailspool.index import Known
 
 # The state of an index.
@@ -48,7 +49,9 @@ class Found:
         self.octets = octets
 
 
-def index(place: str, spool: int, status: os.stat_result, style: str) -> tuple[Found, Known | None]:
+def index(
+    place: str, spool: int, status: os.stat_result, given: Given
+) -> tuple[Found, Known | None]:
     """The index of a spool, and what it knows, if a session would take notice of it."""
     try:
         there = os.lstat(f"{place}/{indexes.NAME}")
@@ -56,7 +59,7 @@ def index(place: str, spool: int, status: os.stat_result, style: str) -> tuple[F
         return Found(ABSENT), None
     except OSError as error:
         return Found(UNKNOWN, error.strerror or ""), None
-    known = indexes.load(place, spool, status, style) if stat.S_ISREG(there.st_mode) else None
+    known = indexes.load(place, spool, status, given) if stat.S_ISREG(there.st_mode) else None
     if known is None:
         reason = "damaged, or not of this spool as it is; a session takes no notice of it"
         return Found(ODD, reason, there.st_size), None

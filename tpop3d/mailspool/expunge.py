@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import BLOCK, Plan
 from tpop3d.mailspool.recovery import carry_out
@@ -53,16 +54,23 @@ def kept_ranges(
 
 
 def expunge(
-    spool: int, path: str, directory: str, first: int, ranges: list[tuple[int, int]], size: int
+    spool: int,
+    path: str,
+    directory: str,
+    first: int,
+    ranges: list[tuple[int, int]],
+    size: int,
+    is_prepared: bool,
 ) -> None:
     """Move `ranges` of a spool of `size` octets together, to `first` and on, and cut it after them.
+    `is_prepared`: with that goes what is remembered of ids, which is written down.
 
     Raises OSError when nothing was changed, and nothing will be; `Unfinished` when it is only a
     matter of time. Without ranges it is a truncate, which needs no space on the disk, and no
     journal where there can be none.
     """
     final = first + sum(end - start for start, end in ranges)
-    if final == first and final % BLOCK == 0:
+    if final == first and final % BLOCK == 0 and not is_prepared:
         _cut(spool, final)
         return
     # A write that cannot succeed (quota, file size limit, read-only) fails here, on an octet
@@ -77,9 +85,12 @@ def expunge(
         if not journals.withdraw(directory):
             raise Unfinished(error) from error
         if final > first:
+            idfile.discard(directory)
             raise
-        # In the worst case a power cut leaves zeros in what was to be removed.
+        # In the worst case a power cut leaves zeros in what was to be removed, or something is
+        # remembered of ids that are gone.
         _cut(spool, final)
+        _settle(directory)
         return
     try:
         carry_out(journal, spool, directory)
@@ -87,6 +98,13 @@ def expunge(
         raise Unfinished(error) from error
     finally:
         journal.close()
+
+
+def _settle(directory: str) -> None:
+    try:
+        idfile.settle(directory)
+    except OSError:
+        idfile.discard(directory)
 
 
 def _cut(spool: int, final: int) -> None:

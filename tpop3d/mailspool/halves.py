@@ -6,37 +6,47 @@ import _signal
 import os
 import struct
 
-from tpop3d.mailspool.scan import BLOCK, COLUMNS, DIGEST, Listing, scan
+from tpop3d.mailspool.scan import (
+    BLOCK,
+    COLUMNS,
+    DIGEST,
+    Listing,
+    do_separators_lead,
+    scan,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
 WORTH = 1 << 26  # octets: a smaller spool is scanned in less time than anybody notices
-_COUNT = struct.Struct("<Q")
+_COUNT = struct.Struct("<QB")  # messages; is there a surplus of separators?
 
 
-def scan_all(fd: int, end: int, with_digests: bool = False) -> Listing:
+def scan_all(
+    fd: int, end: int, with_digests: bool = False, separators_lead: bool | None = None
+) -> Listing:
     """What `scan` gives for a spool from its start to `end`, and raises; of a large one sooner
     where there are two processors."""
+    leads = do_separators_lead(fd, end) if separators_lead is None else separators_lead
     middle = -1
     if end >= WORTH and len(os.sched_getaffinity(0)) > 1:
         middle = _start_of_a_message(fd, end // 2, end)
     if middle < 0:
-        return scan(fd, 0, end, with_digests)
+        return scan(fd, 0, end, with_digests, leads)
     try:
-        pid, pipe = _scan_beside(fd, middle, end, with_digests)
+        pid, pipe = _scan_beside(fd, middle, end, with_digests, leads)
     except OSError:
-        return scan(fd, 0, end, with_digests)
+        return scan(fd, 0, end, with_digests, leads)
     try:
-        listing = scan(fd, 0, middle, with_digests)
+        listing = scan(fd, 0, middle, with_digests, leads)
         rest = _read_all(pipe)
     finally:
         os.close(pipe)
         os.kill(pid, _signal.SIGKILL)  # it has ended already, unless we have no use for it
         os.waitpid(pid, 0)
     if not _append(listing, rest, with_digests):
-        listing = scan(fd, 0, end, with_digests)  # whatever it has met, we meet, too
+        listing = scan(fd, 0, end, with_digests, leads)  # whatever it has met, we meet, too
     listing.end = end
     return listing
 
@@ -50,7 +60,7 @@ def _start_of_a_message(fd: int, position: int, end: int) -> int:
     return -1
 
 
-def _scan_beside(fd: int, start: int, end: int, with_digests: bool) -> tuple[int, int]:
+def _scan_beside(fd: int, start: int, end: int, with_digests: bool, leads: bool) -> tuple[int, int]:
     """Scan in another process; returns its pid, and where what it found can be read. Raises
     OSError where there can be no such process."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
@@ -59,7 +69,7 @@ def _scan_beside(fd: int, start: int, end: int, with_digests: bool) -> tuple[int
     try:
         pid = os.fork()
         if not pid:
-            _write_down(fd, start, end, with_digests, write_end)
+            _write_down(fd, start, end, with_digests, leads, write_end)
     except OSError:
         os.close(read_end)
         raise
@@ -69,12 +79,16 @@ def _scan_beside(fd: int, start: int, end: int, with_digests: bool) -> tuple[int
     return pid, read_end
 
 
-def _write_down(fd: int, start: int, end: int, with_digests: bool, pipe: int) -> NoReturn:
+def _write_down(
+    fd: int, start: int, end: int, with_digests: bool, leads: bool, pipe: int
+) -> NoReturn:
     """What the other process does. It says nothing of what it cannot do, and ends."""
     try:
-        listing = scan(fd, start, end, with_digests)
+        listing = scan(fd, start, end, with_digests, leads)
         columns = [getattr(listing, name).tobytes() for name in COLUMNS]
-        rest = memoryview(b"".join([_COUNT.pack(len(listing)), *columns, listing.digests]))
+        rest = memoryview(
+            b"".join([_COUNT.pack(len(listing), listing.has_surplus), *columns, listing.digests])
+        )
         while rest:
             rest = rest[os.write(pipe, rest) :]
     finally:
@@ -91,7 +105,7 @@ def _read_all(pipe: int) -> bytes:
 
 def _append(listing: Listing, octets: bytes, with_digests: bool) -> bool:
     """Add what the other process has written down; False where that is not all of it."""
-    count = _COUNT.unpack_from(octets)[0] if len(octets) >= _COUNT.size else 0
+    count, has_surplus = _COUNT.unpack_from(octets) if len(octets) >= _COUNT.size else (0, 0)
     lengths = [count * getattr(listing, name).itemsize for name in COLUMNS]
     digests = count * DIGEST if with_digests else 0
     if not count or len(octets) != _COUNT.size + sum(lengths) + digests:
@@ -101,4 +115,5 @@ def _append(listing: Listing, octets: bytes, with_digests: bool) -> bool:
         getattr(listing, name).frombytes(octets[position : position + length])
         position += length
     listing.digests += octets[position:]
+    listing.has_surplus |= bool(has_surplus)
     return True

@@ -1,8 +1,10 @@
 """The index: what is known of a large spool from one session to the next. Only ever a cache.
 
 It is believed as far as the spool is the one that it was written for: the same file, and up to
-where it ended then, untouched as far as the starts of the messages tell. Anything odd, and it is
-as if there were none. It lies in the mailbox's state directory as `index`, and is written as
+where it ended then, untouched as far as the starts of the messages tell; and what is remembered of
+ids is what it was then. A change far from where messages start is not seen: so what is sent is
+compared with the size that was told, and what is removed is looked at before. Anything odd, and it
+is as if there were none. It lies in the mailbox's state directory as `index`, and is written as
 `index.new` and renamed.
 
     header   see `_HEADER`
@@ -20,23 +22,25 @@ from time import time_ns
 
 from tpop3d.mailspool import statefile
 from tpop3d.mailspool.refusal import Truncated
-from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, scan
+from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, do_separators_lead, scan
 from tpop3d.mailspool.styles import MAX_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tpop3d.mailspool.idfile import Given
     from tpop3d.mailspool.statefile import Octets
 
 NAME = "index"
 UNDER_WAY = "index.new"
-MAGIC = b"tpop3dX1"
+MAGIC = b"tpop3dX2"
 SAMPLE = 4096  # octets at either end of the spool that must be the same
 SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell every change
 WORTH = 1 << 18  # octets: a smaller spool is scanned as fast as its index is read
+LINE_END = 2  # octets at most
 SHORTEST = len(b"From ")  # octets of a message
-_HEADER = struct.Struct("<8s16s5Q2I2Q2B")
+_HEADER = struct.Struct("<8s16s5Q3I2Q3B")
 _ROW = sum(getattr(Listing(0), name).itemsize for name in COLUMNS)  # octets of a message's columns
 _TRAILER = struct.Struct("<I")
 
@@ -52,14 +56,15 @@ class Known:
         self.is_current = is_current  # nothing had to be brought up to date
 
 
-def load(directory: str, spool: int, status: os.stat_result, style: str) -> Known | None:
-    """What is known of a spool of this status, without reading all of it; None: nothing."""
+def load(directory: str, spool: int, status: os.stat_result, given: Given) -> Known | None:
+    """What is known of a spool of this status, without reading all of it; None: nothing. `given`
+    is what is remembered of its ids."""
     try:
         fd = statefile.open_regular(f"{directory}/{NAME}")
     except OSError:
         return None
     try:
-        return _known(_all_of(fd, status.st_size), spool, status, style)
+        return _known(_all_of(fd, status.st_size), spool, status, given)
     except (ValueError, struct.error, OSError, Truncated, NotAnMbox, MemoryError):
         return None
     finally:
@@ -69,7 +74,8 @@ def load(directory: str, spool: int, status: os.stat_result, style: str) -> Know
 def _all_of(fd: int, spool_size: int) -> bytes:
     """The octets of an index, of which there are as many as its header says, and no more than a
     spool of this size can be worth. Raises ValueError where that is not so, and OSError."""
-    *_, end, _, _, _, _, count, ids_length, _, _ = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
+    header = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
+    end, count, ids_length = header[4], header[10], header[11]
     is_possible = count * SHORTEST <= end <= spool_size and ids_length <= count * (MAX_ID + 1)
     length = _HEADER.size + count * _ROW + ids_length + _TRAILER.size
     if not is_possible or os.fstat(fd).st_size != length:
@@ -77,32 +83,28 @@ def _all_of(fd: int, spool_size: int) -> bytes:
     return statefile.read_part(fd, 0, length)
 
 
-def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Known | None:
+def _known(octets: bytes, spool: int, status: os.stat_result, given: Given) -> Known | None:
     view = memoryview(octets)
-    if len(octets) < _HEADER.size + _TRAILER.size:
-        return None
     if _TRAILER.unpack_from(octets, len(octets) - 4)[0] != crc32(view[:-4]):
         return None
-    magic, its_style, inode, device, end, mtime, ctime, head, tail, count, ids_length, *flags = (
-        _HEADER.unpack_from(octets)
-    )
-    was_settled, hides_first = flags
+    magic, style, *numbers, was_settled, hides_first, separators_lead = _HEADER.unpack_from(octets)
+    inode, device, end, mtime, ctime, head, tail, mark, count, ids_length = numbers
     if magic != MAGIC or (inode, device) != (status.st_ino, status.st_dev):
         return None
-    if status.st_size < end or samples(spool, end) != (head, tail):
+    if status.st_size < end or not count or mark != given.mark:
         return None
-    listing = Listing(end)
+    if samples(spool, end) != (head, tail):
+        return None
+    listing = Listing(end, bool(separators_lead))
+    listing.hides_first = bool(hides_first)
     position = _HEADER.size
     for name in COLUMNS:
         column = getattr(listing, name)
         length = count * column.itemsize
         column.frombytes(view[position : position + length])
         position += length
-    if position + ids_length + _TRAILER.size != len(octets) or not count:
-        return None
-    listing.hides_first = bool(hides_first)
     ids = octets[position : position + ids_length].split(b"\n") if ids_length else []
-    if its_style.rstrip(b"\0").decode() != style:
+    if style.rstrip(b"\0").decode() != given.style:
         ids = []
     is_same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == (end, mtime, ctime)
     if is_same and was_settled:
@@ -111,27 +113,39 @@ def _known(octets: bytes, spool: int, status: os.stat_result, style: str) -> Kno
         return None
     if is_same:
         return Known(listing, ids, False)
-    if status.st_size == end:
-        return _again(spool, listing, ids)
-    # The last message is measured again: its separator may have come later.
-    new = scan(spool, listing.starts[-1], status.st_size)
-    if not len(new) or new.starts[0] != listing.starts[-1] or new.prints[0] != listing.prints[-1]:
+    leads = given.separators_lead or do_separators_lead(spool, status.st_size)
+    if status.st_size == end or leads != separators_lead:
+        return _again(spool, listing, ids, status.st_size, leads)
+    return _with_more(spool, listing, ids, status.st_size)
+
+
+def _with_more(spool: int, listing: Listing, ids: list[bytes], size: int) -> Known | None:
+    """Mail has come. The last message is measured again: its separator may have come later, or its
+    last line's end."""
+    last, end = listing.starts[-1], listing.ends[-1]
+    new = scan(spool, last, size, separators_lead=listing.separators_lead)
+    if not len(new) or new.starts[0] != last:
         return None
+    added = new.ends[0] - end
+    if added and (added > LINE_END or os.pread(spool, added, end).strip(b"\r\n")):
+        del ids[len(listing) - 1 :]  # what came next is a part of it: it is another message now
     for name in COLUMNS:
         column = getattr(listing, name)
         column.pop()
         column.extend(getattr(new, name))
-    listing.end = status.st_size
+    listing.end = size
     return Known(listing, ids, False)
 
 
-def _again(spool: int, old: Listing, ids: list[bytes]) -> Known | None:
-    """Somebody has changed something within a message. Where they start they still do, so that
-    they keep their ids."""
-    new = scan(spool, 0, old.end)
+def _again(
+    spool: int, old: Listing, ids: list[bytes], size: int, separators_lead: bool
+) -> Known | None:
+    """Somebody has changed something within a message, or separators are others than before.
+    Where messages start they still do, so that they keep their ids."""
+    new = scan(spool, 0, size, separators_lead=separators_lead)
     if old.hides_first:
         new.drop_first()
-    return Known(new, ids, False) if new.starts == old.starts else None
+    return Known(new, ids, False) if new.starts[: len(old)] == old.starts else None
 
 
 def is_settled(status: os.stat_result) -> bool:
@@ -147,10 +161,10 @@ def save(
     was_settled: bool,
     listing: Listing,
     ids: list[bytes],
-    style: str,
+    given: Given,
 ) -> None:
     """Remember what is known of a spool that had the status `seen` when this was true, and
-    `is_settled` or not at that time.
+    `is_settled` or not at that time. `given` is what is remembered of its ids.
 
     A full disk, or whatever else, is no error: then nothing is remembered.
     """
@@ -159,7 +173,7 @@ def save(
         blob = b"\n".join(ids)
         header = _HEADER.pack(
             MAGIC,
-            style.encode(),
+            given.style.encode(),
             seen.st_ino,
             seen.st_dev,
             listing.end,
@@ -167,10 +181,12 @@ def save(
             seen.st_ctime_ns,
             head,
             tail,
+            given.mark,
             len(listing),
             len(blob),
             was_settled,
             listing.hides_first,
+            listing.separators_lead,
         )
         parts = [header, *(getattr(listing, name) for name in COLUMNS), blob]
         statefile.replace(f"{directory}/{NAME}", _with_trailer(parts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
+from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import Invalid, Journal, Plan
 
@@ -46,7 +47,13 @@ def carry_out(journal: Journal, spool: int, directory: str) -> None:
         journal.become(_with_more(journal, spool, size, directory))
         plan = journal.plan
     os.ftruncate(spool, plan.final)
+    _finish(spool, directory)
+
+
+def _finish(spool: int, directory: str) -> None:
+    """The spool is as it shall be. Raises OSError."""
     os.fsync(spool)
+    idfile.settle(directory)
     journals.remove(directory)
 
 
@@ -84,6 +91,7 @@ def recover(spool: int, directory: str) -> Found | None:
     except Invalid as error:
         return _put_aside(directory, str(error))
     if journal is None:
+        idfile.discard(directory)
         return None
     try:
         state = state_of(journal, spool)
@@ -92,8 +100,7 @@ def recover(spool: int, directory: str) -> Found | None:
         # Whoever has written it may not have come to that.
         journals.sync_directory(directory)
         if state == CUT:
-            os.fsync(spool)
-            journals.remove(directory)
+            _finish(spool, directory)
             return Found("an expunge that was interrupted had been done", False)
         carry_out(journal, spool, directory)
         return Found("an expunge that was interrupted is done", False)
@@ -157,6 +164,7 @@ def _has_rest(journal: Journal, spool: int) -> bool:
 
 def _put_aside(directory: str, why: str) -> Found:
     """Keep a journal under a name that nobody looks for."""
+    idfile.discard(directory)
     number = 1
     while os.path.lexists(f"{directory}/{UNFIT}.{number}"):
         number += 1

@@ -1,8 +1,24 @@
 """Finding the messages of an mbox, and their sizes, in one pass.
 
 A message starts at a line `From ` at the start of the file or after an empty line, and runs to
-the next. Its content is what follows the `From ` line, without the empty line that separates it
-from the next message (or that ends the file). Content-Length is not believed.
+the next. Its content is what follows the `From ` line, without what separates it from the next
+message. Content-Length is not believed.
+
+What separates two messages depends on who delivers. Nearly everybody writes an empty line behind
+a message; some write it before (dma, FreeBSD's default), and nothing behind. A message must have
+the same size and the same id with neighbours and without, so these are told apart by the spool:
+
+- Tidy: the one empty line behind a message is its separator. More of them are its content.
+- Separators lead: the spool begins with an empty line, or its last line is complete, and is not
+  empty. Then every empty line at the end of a message is a separator, since a neighbour that has
+  come or gone may have left it there. Where there are such messages, that is remembered, as the
+  neighbour that told it may go, too.
+
+An id is made as if exactly one empty line stood behind the message, whatever does (`_covered`).
+
+A `From ` line is not sent to the client. One that is no line of an envelope, but has text behind
+a lone CR, or has more than 512 octets, may be anything, so it is sent as the start of the content:
+what nobody was shown, nobody may delete.
 
 The pass reads blocks into one reused buffer and works on them with `find` and `replace` alone:
 anything done once a line costs a hundred times as much.
@@ -24,7 +40,7 @@ if TYPE_CHECKING:
 COLUMNS = ("starts", "bodies", "ends", "octets", "prints")  # of a `Listing`
 BLOCK = 1 << 18  # octets; fits the processor's cache
 OVERLAP = 8  # octets kept before each block: "\n\r\nFrom" may be cut anywhere
-HEAD = 512  # octets that a unique-id and a fingerprint cover
+HEAD = 512  # octets that a unique-id and a fingerprint cover, and a From_ line may have at most
 DIGEST = 16  # octets of an MD5
 INTERNAL_SUBJECT = b"DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA"
 INTERNAL_HEADERS = 8192  # octets in which the header of such a message must end
@@ -35,13 +51,17 @@ class Listing:
 
     Message n starts at `starts[n]` with its `From ` line; its content is
     `bodies[n]`..`ends[n]`, and `octets[n]` long when sent; it runs to `starts[n + 1]`, or to `end`.
-    `prints[n]` is a fingerprint of its first octets. `digests` are their MD5s, if they were asked
-    for. `hides_first`: a mail program's own record stands before them.
+    `prints[n]` is a fingerprint of its first octets. `digests` are the MD5s that ids are made of,
+    if they were asked for. `hides_first`: a mail program's own record stands before them.
+    `separators_lead`: see above; `has_surplus`: several of them stand behind some message.
     """
 
-    __slots__ = ("bodies", "digests", "end", "ends", "hides_first", "octets", "prints", "starts")
+    __slots__ = (
+        "bodies", "digests", "end", "ends", "has_surplus", "hides_first", "octets", "prints",
+        "separators_lead", "starts",
+    )  # fmt: skip
 
-    def __init__(self, end: int) -> None:
+    def __init__(self, end: int, separators_lead: bool = False) -> None:
         self.starts = array("Q")
         self.bodies = array("Q")
         self.ends = array("Q")
@@ -50,6 +70,8 @@ class Listing:
         self.digests = bytearray()
         self.end = end
         self.hides_first = False
+        self.separators_lead = separators_lead
+        self.has_surplus = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -60,7 +82,7 @@ class Listing:
 
     def head(self, index: int) -> int:
         """How many octets the fingerprint covers. The separator is not among them: it may come
-        later than the message."""
+        later than the message, as the last line's end may."""
         return min(HEAD, self.ends[index] - self.starts[index])
 
     def drop_first(self) -> None:
@@ -102,12 +124,32 @@ class NotAnMbox(Exception):
         self.offset = offset
 
 
-def scan(fd: int, start: int, end: int, with_digests: bool = False) -> Listing:
+def do_separators_lead(fd: int, end: int) -> bool:
+    """Is mail delivered to this spool, which ends at `end`, with the empty line before it?
+
+    A last line without its end tells nothing: somebody may be writing it. Raises OSError.
+    """
+    if os.pread(fd, min(2, end), 0).startswith((b"\n", b"\r\n")):
+        return True
+    last = os.pread(fd, min(3, end), max(0, end - 3))
+    return last.endswith(b"\n") and not last.endswith((b"\n\n", b"\n\r\n"))
+
+
+def scan(
+    fd: int,
+    start: int,
+    end: int,
+    with_digests: bool = False,
+    separators_lead: bool | None = None,
+) -> Listing:
     """List the messages between two offsets; `start` is the start of the file or of a message.
 
-    Raises `Truncated`, `NotAnMbox`, and OSError.
+    Of a part of a spool it must be said whether its separators lead. Raises `Truncated`,
+    `NotAnMbox`, and OSError.
     """
-    listing = Listing(end)
+    if separators_lead is None:
+        separators_lead = do_separators_lead(fd, end)
+    listing = Listing(end, separators_lead)
     scanner = _Scanner(fd, listing, with_digests)
     buffer = bytearray(OVERLAP + min(BLOCK, end - start))
     buffer[:OVERLAP] = b"\n" * OVERLAP
@@ -161,7 +203,7 @@ class _Scanner:
         """Close the last message; `last` is the end of the spool."""
         if self._start >= 0:
             if self._body < 0:
-                self._body = self._listing.end
+                self._body = self._listing.end  # its From_ line has no end
             self._close(b"", self._listing.end, self._listing.end, last[-3:])
 
     def _count(self, window: bytearray, start: int, stop: int, base: int, has_cr: bool) -> None:
@@ -184,30 +226,86 @@ class _Scanner:
         """Write down the current message, which runs to `stop` and ends with `last`."""
         listing = self._listing
         start, body = self._start, self._body
-        end = stop
         newlines, pairs = self._newlines, self._pairs
-        ended = stop > body and last[-1] == 10
-        if ended and last[-2] == 10:
-            end -= 1
-            newlines -= 1
-        elif ended and last[-2] == 13 and last[-3] == 10:
-            end -= 2
-            newlines -= 1
-            pairs -= 1
+        if start >= base:
+            head = window[start - base : start - base + min(HEAD, stop - start)]
+        else:
+            head = os.pread(self._fd, min(HEAD, stop - start), start)
+        has_end = body < stop or last[-1] == 10  # the From_ line
+        if body - start > HEAD or head.find(b"\r", 0, body - start - 1 - has_end) >= 0:
+            # It is no From_ line, so it is sent.
+            newlines += has_end
+            pairs += has_end and os.pread(self._fd, 2, body - 2) == b"\r\n"
+            body = start
+        end = stop
+        if stop > body and last[-1] == 10:
+            if listing.separators_lead:
+                end, lines, those_with_cr = self._strip(body, stop)
+                newlines -= lines
+                pairs -= those_with_cr
+                listing.has_surplus |= lines > 1
+            elif last[-2] == 10:
+                end -= 1
+                newlines -= 1
+            elif last[-2] == 13 and last[-3] == 10:
+                end -= 2
+                newlines -= 1
+                pairs -= 1
         octets = end - body + newlines - pairs
-        if end > body and not ended:
+        is_open = end == stop and last[-1] != 10  # its last line has no end
+        if end > body and is_open:
             octets += 2  # RETR ends the last line
         listing.starts.append(start)
         listing.bodies.append(body)
         listing.ends.append(end)
         listing.octets.append(octets)
-        if start >= base:
-            head = window[start - base : start - base + min(HEAD, stop - start)]
-        else:
-            head = os.pread(self._fd, min(HEAD, stop - start), start)
-        listing.prints.append(crc32(head[: end - start] if end - start < HEAD else head))
+        if end - start < HEAD:
+            head = head[: end - start]
+        listing.prints.append(crc32(head))
         if self._with_digests:
-            listing.digests += md5(head, usedforsecurity=False).digest()
+            covered = _covered(head, end - start, is_open)
+            listing.digests += md5(covered, usedforsecurity=False).digest()
+
+    def _strip(self, body: int, stop: int) -> tuple[int, int, int]:
+        """Where the content ends without the empty lines at the end of `body`..`stop`, how many
+        these are, and how many of them a CR is in."""
+        lines = those_with_cr = 0
+        end = stop
+        while end > body:
+            # The octet before a line of one or two octets tells whether that is all of it.
+            at = max(body - 1, end - 3)
+            tail = os.pread(self._fd, end - at, at)
+            if tail.endswith(b"\n\n"):
+                end -= 1
+            elif tail.endswith(b"\n\r\n"):
+                end -= 2
+                those_with_cr += 1
+            else:
+                break
+            lines += 1
+        return end, lines, those_with_cr
+
+
+def _covered(head: bytes | bytearray, length: int, is_open: bool) -> bytes | bytearray:
+    """What an id is made of: the first octets of a message of `length` octets and one empty line
+    behind it; `is_open`: its last line has no end yet. Lines end as the From_ line does."""
+    if length >= HEAD:
+        return head
+    newline = line_end(head)
+    return (head + (newline if is_open else b"") + newline)[:HEAD]
+
+
+def line_end(head: bytes | bytearray) -> bytes:
+    """What lines of a message end with, by its first one."""
+    return b"\r\n" if head[: head.find(b"\n") + 1].endswith(b"\r\n") else b"\n"
+
+
+def digest_of(fd: int, listing: Listing, index: int) -> bytes:
+    """The MD5 that a message's id is made of. Raises OSError."""
+    start, end = listing.starts[index], listing.ends[index]
+    head = os.pread(fd, min(HEAD, end - start), start)
+    covered = _covered(head, end - start, not head.endswith(b"\n"))
+    return md5(covered, usedforsecurity=False).digest()
 
 
 def _refuse_garbage(fd: int, start: int, first: int) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import stat
 
+from tpop3d.mailspool import idfile, refusal, styles
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool import refusal, styles
 from tpop3d.mailspool.arrays import array
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
 from tpop3d.mailspool.halves import scan_all
@@ -71,6 +71,9 @@ class Spool:
         self._status: os.stat_result | None = None  # when the spool was last found good
         self._was_settled = False  # then
         self._ids: list[bytes] = []  # of the first messages, perhaps not of all
+        self._given = idfile.Given(terms.style)  # what is remembered of them
+        self._read = bytearray()  # 1 for each message that was read to its end
+        self._is_known = False  # the listing, from an index
         self._is_news = False  # what is known of it, to the index
 
     def __len__(self) -> int:
@@ -122,20 +125,29 @@ class Spool:
 
     def _scan(self) -> Refusal | None:
         try:
+            self._given = idfile.load(self._state, self._terms.style)
+        except OSError as error:
+            return of_error(error, f"{self._state}/{idfile.NAME}")
+        try:
             status = os.fstat(self._fd)
             self._saw(status)
             known = None
             if self._terms.index:
-                known = indexes.load(self._state, self._fd, status, self._terms.style)
+                known = indexes.load(self._state, self._fd, status, self._given)
             if known is not None:
                 self._listing, self._ids = known.listing, known.ids
             else:
                 # Other styles want more of a message than its first octets.
                 with_digests = self._terms.style == styles.TPOP3D
-                self._listing = scan_all(self._fd, status.st_size, with_digests)
+                leads = self._given.separators_lead or None  # None: as it looks
+                self._listing = scan_all(self._fd, status.st_size, with_digests, leads)
                 if is_internal(self._fd, self._listing):
                     self._listing.drop_first()
+            if self._listing.separators_lead and self._listing.has_surplus:
+                self._given.separators_lead = True
+            self._is_known = known is not None
             self._is_news = known is None or not known.is_current
+            self._read = bytearray(len(self._listing))
         except NotAnMbox as error:
             reason = f"{self.path}: not an mbox, at offset {error.offset} stands something else"
             return Refusal(refusal.PERMANENT, reason)
@@ -194,13 +206,20 @@ class Spool:
                 raise Truncated
             yield block
             position += len(block)
+        self._read[index] = 1
+
+    def distrust(self) -> None:
+        """What was read is not what is known of the spool: the next session finds out for itself
+        what is there."""
+        self._is_news = False
+        indexes.forget(self._state)
 
     def unique_ids(self) -> Sequence[bytes]:
         """The unique-id of each message, computed when first asked for."""
         if len(self._ids) < len(self._listing):
-            name = self._terms.style
-            style = styles.style_for(name, self._fd, self._listing, self._state, self._ids)
-            self._ids = unique_ids(self._fd, self._listing, self._ids, style)
+            name, given = self._terms.style, self._given
+            style = styles.style_for(name, self._fd, self._listing, self._ids, given)
+            self._ids = unique_ids(self._fd, self._listing, self._ids, style, given)
             self._is_news = True
         return self._ids
 
@@ -209,10 +228,9 @@ class Spool:
         if not any(deleted):
             return None
         try:
-            # Now, since it takes its time, and nobody delivers while the spool is locked. The
-            # index will know them, so that the twin of a message that goes keeps its own.
-            if self._terms.style == styles.DOVECOT or self._listing.digests:
-                self.unique_ids()
+            # Now, since it takes its time, and nobody delivers while the spool is locked. What
+            # ids depend on is remembered, so that the twin of a message that goes keeps its own.
+            self.unique_ids()
         except OSError as error:
             return of_error(error, "nothing removed")
         locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
@@ -221,41 +239,131 @@ class Spool:
         if not self._was_settled:
             self._status = None  # its times would not tell a change: look closely
         try:
+            is_touched = self._status is None or _look(os.lstat(self.path)) != _look(self._status)
             if why := self.changed():
                 return Refusal(refusal.TEMPORARY, f"nothing removed: {why}")
-            return self._expunge_locked(deleted)
+            return self._expunge_locked(deleted, is_touched)
         except Unfinished as error:
             self._is_news = False
             indexes.forget(self._state)
             why = f"removing messages was interrupted ({error.error.strerror})"
             return Refusal(refusal.PARTIAL, f"{why}, and is finished by the next session")
-        except Truncated:
-            return Refusal(refusal.TEMPORARY, "nothing removed: it became shorter")
+        except (Truncated, NotAnMbox):
+            return Refusal(refusal.TEMPORARY, "nothing removed: it has changed")
         except OSError as error:
             return of_error(error, "nothing removed")
         finally:
             locks.release()
 
-    def _expunge_locked(self, deleted: Sequence[int]) -> Refusal | None:
+    def _expunge_locked(self, deleted: Sequence[int], is_touched: bool) -> Refusal | None:
         listing = self._listing
         size = os.fstat(self._fd).st_size
         end = listing.end
         if size > end and deleted[-1]:
             # Where does the last message end now? A deliverer may have completed its separator.
-            end = scan(self._fd, listing.starts[-1], size).next_start(0)
+            leads = listing.separators_lead
+            last = scan(self._fd, listing.starts[-1], size, separators_lead=leads)
+            end = last.next_start(0)
             added = end - listing.end
-            if added > LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
+            if not 0 <= added <= LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
                 return Refusal(refusal.TEMPORARY, "nothing removed: its last message grew")
-        first = listing.starts[deleted.index(1)]
+        if (index := self._first_other(deleted, is_touched, end)) >= 0:
+            self.distrust()
+            why = f"nothing removed: message {index + 1} is another"
+            return Refusal(refusal.TEMPORARY, why)
+        starts = listing.starts
+        surplus = self._surplus(deleted) if size == end else 0
+        if surplus:
+            starts = starts[:]
+            starts[_last_kept(deleted) + 1] -= surplus
+        ranges = kept_ranges(starts, end, deleted, size)
+        following = self._prepare_ids(deleted, is_optional=not ranges)
+        first = starts[deleted.index(1)]
+        expunge(self._fd, self.path, self._state, first, ranges, size, following is not None)
+        self._given = following or self._given
         if self._terms.style == styles.DOVECOT:
-            styles.keep(self._state, self.unique_ids(), deleted)
-        ranges = kept_ranges(listing.starts, end, deleted, size)
-        expunge(self._fd, self.path, self._state, first, ranges, size)
-        self._ids = [one for one, mark in zip(self._ids, deleted, strict=False) if not mark]
+            styles.forget_old(self._state)
+        self._ids = [one for one, mark in zip(self._ids, deleted, strict=True) if not mark]
         listing.remove(deleted, end)
+        listing.end -= surplus
         self._saw(os.fstat(self._fd))
         self._is_news = True
         return None
+
+    def _first_other(self, deleted: Sequence[int], is_touched: bool, end: int) -> int:
+        """The first message to be removed that is not what it was, or -1. `end` is where the last
+        one ends now.
+
+        Somebody may have made further messages within it. What was scanned in this session, and
+        not touched since, is not looked at again, nor what was read as the index knows it.
+        """
+        if not (is_touched or self._is_known):
+            return -1
+        listing = self._listing
+        index, count = 0, len(listing)
+        while index < count:
+            if not deleted[index] or (self._read[index] and not is_touched):
+                index += 1
+                continue
+            first = index
+            while index < count and deleted[index]:
+                index += 1
+            stop = listing.starts[index] if index < count else end
+            there = scan(
+                self._fd, listing.starts[first], stop, separators_lead=listing.separators_lead
+            )
+            for known in range(first, index):
+                at = known - first
+                if at == len(there) or there.starts[at] != listing.starts[known]:
+                    return known
+                # The last one may have got its line's end meanwhile.
+                has_grown = known == count - 1 and end != listing.end
+                if there.octets[at] != listing.octets[known] and not has_grown:
+                    return known
+            if len(there) > index - first:
+                return index - 1
+        return -1
+
+    def _surplus(self, deleted: Sequence[int]) -> int:
+        """How many octets of empty lines to remove with the last messages, from before them.
+
+        Where separators lead, one was written for each of them, perhaps behind another one. A
+        single one stays: without it, what is delivered next might become a part of what is there.
+        """
+        listing = self._listing
+        if not (listing.separators_lead and deleted[-1] and 0 in deleted):
+            return 0
+        last = _last_kept(deleted)
+        end = listing.ends[last]
+        line = 2 if os.pread(self._fd, 2, end) == b"\r\n" else 1
+        return listing.starts[last + 1] - end - line
+
+    def _prepare_ids(self, deleted: Sequence[int], is_optional: bool) -> idfile.Given | None:
+        """Write down what is to be remembered of ids when these messages are gone; None: nothing.
+        Raises OSError; where it is optional, it is done as well as it can be."""
+        left = [one for one, mark in zip(self._ids, deleted, strict=True) if not mark]
+        following = self._remembered(left, is_first_gone=bool(deleted[0]))
+        if not (following.octets() or self._given.mark):
+            return None
+        try:
+            idfile.prepare(self._state, following)
+        except OSError:
+            idfile.discard(self._state)
+            if not is_optional:
+                raise
+            if not left:
+                idfile.forget(self._state)
+            return None
+        return following
+
+    def _remembered(self, ids: Sequence[bytes], is_first_gone: bool = False) -> idfile.Given:
+        """What there is to remember of messages that have these ids."""
+        is_dovecot = self._terms.style == styles.DOVECOT
+        given = self._given.of(ids, is_all_needed=is_dovecot)
+        if is_dovecot:
+            styles.note_validity(given, ids, is_first_gone)
+        given.separators_lead &= len(ids) > 0
+        return given
 
     def close(self) -> None:
         """Let go of the spool, and of the session lock last. Once is enough; more do no harm."""
@@ -266,8 +374,8 @@ class Spool:
         self._fd = self._session_lock = NO_FILE
 
     def _remember(self) -> None:
-        """Write the index, where it is worth it, or where an id could not be found again."""
-        if not (self._is_news and self._terms.index and self._status is not None):
+        """Write down what the ids depend on; and the index, where it is worth it."""
+        if not self._is_news or self._status is None:
             return
         try:
             if self._listing.digests:
@@ -276,11 +384,14 @@ class Spool:
             return
         finally:
             self._is_news = False
-        is_worth = self._listing.end >= indexes.WORTH or any(b"-" in one for one in self._ids)
-        if is_worth and len(self._listing):
+        if len(self._ids) == len(self._listing):
+            self._given = self._remembered(self._ids)
+        idfile.save(self._state, self._given)
+        if self._terms.index and self._listing.end >= indexes.WORTH and len(self._listing):
             seen = self._status, self._was_settled
-            style = self._terms.style
-            indexes.save(self._state, self._fd, *seen, self._listing, self._ids, style)
+            indexes.save(self._state, self._fd, *seen, self._listing, self._ids, self._given)
+        else:
+            indexes.forget(self._state)
 
 
 def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refusal:
@@ -331,6 +442,11 @@ def _wrong_file(status: os.stat_result, owner: int) -> str:
     if status.st_uid != owner:
         return f"owned by uid {status.st_uid}, not by the mailbox's user (uid {owner})"
     return ""
+
+
+def _last_kept(deleted: Sequence[int]) -> int:
+    """The last message that stays; there is one."""
+    return len(deleted) - 1 - deleted[::-1].index(0)
 
 
 def _look(status: os.stat_result) -> tuple[int, ...]:

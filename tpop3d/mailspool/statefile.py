@@ -100,7 +100,7 @@ def replace(path: str, parts: Iterable[Octets], durable: bool = False) -> None:
     try:
         try:
             for part in parts:
-                _write(fd, part)
+                write_all(fd, part)
             if durable:
                 os.fsync(fd)
         finally:
@@ -126,7 +126,8 @@ def remove(path: str) -> bool:
     return True
 
 
-def _write(fd: int, octets: Octets) -> None:
+def write_all(fd: int, octets: Octets) -> None:
+    """Write all of it where the descriptor is. Raises OSError."""
     rest = memoryview(octets).cast("B")
     while rest:
         rest = rest[os.write(fd, rest) :]

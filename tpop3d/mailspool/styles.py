@@ -16,10 +16,21 @@ from tpop3d.mailspool.md5 import md5
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Protocol
 
+    from tpop3d.mailspool.idfile import Given
     from tpop3d.mailspool.scan import Listing
 
-    Style = Callable[[bytes], bytes | None]
+    class Style(Protocol):
+        is_by_history: bool  # is an id made of more than its message?
+        has_refused: bool  # what the last message asked for
+
+        def __call__(self, header: bytes) -> bytes | None: ...
+
+        def pass_by(self, header: bytes) -> None: ...
+
+        def pass_number(self, unique_id: bytes) -> None: ...
+
 
 STYLES = TPOP3D, POPA3D, DOVECOT, X_UIDL = ("tpop3d", "popa3d", "dovecot", "x-uidl")
 FIRST_READ = 8192  # octets: nearly all headers
@@ -27,8 +38,8 @@ HEADER = 1 << 16  # octets: nobody looks further
 MAX_ID = 70  # octets, by RFC 1939
 IN_IDS = bytes(range(0x21, 0x7F))
 NUMBERED = 16  # the length of dovecot's ids: no other style's that stands beside it
-NAME = "uidvalidity"  # in the mailbox's state directory, see `keep`
-MAX_KEPT = 64  # octets of it
+OLD_NAME = "uidvalidity"  # of what earlier versions kept in the state directory
+MAX_OLD = 64  # octets of it
 
 _WORDS = struct.Struct("<2I")
 _MONTHS = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
@@ -36,19 +47,45 @@ _FOLDED = frozenset((b" ", b"\t"))
 _INITIALS = frozenset((b"R", b"r", b"D", b"d", b"M", b"m", b"X"))  # popa3d knows no x-
 
 
+class Plain:
+    """A style whose ids are made of one message each, by a function."""
+
+    is_by_history = has_refused = False
+
+    def __init__(self, made: Callable[[bytes], bytes | None]) -> None:
+        self._made = made
+
+    def __call__(self, header: bytes) -> bytes | None:
+        return self._made(header)
+
+    def pass_by(self, header: bytes) -> None:
+        """A message has its id already: nothing follows from that."""
+
+    def pass_number(self, unique_id: bytes) -> None:
+        """A message has its id already: nothing follows from that."""
+
+
 def style_for(
-    name: str, fd: int, listing: Listing, state: str, known: Sequence[bytes]
+    name: str, fd: int, listing: Listing, known: Sequence[bytes], given: Given
 ) -> Style | None:
     """The style, for the messages after those whose ids are `known`; None: it is tpop3d's own."""
     if name == POPA3D:
-        return popa3d
+        return Plain(popa3d)
     if name == X_UIDL:
-        return x_uidl
-    if name == DOVECOT:
-        # Of the first message in the file, be it one that we hide.
-        first = os.pread(fd, HEADER, 0).lstrip(b"\r\n")
-        return Dovecot(_cut(first[first.find(b"\n") :]), state, known)
-    return None
+        return Plain(x_uidl)
+    if name != DOVECOT:
+        return None
+    # Of the first message in the file, be it one that we hide.
+    first = os.pread(fd, HEADER, 0).lstrip(b"\r\n")
+    dovecot = Dovecot(_cut(first[first.find(b"\n") :]), given)
+    for index in range(len(known) - 1, -1, -1):
+        if len(known[index]) == NUMBERED:
+            dovecot.pass_number(known[index])
+            break
+        dovecot.pass_by(header(fd, listing, index))
+        if dovecot.is_closed:
+            break
+    return dovecot
 
 
 def header(fd: int, listing: Listing, index: int) -> bytes:
@@ -110,25 +147,46 @@ class Dovecot:
     grow, and what follows a message without one has none. All this is believed only as far as it
     holds: X-UID may have come with the mail. What begins with a `From ` line without a time is no
     message there, but text of the one before, and those behind it keep their numbers.
+
+    What is remembered of a validity that ids were given by goes before one of another mail that
+    has become the first since.
     """
 
-    def __init__(self, first: bytes, state: str, known: Sequence[bytes]) -> None:
-        self._validity, self._last = _base(first) or _kept(state)
+    is_by_history = True
+
+    def __init__(self, first: bytes, given: Given) -> None:
+        self._validity, self._last = _base(first) or (0, 0)
+        if given.validity and given.validity != self._validity:
+            self._validity, self._last = given.validity, given.last
+        self._last = max(self._last, given.last)
         self._previous = 0
-        if known:
-            self._previous = int(known[-1][:8], 16)
-            if len(known[-1]) != NUMBERED:
-                self._last = 0
+        self.has_refused = False
 
     def __call__(self, header: bytes) -> bytes | None:
+        self.has_refused = False
         for value in _values(_cut(header), b"x-uid:"):
             uid = _number(value)
             if self._previous < uid <= self._last:
                 self._previous = uid
+                self.has_refused = False
                 return b"%08x%08x" % (uid, self._validity)
+            self.has_refused = True
+        self.pass_by(header)
+        return None
+
+    def pass_by(self, header: bytes) -> None:
+        """A message has no number."""
         if _has_time(header[: header.find(b"\n")]):
             self._last = 0
-        return None
+
+    @property
+    def is_closed(self) -> bool:
+        """Is there no further message with a number?"""
+        return not self._last
+
+    def pass_number(self, unique_id: bytes) -> None:
+        """A message has the number in this id."""
+        self._previous = int(unique_id[:8], 16)
 
 
 def _has_time(line: bytes) -> bool:
@@ -139,30 +197,25 @@ def _has_time(line: bytes) -> bool:
     )
 
 
-def keep(state: str, ids: Sequence[bytes], deleted: Sequence[int]) -> None:
-    """Before messages are removed: remember what dovecot's ids of the others are made of.
-
-    It is lost with the first message, and cannot be made up. That it cannot be written keeps
-    nobody from removing mail.
-    """
-    path = f"{state}/{NAME}"
-    left = [one for one, mark in zip(ids, deleted, strict=True) if not mark]
-    numbered = [one for one in left if len(one) == NUMBERED]
-    if not (deleted[0] or os.path.lexists(path)):
-        return
-    try:
-        if numbered:
-            content = b"%d %010d\n" % (int(numbered[-1][8:], 16), int(numbered[-1][:8], 16))
-            statefile.replace(path, [content], durable=True)
-        else:
-            os.unlink(path)
-    except OSError:
-        pass
+def note_validity(given: Given, ids: Sequence[bytes], is_first_gone: bool) -> None:
+    """Note what dovecot's ids are made of, for messages that have these: it is lost with the first
+    message, and cannot be made up."""
+    numbered = [one for one in ids if len(one) == NUMBERED]
+    if not numbered:
+        given.validity = given.last = 0
+    elif is_first_gone or given.validity:
+        given.validity = int(numbered[-1][8:], 16)
+        given.last = int(numbered[-1][:8], 16)
 
 
-def _kept(state: str) -> tuple[int, int]:
-    """What `keep` has remembered; (0, 0): nothing."""
-    return _pair(statefile.read(f"{state}/{NAME}", MAX_KEPT) or b"") or (0, 0)
+def old_validity(state: str) -> tuple[int, int]:
+    """The validity and the last number that an earlier version has kept; (0, 0): none."""
+    return _pair(statefile.read(f"{state}/{OLD_NAME}", MAX_OLD) or b"") or (0, 0)
+
+
+def forget_old(state: str) -> None:
+    """What an earlier version has kept is true no more."""
+    statefile.remove(f"{state}/{OLD_NAME}")
 
 
 def _base(header: bytes) -> tuple[int, int] | None:

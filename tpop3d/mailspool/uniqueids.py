@@ -2,16 +2,17 @@
 
 The id of a message is the MD5 of its first 512 octets, `From ` line included, as the original
 tpop3d's is, so that a site which moves here downloads nothing twice. Those of other servers are
-in styles.py.
+in styles.py. An id that its message would not have alone is remembered, see idfile.py.
 """
 
 from __future__ import annotations
 
 import os
 
+from tpop3d.mailspool.idfile import Given
 from tpop3d.mailspool.md5 import md5
-from tpop3d.mailspool.scan import BLOCK, DIGEST, HEAD, Listing
-from tpop3d.mailspool.styles import header
+from tpop3d.mailspool.scan import BLOCK, DIGEST, Listing, digest_of, line_end
+from tpop3d.mailspool.styles import NUMBERED, TPOP3D, header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,60 +25,142 @@ SUFFIX_DIGITS = 8
 
 
 def unique_ids(
-    fd: int, listing: Listing, known: Sequence[bytes] = (), style: Style | None = None
+    fd: int,
+    listing: Listing,
+    known: Sequence[bytes] = (),
+    style: Style | None = None,
+    given: Given | None = None,
 ) -> list[bytes]:
-    """The id of each message: that of the style or 32 hex digits, and a suffix where another
-    message has them.
+    """The id of each message: the one that it was given; or that of the style, or 32 hex digits,
+    and a suffix where another message has them.
 
-    `known` are those that the first messages have already, and keep. The suffix is made of the
-    whole content, so that it does not depend on what stands between; of messages that are the same
-    octet for octet, the second and later ones are counted.
+    `known` are those that the first messages have already, and keep. `given` is what is remembered
+    of ids, and what there is to remember is added to it. The suffix is made of the whole content,
+    so that it does not depend on what stands between; of messages that are the same octet for
+    octet, the second and later ones are counted. Raises OSError.
     """
-    if not known and style is None and len(listing.digests) == DIGEST * len(listing):
+    if given is None:
+        given = Given(TPOP3D)
+    has_digests = len(listing.digests) == DIGEST * len(listing)
+    if has_digests and not (known or style or given.entries):
         digits = listing.digests.hex().encode()
         ids = [digits[first : first + DIGITS] for first in range(0, len(digits), DIGITS)]
         if len(set(ids)) == len(ids):
             return ids
-    ids = list(known)
-    taken = set(known)
-    counts: dict[bytes, int] = {}
+    maker = _Maker(fd, listing, known, style, given)
     for index in range(len(known), len(listing)):
-        unique_id = style(header(fd, listing, index)) if style else None
-        # A suffix may make one too long that is not our own.
-        if unique_id is None or (len(unique_id) > DIGITS and unique_id in taken):
-            start = listing.starts[index]
-            head = os.pread(fd, min(HEAD, listing.next_start(index) - start), start)
-            unique_id = md5(head, usedforsecurity=False).hexdigest().encode()
-        if unique_id in taken:
-            unique_id = _with_suffix(unique_id, _whole(fd, listing, index), taken, counts)
-        taken.add(unique_id)
-        ids.append(unique_id)
-    return ids
+        maker.take(index, maker.remembered(index) or maker.made(index))
+    return maker.ids
 
 
-def _with_suffix(
-    unique_id: bytes, whole: str, taken: set[bytes], counts: dict[bytes, int]
-) -> bytes:
-    """`counts` has the last number that each suffix got, so that a spool of nothing but copies
-    is counted once."""
-    suffixed = unique_id + b"-" + whole[:SUFFIX_DIGITS].encode()
-    candidate = suffixed
-    count = counts.get(suffixed, 1)
-    while candidate in taken:
-        count += 1
-        candidate = b"%b-%d" % (suffixed, count)
-    counts[suffixed] = count
-    return candidate
+class _Maker:
+    """The ids of the messages so far, and what is known of the one that is at hand."""
 
+    def __init__(
+        self, fd: int, listing: Listing, known: Sequence[bytes], style: Style | None, given: Given
+    ) -> None:
+        self.ids = list(known)
+        self._fd = fd
+        self._listing = listing
+        self._style = style
+        self._given = given
+        self._indexes = {one: index for index, one in enumerate(self.ids)}  # of ids
+        self._counts: dict[bytes, int] = {}  # the last number that each suffix got
+        self._header = b""
+        # Of messages that have numbers of dovecot's, by the ids that they would have without.
+        self._numbered: dict[bytes, list[int]] | None = None
 
-def _whole(fd: int, listing: Listing, index: int) -> str:
-    """The digest of a whole message, without its separator."""
-    digest = md5(usedforsecurity=False)
-    position, end = listing.starts[index], listing.ends[index]
-    while position < end:
-        block = os.pread(fd, min(BLOCK, end - position), position)
-        if not block:
-            break
-        digest.update(block)
-        position += len(block)
-    return digest.hexdigest()
+    def take(self, index: int, unique_id: bytes) -> None:
+        """The message has this id."""
+        self._indexes[unique_id] = index
+        self.ids.append(unique_id)
+        if self._numbered is not None and len(unique_id) == NUMBERED:
+            self._numbered.setdefault(self._hashed(index), []).append(index)
+
+    def remembered(self, index: int) -> bytes | None:
+        """The id that a message was given, if that is remembered."""
+        style, given = self._style, self._given
+        self._header = header(self._fd, self._listing, index) if style else b""
+        if not given.entries:
+            return None
+        own = self._hashed(index)
+        if style and not style.is_by_history:
+            own = style(self._header) or own
+        if not given.is_about(own):
+            return None
+        unique_id = given.find(own, self._whole(index), self._indexes)
+        if unique_id and style and style.is_by_history:
+            if len(unique_id) == NUMBERED:
+                style.pass_number(unique_id)
+            else:
+                style.pass_by(self._header)
+        return unique_id
+
+    def made(self, index: int) -> bytes:
+        """A new id, which no message has so far."""
+        style = self._style
+        own = style(self._header) if style else None
+        is_refused = style is not None and style.is_by_history and style.has_refused
+        if own is None:
+            own = self._hashed(index)
+        if is_refused:
+            self._add_numbered(own)
+        if own not in self._indexes:
+            if is_refused:
+                self._given.add(own, own, self._whole(index))
+            return own
+        if own not in self._given.entries:
+            self._given.add(own, own, self._whole(self._indexes[own]))
+        unique_id = own
+        if len(own) > DIGITS:  # a suffix may make one too long that is not our own
+            unique_id = self._hashed(index)
+        whole = self._whole(index)
+        if unique_id in self._indexes:
+            unique_id = self._with_suffix(unique_id, whole)
+        self._given.add(unique_id, own, whole)
+        return unique_id
+
+    def _add_numbered(self, own: bytes) -> None:
+        """A message's number was not taken. One with a number that is the same octet for octet must
+        not be taken for it."""
+        if self._numbered is None:
+            self._numbered = {}
+            for index, one in enumerate(self.ids):
+                if len(one) == NUMBERED:
+                    self._numbered.setdefault(self._hashed(index), []).append(index)
+        for index in self._numbered.pop(own, ()):
+            self._given.add(self.ids[index], own, self._whole(index))
+
+    def _with_suffix(self, unique_id: bytes, whole: bytes) -> bytes:
+        suffixed = unique_id + b"-" + whole[:SUFFIX_DIGITS]
+        candidate = suffixed
+        # Counted on from the last one, so that a spool of nothing but copies is counted once.
+        count = self._counts.get(suffixed, 1)
+        while candidate in self._indexes:
+            count += 1
+            candidate = b"%b-%d" % (suffixed, count)
+        self._counts[suffixed] = count
+        return candidate
+
+    def _hashed(self, index: int) -> bytes:
+        """The id that the original tpop3d gives."""
+        digests = self._listing.digests
+        if len(digests) == DIGEST * len(self._listing):
+            return digests[DIGEST * index : DIGEST * (index + 1)].hex().encode()
+        return digest_of(self._fd, self._listing, index).hex().encode()
+
+    def _whole(self, index: int) -> bytes:
+        """The digest of a whole message, without its separator, and with a last line's end."""
+        digest = md5(usedforsecurity=False)
+        position, end = self._listing.starts[index], self._listing.ends[index]
+        newline, block = b"", b""
+        while position < end:
+            block = os.pread(self._fd, min(BLOCK, end - position), position)
+            if not block:
+                break
+            newline = newline or line_end(block)
+            digest.update(block)
+            position += len(block)
+        if not block.endswith(b"\n"):
+            digest.update(newline)
+        return digest.hexdigest().encode()

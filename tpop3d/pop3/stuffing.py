@@ -10,11 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def encode(blocks: Iterable[bytes]) -> Iterator[bytes]:
+class WrongSize(Exception):
+    """What was sent is not as many octets as the client was told."""
+
+
+def encode(blocks: Iterable[bytes], octets: int | None = None) -> Iterator[bytes]:
     """Yield the blocks with every bare LF as CRLF, dot-stuffed, and the final "." line.
 
-    A last line without an end gets one. Everything else, a lone CR and NUL too, stays.
+    A last line without an end gets one. Everything else, a lone CR and NUL too, stays. It must come
+    to so many `octets`, without dot-stuffing and the final line; else `WrongSize` is raised in
+    place of that line.
     """
+    sent = 0
     held = b""  # a CR at the end of a block: the LF of a CRLF may come with the next
     at_line_start = True
     for block in blocks:
@@ -31,11 +38,14 @@ def encode(blocks: Iterable[bytes]) -> Iterator[bytes]:
         if at_line_start and block.startswith(b"."):
             stuffed = b"." + stuffed
         at_line_start = block.endswith(b"\n")
-        yield stuffed.replace(b"\n", b"\r\n")
-    if held:
-        yield b"\r\r\n"
-    elif not at_line_start:
-        yield b"\r\n"
+        line_ends = stuffed.replace(b"\n", b"\r\n")
+        sent += len(line_ends) - (len(stuffed) - len(block))
+        yield line_ends
+    end = b"\r\r\n" if held else b"" if at_line_start else b"\r\n"
+    if octets is not None and sent + len(end) != octets:
+        raise WrongSize
+    if end:
+        yield end
     yield b".\r\n"
 
 

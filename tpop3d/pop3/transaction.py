@@ -140,7 +140,7 @@ class Transaction:
         if self._maildrop.changed():
             return replies.MAILDROP_CHANGED
         octets = self._octets[index]
-        body = self._sent(encode(self._maildrop.blocks(index)), self.retrieved, octets)
+        body = self._sent(encode(self._maildrop.blocks(index), octets), self.retrieved, octets)
         return Reply(b"+OK %d octets" % octets, body)
 
     def top(self, command: Command) -> Reply:

@@ -9,6 +9,7 @@ from tpop3d.mailspool import refusal, state
 from tpop3d.mailspool.refusal import Refusal, Truncated
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  see `serve`
+from tpop3d.pop3.stuffing import WrongSize
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.privileges import become, cannot_become
@@ -126,9 +127,12 @@ class _Session:
         conversation.say(replies.logged_in(len(spool), transaction.left_octets))
         try:
             last = conversation.run(transaction)
-        except Truncated:
+        except (Truncated, WrongSize) as error:
             # In the middle of a message: the client must not take what it has for the whole.
+            spool.distrust()
             why = "it became shorter while it was read"
+            if isinstance(error, WrongSize):
+                why = "a message was changed in place, and is not of the size that was told"
             logs.error(summary.line("maildrop changed", reason=why))
             raise Ended(ERROR) from None
         if last.outcome == replies.UPDATE:
