@@ -58,6 +58,7 @@ class Listener:
         self._loop = Loop()
         self._connections = Connections(config, cell, self._loop)
         self._awaited = Awaited(config, self._loop, self._connections.limits, self._serve)
+        self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
         self._stopping = False
         self._total = 0
         self.reload: Callable[[], Changed | None] = lambda: None
@@ -82,7 +83,7 @@ class Listener:
         manager.notify("READY=1\n" + self._status())
         if (interval := manager.watchdog_interval()) > 0:
             self._keep_alive(interval)
-        while not (self._stopping and self._connections.are_over()):
+        while not (self._stopping and self._connections.are_over() and not self._recovery):
             self._loop.turn(self._connections.first_deadline())
             self._connections.expire()
         self._connections.drop_all()
@@ -91,11 +92,11 @@ class Listener:
         """Finish what a crash has interrupted, while the first clients come: a session does it for
         its own mailbox, but others read mailboxes, too."""
         try:
-            pid = signals.fork()
+            self._recovery = signals.fork()
         except OSError as error:
             self._connections.complain(f"no further process: {error.strerror}")
             return
-        if pid:
+        if self._recovery:
             return
         try:
             logs.reopen(lambda: close_all_but(signals.descriptors()))
@@ -213,7 +214,12 @@ class Listener:
                 return
             if not pid:
                 return
-            self._connections.bury(pid, status)
+            if pid == self._recovery:
+                self._recovery = 0
+                if os.WIFSIGNALED(status):
+                    logs.error(f"recovery was ended by signal {os.WTERMSIG(status)}")
+            else:
+                self._connections.bury(pid, status)
 
     def _reload(self) -> None:
         """Read the configuration again, and listen where it says; a bad one changes nothing."""
@@ -251,8 +257,12 @@ class Listener:
             one.close()
         self._awaited.drop_all()
         self._connections.stop_filling()
+        if self._recovery:
+            os.kill(self._recovery, _signal.SIGTERM)
         self._loop.after(self.config.shutdown_seconds, self._end_sessions)
 
     def _end_sessions(self) -> None:
         self._connections.end_all()
+        if self._recovery:
+            os.kill(self._recovery, _signal.SIGKILL)
         self._loop.after(1.0, self._end_sessions)

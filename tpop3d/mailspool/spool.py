@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from tpop3d.mailspool import idfile, refusal, styles
+from tpop3d.mailspool import idfile, refusal, statefile, styles
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.arrays import array
 from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
@@ -420,6 +420,9 @@ def recover_spool(owner: int, state: str, terms: Terms) -> Found | Refusal | Non
     session_lock = take_session_lock(f"{state}/lock", terms.pause)
     if isinstance(session_lock, Refusal):
         return session_lock
+    if left := statefile.remove_left(state):
+        os.close(session_lock)
+        return Refusal(refusal.PERMANENT, f"{left} cannot be removed")
     try:
         path = journaled_path(state)
     except OSError as error:

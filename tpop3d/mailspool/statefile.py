@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Octets = bytes | bytearray | memoryview | array[int]
 
 UNDER_WAY = ".new"  # behind the name of a file that is being written
+# What is left of those where somebody was killed.
+LEFT = tuple([name + UNDER_WAY for name in ("journal", "index", "ids", "uidvalidity")])
 NO_FILES = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)  # of a link, a directory, ...
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -131,3 +133,10 @@ def write_all(fd: int, octets: Octets) -> None:
     rest = memoryview(octets).cast("B")
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def remove_left(directory: str) -> str:
+    """Remove what is left of files that were being written; returns "", or one that cannot be
+    removed. Whoever calls has the session lock: nobody is writing."""
+    left = [f"{directory}/{name}" for name in LEFT]
+    return next((path for path in left if not remove(path)), "")
