@@ -6,6 +6,7 @@ towards the front, then the end is cut off. Whoever calls has the session lock a
 
 from __future__ import annotations
 
+import errno
 import os
 
 from tpop3d.mailspool import idfile
@@ -15,7 +16,10 @@ from tpop3d.mailspool.recovery import carry_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    Done = TypeVar("Done")
 
 
 class Unfinished(Exception):
@@ -79,7 +83,9 @@ def expunge(
         os.pwrite(spool, os.pread(spool, 1, final - 1), final - 1)
     plan = Plan(path, os.fstat(spool).st_ino, first, final, size)
     try:
-        journal = journals.write(directory, plan, spool, [(spool, *one) for one in ranges])
+        journal = _with_memory(
+            lambda: journals.write(directory, plan, spool, [(spool, *one) for one in ranges])
+        )
     except OSError as error:
         # Perhaps it has its name already, and only the directory could not be fsynced.
         if not journals.withdraw(directory):
@@ -93,7 +99,7 @@ def expunge(
         _settle(directory)
         return
     try:
-        carry_out(journal, spool, directory)
+        _with_memory(lambda: carry_out(journal, spool, directory))
     except OSError as error:
         raise Unfinished(error) from error
     finally:
@@ -105,6 +111,14 @@ def _settle(directory: str) -> None:
         idfile.settle(directory)
     except OSError:
         idfile.discard(directory)
+
+
+def _with_memory(act: Callable[[], Done]) -> Done:
+    """Do something; what wants more memory than there is fails as a system call does."""
+    try:
+        return act()
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
 
 
 def _cut(spool: int, final: int) -> None:

@@ -283,11 +283,15 @@ class Spool:
         self._given = following or self._given
         if self._terms.style == styles.DOVECOT:
             styles.forget_old(self._state)
-        self._ids = [one for one, mark in zip(self._ids, deleted, strict=True) if not mark]
-        listing.remove(deleted, end)
-        listing.end -= surplus
-        self._saw(os.fstat(self._fd))
-        self._is_news = True
+        try:
+            self._ids = [one for one, mark in zip(self._ids, deleted, strict=True) if not mark]
+            listing.remove(deleted, end)
+            listing.end -= surplus
+            self._saw(os.fstat(self._fd))
+            self._is_news = True
+        except MemoryError:  # they are removed all the same
+            self._is_news = False
+            indexes.forget(self._state)
         return None
 
     def _first_other(self, deleted: Sequence[int], is_touched: bool, end: int) -> int:
@@ -367,7 +371,10 @@ class Spool:
 
     def close(self) -> None:
         """Let go of the spool, and of the session lock last. Once is enough; more do no harm."""
-        self._remember()
+        try:
+            self._remember()
+        except MemoryError:
+            indexes.forget(self._state)
         for fd in (self._fd, self._session_lock):
             if fd != NO_FILE:
                 os.close(fd)
