@@ -8,7 +8,7 @@ import pytest
 from authkit import LEAST, config_of, errors_of, text_of
 from mailsite import MAIL_USER
 from tpop3d.config import DIRECTIVES, Config
-from tpop3d.directives import Directive, group_id, positive, user_id
+from tpop3d.directives import Directive, group_id, positive, size, size_text, user_id
 
 DEFAULTS = {
     "listen-address": [],
@@ -21,6 +21,7 @@ DEFAULTS = {
     "timeout-seconds": 600,
     "login-seconds": 60,
     "lock-timeout-seconds": 10,
+    "session-memory": 512 << 20,
     "auth-failure-delay-seconds": 3,
     "auth-timeout-seconds": 30,
     "auth-drivers": [],
@@ -97,6 +98,8 @@ RIGHT = {
                      "daemon": "daemon", "auth": "auth", "user": "user", "MAIL": "mail"},
     "uidl-style": {one: one for one in ("tpop3d", "popa3d", "dovecot", "x-uidl")},
     "mailspool-dotfile-locking": {one: one for one in ("try", "require", "no")},
+    "session-memory": {"64M": 64 << 20, "65536k": 64 << 20, "2G": 2 << 30, "67108864": 64 << 20,
+                       "100000001": 100_000_001, "1048576G": 1 << 50},
     "log-level": {level: level for level in
                   ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")},
 }  # fmt: skip
@@ -121,6 +124,8 @@ WRONG = {
     "log-facility": ["", "post", "local8", "mail daemon"],
     "uidl-style": ["", "qpopper", "dovecot popa3d"],
     "mailspool-dotfile-locking": ["", "yes", "try require"],
+    "session-memory": ["", "0", "63M", "512", "67108863", "512MB", "512 M", "512KK", "M", "-1G",
+                       "1.5G", "0x40M", "\N{ARABIC-INDIC DIGIT NINE}G", "1048577G", "9" * 100],
     "log-level": ["", "loud", "7", "info debug"],
     "listen-address": ["a:b:c"],  # and more: test_addresses
     "proxy-protocol-from": ["a:b:c"],  # and more: test_networks
@@ -226,3 +231,15 @@ def test_a_drivers_directive_with_a_wrong_value(key):
 def test_a_number_that_is_wrong_is_quoted():
     with pytest.raises(ValueError, match="'seven'"):
         positive("seven")
+
+
+@pytest.mark.parametrize("text", ["1", "1023", "1K", "1025", "64M", "1000M", "2G", "1536M"])
+def test_a_size_is_told_as_it_is_written(text):
+    assert size_text(size(text)) == text
+
+
+def test_what_is_wrong_with_a_size_is_said():
+    assert "must be a size like 512M (K, M, G, or octets), not '512MB'" in str(
+        errors_of("session-memory: 512MB\n")
+    )
+    assert "must be at least 64M, not '1000K'" in str(errors_of("session-memory: 1000K\n"))

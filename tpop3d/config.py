@@ -17,6 +17,7 @@ from tpop3d.directives import (
     boolean,
     from_zero,
     mailbox,
+    memory,
     names,
     networks,
     one_of,
@@ -45,6 +46,7 @@ DIRECTIVES: dict[str, Directive] = {
     "login-seconds": Directive(positive, "60"),
     "timeout-seconds": Directive(positive, "600"),
     "lock-timeout-seconds": Directive(positive, "10"),
+    "session-memory": Directive(memory, "512M"),
     "auth-failure-delay-seconds": Directive(from_zero, "3"),
     "auth-timeout-seconds": Directive(positive, "30"),
     "auth-drivers": Directive(names, ""),
@@ -87,6 +89,7 @@ class Config:
     login_seconds: int
     timeout_seconds: int
     lock_timeout_seconds: int
+    session_memory: int  # octets
     auth_failure_delay_seconds: int
     auth_timeout_seconds: int
     auth_drivers: list[str]  # in the order in which they are asked; none: in that of BUILT_IN

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tpop3d.auth.templates import Mailbox
     from tpop3d.networks import Networks
 
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # of sizes
+MAX_SIZE = 1 << 50
+LEAST_MEMORY = 64 << 20  # octets; a process has nearly 16 MiB before it serves anybody
 MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
 
 
@@ -69,6 +72,30 @@ def positive(text: str) -> int:
 def from_zero(text: str) -> int:
     """A whole number from 0."""
     return 0 if text == "0" else positive(text)
+
+
+def size(text: str) -> int:
+    """A number of octets from 1, or of KiB, MiB or GiB, with K, M or G behind it."""
+    digits = text.rstrip("KkMmGg")
+    unit = UNITS.get(text[len(digits) :].upper(), 0)
+    octets = int(digits[:20]) * unit if digits.isdecimal() and digits.isascii() else 0
+    if not 1 <= octets <= MAX_SIZE:
+        raise ValueError(f"must be a size like 512M (K, M, G, or octets), not {text!r}")
+    return octets
+
+
+def size_text(octets: int) -> str:
+    """A size as it is written, in the largest unit that it is a multiple of."""
+    unit, factor = [one for one in UNITS.items() if octets % one[1] == 0][-1]
+    return f"{octets // factor}{unit}"
+
+
+def memory(text: str) -> int:
+    """A size that is enough for a process to serve anybody."""
+    octets = size(text)
+    if octets < LEAST_MEMORY:
+        raise ValueError(f"must be at least {size_text(LEAST_MEMORY)}, not {text!r}")
+    return octets
 
 
 def per_source(text: str) -> int | None:

@@ -13,11 +13,12 @@ import stat
 from time import monotonic
 
 from tpop3d import logs
+from tpop3d.directives import size_text
 from tpop3d.mailspool import journal, refusal, statefile
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Terms, recover_spool
 from tpop3d.session import signals
-from tpop3d.session.privileges import become
+from tpop3d.session.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 from tpop3d.session.wire import milliseconds
 
 TYPE_CHECKING = False
@@ -171,7 +172,11 @@ def _in_its_process(place: str, config: Config) -> NoReturn:
     """What the process of one mailbox does."""
     status = BROKEN
     try:
-        why = _recover(place, config)
+        try:
+            why = _recover(place, config)
+        except MemoryError:
+            why = f"{OUT_OF_MEMORY}: {size_text(config.session_memory)}"
+            use_reserve()
         if why:
             logs.error(logs.event("maildrop not recovered", directory=place, reason=why))
         status = TOLD if why else DONE
@@ -191,6 +196,7 @@ def _recover(place: str, config: Config) -> str:
         return "no directory"
     if why := become(found.st_uid, found.st_gid):
         return why
+    limit_memory(config.session_memory)
     os.umask(0o077)
     style = config.uidl_style
     terms = Terms(config.dotlocks, config.lock_timeout_seconds, _pause, style=style)

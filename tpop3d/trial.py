@@ -15,13 +15,20 @@ from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Verdict
 from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.config import Config, load
+from tpop3d.directives import size_text
 from tpop3d.mailspool import state
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool, open_spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.session import signals
-from tpop3d.session.privileges import become, cannot_become
+from tpop3d.session.privileges import (
+    OUT_OF_MEMORY,
+    become,
+    cannot_become,
+    limit_memory,
+    use_reserve,
+)
 from tpop3d.session.session import path_of, terms_of
 
 # Exit codes.
@@ -233,12 +240,22 @@ def _in_a_process(account: Account, config: Config) -> int:
         return status if status in RESULTS else UNOPENED
     status = UNOPENED
     try:
-        if _open(account, config):
+        if _open_within_limits(account, config):
             status = SUCCEEDS
     except BaseException as error:
         logs.error(f"internal error: {logs.describe(error)}")
     finally:
         os._exit(status)
+
+
+def _open_within_limits(account: Account, config: Config) -> bool:
+    try:
+        return _open(account, config)
+    except MemoryError:
+        pass  # what has taken it is let go of now
+    use_reserve()
+    _say("maildrop", f"refused: {OUT_OF_MEMORY}: {size_text(config.session_memory)}")
+    return False
 
 
 def _open(account: Account, config: Config) -> bool:
@@ -249,6 +266,7 @@ def _open(account: Account, config: Config) -> bool:
     if why := become(account.uid, account.gid):
         _say("maildrop", f"refused: {why}")
         return False
+    limit_memory(config.session_memory)
     os.umask(0o077)
     if isinstance(place, Refusal):
         spool: Spool | Refusal = place

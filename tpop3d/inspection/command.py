@@ -7,9 +7,10 @@ import sys
 
 from tpop3d import cli
 from tpop3d.config import DIRECTIVES, load
+from tpop3d.directives import size, size_text
 from tpop3d.inspection import report
 from tpop3d.inspection.mailbox import Settings, look
-from tpop3d.session.privileges import become
+from tpop3d.session.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 OK = 0
 NO_GROUP = 65534  # in place of root's, which nobody becomes; the owner needs none
@@ -23,7 +24,21 @@ def inspect(path: str, file: str, as_json: bool) -> int:
         for problem in settings:
             print(f"tpop3d: {problem}", file=sys.stderr)
         return FAILED
-    mailbox = look(os.path.abspath(path), settings, _become_owner)
+    try:
+        return _print(os.path.abspath(path), settings, as_json)
+    except MemoryError:
+        pass  # what has taken it is let go of now
+    use_reserve()
+    print(f"tpop3d: {path}: {OUT_OF_MEMORY}: {size_text(settings.memory)}", file=sys.stderr)
+    return FAILED
+
+
+def _print(path: str, settings: Settings, as_json: bool) -> int:
+    def become_owner(uid: int, gid: int) -> None:
+        _become_owner(uid, gid)
+        limit_memory(settings.memory)
+
+    mailbox = look(path, settings, become_owner)
     lines = report.as_json(mailbox) if as_json else report.as_text(mailbox)
     out = sys.stdout
     if out is None:  # it was closed when we started
@@ -46,11 +61,14 @@ def _settings(file: str) -> Settings | list[str]:
     if file == cli.Options.file and not os.access(file, os.R_OK):
         if os.path.exists(file):
             print(f"tpop3d: {file} cannot be read; this is by the defaults", file=sys.stderr)
-        return Settings(_default("state-directory"), _default("uidl-style"), index=True)
+        memory = size(_default("session-memory"))
+        return Settings(_default("state-directory"), _default("uidl-style"), True, memory)
     config = load(file)
     if isinstance(config, list):
         return config
-    return Settings(config.state_directory, config.uidl_style, config.mailspool_index)
+    return Settings(
+        config.state_directory, config.uidl_style, config.mailspool_index, config.session_memory
+    )
 
 
 def _default(key: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TRIES = 3
 FROM_LINE = 200  # octets of it that are looked at
 NO_FILE = -1
+NO_LIMIT = 1 << 62
 
 # Kinds of problems.
 GARBAGE = "garbage"
@@ -38,7 +39,10 @@ NO_EMPTY_LINE = "no-empty-line"
 class Settings:
     """What of the configuration says how a mailspool is seen."""
 
-    def __init__(self, state_directory: str, style: str, index: bool) -> None:
+    def __init__(
+        self, state_directory: str, style: str, index: bool, memory: int = NO_LIMIT
+    ) -> None:
+        self.memory = memory  # octets that a process may have of it
         self.state_directory = state_directory
         self.style = style
         self.index = index

@@ -78,6 +78,9 @@ LOGIN_UNDECIDED_LAST = Reply(LOGIN_UNDECIDED.line, outcome=CLOSE)
 # Entering TRANSACTION
 MAILDROP_IN_USE = Reply(b"-ERR [IN-USE] maildrop is in use, try again later", outcome=CLOSE)
 MAILDROP_TROUBLE = Reply(b"-ERR [SYS/TEMP] maildrop cannot be opened now", outcome=CLOSE)
+MAILDROP_TOO_LARGE = Reply(
+    b"-ERR [SYS/PERM] maildrop needs more memory than it gets here", outcome=CLOSE
+)
 MAILDROP_REFUSED = Reply(b"-ERR [SYS/PERM] maildrop cannot be opened", outcome=CLOSE)
 
 # TRANSACTION

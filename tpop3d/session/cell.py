@@ -39,7 +39,7 @@ def prepare_cell(config: Config) -> Cell | str:
     Without root nobody can be locked in, and gatekeepers are ordinary processes.
     """
     if os.geteuid() != 0:
-        return Cell(None, os.getegid(), "")
+        return _limited(Cell(None, os.getegid(), ""), config)
     user = gatekeeper_user(config)
     if isinstance(user, str):
         return user
@@ -54,4 +54,9 @@ def prepare_cell(config: Config) -> Cell | str:
             return f"{directory}: must be empty"
     except OSError as error:
         return f"{directory}: {error.strerror}"
-    return Cell(user.uid, user.gid, directory)
+    return _limited(Cell(user.uid, user.gid, directory), config)
+
+
+def _limited(cell: Cell, config: Config) -> Cell:
+    cell.memory = config.session_memory
+    return cell

@@ -45,14 +45,17 @@ class Conversation:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._bad_in_a_row = 0
+        self.is_speaking = False  # a reply is on the wire, and not yet whole
 
     def say(self, reply: Reply) -> None:
         """Put a reply on the wire; it is sent when no further command is waiting."""
         if logs.is_verbose():
             logs.debug(f"S: {logs.printable(reply.line)}")
+        self.is_speaking = True
         self._wire.send((reply.line, b"\r\n"))
         if reply.body is not None:
             self._wire.send(reply.body)
+        self.is_speaking = False
 
     def run(self, state: State[T]) -> Reply | T:
         """Answer commands until the state gives something other than a reply to go on after.

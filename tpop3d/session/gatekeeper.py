@@ -18,7 +18,7 @@ from tpop3d.session import channel as channels
 from tpop3d.session import signals
 from tpop3d.session.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
-from tpop3d.session.privileges import confine
+from tpop3d.session.privileges import OUT_OF_MEMORY, confine
 from tpop3d.session.wire import ERROR, INJECTION, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
@@ -84,6 +84,10 @@ def _serve(order: Order, channel: Channel, wakeup: int) -> None:
         how = ended.how
     except (MonitorGone, ConnectionError):
         raise
+    except MemoryError:
+        logs.error(f"gatekeeper: {OUT_OF_MEMORY}")
+        _apologize(wire)
+        how = ERROR
     except Exception as error:
         # A bug. The client learns nothing of it.
         logs.error(f"internal error: {logs.describe(error)}")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PR_SET_DUMPABLE = 4  # prctl(2)
 PR_SET_NO_NEW_PRIVS = 38
 MAX_DESCRIPTORS = 16  # of a gatekeeper
+RESERVE = 4 << 20  # octets
+NO_LIMIT = 1 << 62  # octets
+OUT_OF_MEMORY = "needs more memory than session-memory"
 
 # What a gatekeeper asks of the kernel once it is locked in: to talk, to wait, to remember.
 SYSTEM_CALLS = (
@@ -41,15 +44,17 @@ class Cell:
     `uid` is None where we are not root, and nobody can be locked in. `load_filter` restricts the
     system calls, where the library for that is installed. `file_size` is how many octets a file
     may be made long: none, unless the "connection" is a file itself (`tpop3d --inetd > FILE`).
+    `memory` is how many octets of data a process may have; None: any number.
     """
 
-    __slots__ = ("directory", "file_size", "gid", "load_filter", "prctl", "uid")
+    __slots__ = ("directory", "file_size", "gid", "load_filter", "memory", "prctl", "uid")
 
     def __init__(self, uid: int | None, gid: int, directory: str) -> None:
         self.uid = uid
         self.gid = gid
         self.directory = directory
         self.file_size = 0
+        self.memory: int | None = None
         # Loaded now: from inside nothing can be.
         self.load_filter = _system_call_filter()
         self.prctl = _prctl()
@@ -96,6 +101,8 @@ def confine(cell: Cell, keep: tuple[int, ...]) -> None:
     cell.prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (cell.file_size, cell.file_size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if cell.memory is not None:
+        limit_memory(cell.memory)
     if cell.uid is not None:
         # Of an ordinary user's processes there may be many already.
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
@@ -106,6 +113,21 @@ def confine(cell: Cell, keep: tuple[int, ...]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
     if cell.load_filter is not None:
         cell.load_filter()
+
+
+def limit_memory(octets: int) -> None:
+    """From now on this process has no more data than that (RLIMIT_DATA), or what it is limited to
+    already: it gets a MemoryError instead of the machine's last page."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    soft, most = [one if one != resource.RLIM_INFINITY else NO_LIMIT for one in before]
+    hard = min(octets + RESERVE, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (max(min(soft, hard - RESERVE), 0), hard))
+
+
+def use_reserve() -> None:
+    """Have a little more memory than `limit_memory` said: for last words."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def _enter(directory: str) -> None:

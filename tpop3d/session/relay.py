@@ -15,7 +15,7 @@ from time import monotonic
 
 from tpop3d import logs
 from tpop3d.session import relaychannel, signals
-from tpop3d.session.privileges import confine
+from tpop3d.session.privileges import OUT_OF_MEMORY, confine
 from tpop3d.session.relaychannel import RelayChannel, RelayOrder
 from tpop3d.session.tlsclient import TlsClient
 from tpop3d.session.wire import LINGER_TIMES, PARTING_SECONDS, milliseconds
@@ -43,6 +43,9 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> No
         status = 0
     except ConnectionError:
         status = 0  # nobody is there any more to have a relay
+    except MemoryError:
+        channel.tell(relaychannel.FAILED, OUT_OF_MEMORY)
+        status = 0
     except BaseException as error:
         channel.tell(relaychannel.FAILED, f"internal error: {logs.describe(error)}")
     finally:

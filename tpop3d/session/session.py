@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from tpop3d import logs
+from tpop3d.directives import size_text
 from tpop3d.mailspool import refusal, state
 from tpop3d.mailspool.refusal import Refusal, Truncated
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
@@ -12,7 +13,13 @@ from tpop3d.pop3 import capabilities, replies  # noqa: F401  see `serve`
 from tpop3d.pop3.stuffing import WrongSize
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.session.conversation import Conversation
-from tpop3d.session.privileges import become, cannot_become
+from tpop3d.session.privileges import (
+    OUT_OF_MEMORY,
+    become,
+    cannot_become,
+    limit_memory,
+    use_reserve,
+)
 from tpop3d.session.wire import EOF, ERROR, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
@@ -67,6 +74,7 @@ def serve(
         _say_and_hope(wire, replies.MAILDROP_REFUSED.line)
         summary.log_end(ERROR)
         return
+    limit_memory(config.session_memory)
     os.umask(0o077)
     wire = Wire(*fds, wakeup, pending)
     wire.octets_in, wire.octets_out = summary.octets_in, summary.octets_out
@@ -99,9 +107,25 @@ class _Session:
 
     def run(self, path: str, place: str | Refusal, owner: int) -> str:
         """Open the maildrop and serve it; returns how the session ended. Raises `Ended`."""
+        conversation = Conversation(self._wire)
+        try:
+            return self._serve(conversation, path, place, owner)
+        except MemoryError:
+            pass  # what has taken it is let go of now
+        use_reserve()
+        limit = size_text(self._config.session_memory)
+        logs.error(self._summary.line("maildrop refused", reason=f"{OUT_OF_MEMORY}: {limit}"))
+        if not conversation.is_speaking:
+            # Otherwise the client must not take what it has of a reply for the whole.
+            conversation.say(replies.MAILDROP_TOO_LARGE)
+            self._wire.flush()
+        return ERROR
+
+    def _serve(
+        self, conversation: Conversation, path: str, place: str | Refusal, owner: int
+    ) -> str:
         terms = terms_of(self._config, self._wire.pause)
         spool = place if isinstance(place, Refusal) else open_spool(path, owner, place, terms)
-        conversation = Conversation(self._wire)
         if isinstance(spool, Refusal):
             logs.error(self._summary.line("maildrop refused", reason=spool.reason))
             conversation.say(OPENING[spool.kind])
