@@ -14,7 +14,7 @@ from time import monotonic
 
 from tpop3d import logs
 from tpop3d.directives import size_text
-from tpop3d.mailspool import journal, refusal, statefile
+from tpop3d.mailspool import idfile, journal, refusal, statefile
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Terms, recover_spool
 from tpop3d.session import signals
@@ -53,7 +53,7 @@ def recover_all(config: Config) -> bool:
 def _has_left(place: str) -> bool:
     """Is anything in a state directory to be recovered, as far as can be told from here? What only
     its user may see (NFS and root) is left to a process of the user's."""
-    for name in (journal.NAME, *statefile.LEFT):
+    for name in (journal.NAME, idfile.NEXT, *statefile.LEFT):
         try:
             os.lstat(f"{place}/{name}")
         except (FileNotFoundError, NotADirectoryError):

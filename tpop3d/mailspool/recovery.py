@@ -111,6 +111,7 @@ def recover(spool: int, directory: str) -> Found | None:
 def _waits(directory: str) -> Found | None:
     """What is made of a journal without a spool. It may be damaged: that is found out in time."""
     if journals.plan(directory) is None:
+        idfile.discard(directory)
         return None
     line = "an expunge that was interrupted waits for the spool, which is missing"
     return Found(line, is_alarming=True, is_waiting=True)
