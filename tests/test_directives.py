@@ -40,6 +40,7 @@ DEFAULTS = {
     "mailbox": "bsd:/var/mail/$(user)",
     "mailspool-no-dotfile-locking": False,
     "mailspool-dotfile-locking": "try",
+    "mailspool-flock": True,
     "mailspool-index": True,
     "uidl-style": "tpop3d",
     "no-commit-on-early-close": False,

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -112,14 +113,23 @@ def test_a_session_respects_liblockfiles_dotlock_and_gets_it_afterwards(site, pa
     assert output.splitlines()[-1].startswith(b"+OK ")
 
 
-def test_a_dead_process_dotlock_is_broken_by_both(site, path):
+def test_a_dead_process_dotlock_of_liblockfile_is_broken_when_it_is_old(site, path):
+    """It may be in another container: that its process is not here says nothing."""
+    site.configure({"lock-timeout-seconds": 1})
     lock = path.parent / "anna.lock"
     # The shell, which called it, dies.
     run_as_mail_user(site, "sh", "-c", f"{need('dotlockfile')} -l -p {lock}; true")
-    assert lock.exists()
-    output, _ = run_server(site, [LOGIN + b"DELE 1\r\nQUIT\r\n"])
+    output, _ = run_server(site, [LOGIN])
+    assert output.splitlines()[-1].startswith(b"-ERR [IN-USE] ")
+    os.utime(lock, (time.time() - 301,) * 2)
+    output, log = run_server(site, [LOGIN + b"DELE 1\r\nQUIT\r\n"])
     assert output.splitlines()[-1].startswith(b"+OK ")
-    assert not lock.exists()
+    assert b"lock" not in log
+    assert not list(path.parent.glob("*.lock*"))
+
+
+def leave_a_dotlock(site, path):
+    """As a session that was killed."""
     code = (
         "import os, sys\n"
         "from tpop3d.mailspool.locks import TRY, SpoolLocks\n"
@@ -128,9 +138,20 @@ def test_a_dead_process_dotlock_is_broken_by_both(site, path):
         "os._exit(0 if refused is None else 1)\n"
     )
     subprocess.run([sys.executable, "-c", code, path], check=True, env=doors.ENVIRONMENT)
+    lock = path.parent / "anna.lock"
     assert lock.exists()
     site.give_to_mail_user(lock)
+    return lock
+
+
+def test_a_dead_session_s_dotlock_is_broken_at_once_by_both(site, path):
+    lock = leave_a_dotlock(site, path)
     assert dotlockfile(site, "-l", "-p", "-r", "0", lock) == 0
+    lock.unlink()
+    leave_a_dotlock(site, path)
+    output, _ = run_server(site, [LOGIN + b"DELE 1\r\nQUIT\r\n"])
+    assert output.splitlines()[-1].startswith(b"+OK ")
+    assert not list(path.parent.glob("*.lock*"))
 
 
 # mailspool-dotfile-locking
@@ -161,13 +182,13 @@ def test_where_no_dotlock_can_be_made(site, path, closed_directory, mode):
     site.configure(MODES[mode])
     output, log = run_server(site, [DELETE])
     if mode == "require":
-        assert output.splitlines()[-1].startswith(b"-ERR [SYS/PERM] ")
-        assert b"anna.lock: Permission denied" in log
+        assert output.splitlines()[-1].startswith(b"-ERR [SYS/TEMP] ")
+        assert b"anna.lock cannot be made (Permission denied), and a dotlock is required" in log
         assert path.read_bytes() == SPOOL
         return
     assert output.splitlines()[-1].startswith(b"+OK ")
     assert path.read_bytes() == REST
-    warned = b"anna.lock cannot be made (Permission denied), fcntl alone has to do" in log
+    warned = b"anna.lock cannot be made (Permission denied); fcntl and flock have to do" in log
     assert warned == (mode in ("default", "try"))
 
 

@@ -93,7 +93,7 @@ def test_the_summary_and_the_table(anna):
     summary, _, table = shown.partition("\n\n")
     labels = [one[2:16].strip() for one in summary.splitlines()[1:]]
     assert labels == [
-        "file", "session lock", "fcntl lock", "dotlock", "state", "index", "journal",
+        "file", "session lock", "fcntl lock", "flock", "dotlock", "state", "index", "journal",
         "unique-ids", "problems",
     ]  # fmt: skip
     rows = [row.split() for row in table.splitlines()]

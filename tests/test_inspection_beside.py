@@ -13,6 +13,8 @@ from mailsite import IS_ROOT, MAIL_USER, poll
 from spools import mbox
 from test_hazard_other_programs import dotlockfile
 from test_recover import NEW, interrupted
+from tpop3d.inspection import locks
+from tpop3d.mailspool.lockfile import here
 
 
 @pytest.fixture
@@ -25,11 +27,12 @@ def anna(site):
 
 
 def test_all_is_free(anna):
-    assert seen(anna)["locks"] == {"session": None, "fcntl": FREE, "dotlock": None}
+    others = {"fcntl": FREE, "flock": FREE, "dotlock": None}
+    assert seen(anna)["locks"] == {"session": None} | others
     with doors.inetd(anna) as wire:
         wire.login("anna")
     poll(lambda: not anna.processes(), "the session to end")
-    assert seen(anna)["locks"] == {"session": FREE, "fcntl": FREE, "dotlock": None}
+    assert seen(anna)["locks"] == {"session": FREE} | others
 
 
 FREE = {"state": "free", "holders": [], "reason": None}
@@ -77,13 +80,50 @@ def test_a_deliverers_fcntl_lock(anna):
     assert line(anna, "fcntl lock") == "free"
 
 
-def test_an_flock_is_no_fcntl_lock(anna):
+def test_a_deliverers_flock(anna):
     path = anna.spool("anna")
-    with another_process(path, "fcntl.flock(f, fcntl.LOCK_EX)"):
-        assert seen(anna)["locks"]["fcntl"] == FREE
+    with another_process(path, "fcntl.flock(f, fcntl.LOCK_EX)") as flocker:
+        locks = seen(anna)["locks"]
+        assert locks["fcntl"] == FREE
+        assert locks["flock"]["state"] == "held"
+        assert [one["pid"] for one in locks["flock"]["holders"]] == [flocker]
+        assert f"held by pid {flocker} (python" in line(anna, "flock")
         with another_process(path, "fcntl.lockf(f, fcntl.LOCK_EX)") as pid:
-            holders = seen(anna)["locks"]["fcntl"]["holders"]
-            assert [one["pid"] for one in holders] == [pid]
+            locks = seen(anna)["locks"]
+            assert [one["pid"] for one in locks["fcntl"]["holders"]] == [pid]
+            assert [one["pid"] for one in locks["flock"]["holders"]] == [flocker]
+    assert line(anna, "flock") == "free"
+
+
+def test_who_waits_for_an_flock_has_none(anna):
+    path = anna.spool("anna")
+    with another_process(path, "fcntl.flock(f, fcntl.LOCK_SH)") as holder:
+        code = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'rb'), fcntl.LOCK_EX)"
+        with subprocess.Popen([sys.executable, "-c", code, str(path)]) as waiting:
+            poll(lambda: f"-> FLOCK  ADVISORY  WRITE {waiting.pid} " in proc_locks(), "it to wait")
+            holders = seen(anna)["locks"]["flock"]["holders"]
+            assert [one["pid"] for one in holders] == [holder]
+            waiting.terminate()
+
+
+def proc_locks():
+    with open("/proc/locks", encoding="ascii") as file:
+        return file.read()
+
+
+def test_an_flock_of_somebody_whom_an_ordinary_user_cannot_see(anna):
+    if not IS_ROOT:
+        pytest.skip("all that an ordinary user can start is his own")
+    path = anna.spool("anna")
+    mine = locks.inode_of(path)
+    with another_process(path, "fcntl.flock(f, fcntl.LOCK_EX)"):
+        pid = os.fork()
+        if not pid:
+            os.setgid(MAIL_USER.pw_gid)
+            os.setuid(MAIL_USER.pw_uid)
+            lock = locks.look_at_flock(locks.holders_of([mine])[mine])
+            os._exit((lock.state, lock.holders) == ("held", []))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
 def test_a_dotlock_of_liblockfiles(anna):
@@ -92,7 +132,8 @@ def test_a_dotlock_of_liblockfiles(anna):
     lock = seen(anna)["locks"]["dotlock"]
     assert 0 <= lock.pop("age_seconds") < 60
     assert lock == {
-        "path": path, "uid": MAIL_USER.pw_uid, "pid": os.getpid(), "alive": True, "stale": False,
+        "path": path, "uid": MAIL_USER.pw_uid, "lock_file": True, "pid": os.getpid(),
+        "alive": True, "stale": False,
     }  # fmt: skip
     assert f"names pid {os.getpid()} (" in line(anna, "dotlock")
     os.utime(path, (0, 0))
@@ -101,12 +142,20 @@ def test_a_dotlock_of_liblockfiles(anna):
     assert dotlockfile(anna, "-u", path) == 0
 
 
+HERE = here()
+# Is it a lock, whom does it name, does that live, would it be broken? And the same of an old one.
 DOTLOCKS = {
-    b"": (None, None, False),
-    b"0\n": (None, None, False),
-    b"host:77\n": (None, None, False),
-    b"2147483647\n": (2147483647, False, True),
-    b"99999999999999\n": (99999999999999, None, False),
+    b"": (False, None, None, False, False),
+    b"From john\n\n": (False, None, None, False, False),
+    b"host:77\n": (False, None, None, False, False),
+    b"99999999999999\n": (False, None, None, False, False),
+    b"0\n": (True, None, None, False, True),
+    b"0\0": (True, None, None, False, True),
+    b"2147483647\n": (True, 2147483647, None, False, True),
+    b"2147483647:host": (True, 2147483647, None, False, True),
+    b"2147483647\n" + HERE: (True, 2147483647, False, True, True),
+    b"2147483647\nx" + HERE: (True, 2147483647, None, False, True),
+    b"1\n" + HERE: (True, 1, True, False, True),
 }
 
 
@@ -116,8 +165,13 @@ def test_other_dotlocks(anna, content):
     path.write_bytes(content)
     anna.give_to_mail_user(path)
     lock = seen(anna)["locks"]["dotlock"]
-    assert (lock["pid"], lock["alive"], lock["stale"]) == DOTLOCKS[content]
+    *what, is_stale = DOTLOCKS[content]
+    assert [lock[key] for key in ("lock_file", "pid", "alive", "stale")] == what
     assert " s old, of " in line(anna, "dotlock")
+    assert ("no session breaks it" in line(anna, "dotlock")) != lock["lock_file"]
+    os.utime(path, (0, 0))
+    assert seen(anna)["locks"]["dotlock"]["stale"] == is_stale
+    assert line(anna, "dotlock").endswith("; a session breaks it") == is_stale
     assert path.read_bytes() == content
 
 

@@ -1,4 +1,5 @@
-"""Locks: both or none, honoured by others, never left behind."""
+"""Locks: all or none, honoured by others, never left behind. What is a dotlock, and whose, is
+asked in test_dotlock.py."""
 
 import errno
 import fcntl
@@ -17,11 +18,12 @@ from tpop3d.mailspool.locks import (
     REQUIRE,
     TRY,
     SpoolLocks,
+    _is_local,
     lock_file,
     take_session_lock,
     wait_for,
 )
-from tpop3d.mailspool.refusal import IN_USE, PERMANENT, Refusal
+from tpop3d.mailspool.refusal import IN_USE, PERMANENT, TEMPORARY, Refusal
 
 
 @pytest.fixture
@@ -47,6 +49,15 @@ def locks_of(fd, path, dotlocks=TRY):
     return SpoolLocks(fd, str(path), dotlocks)
 
 
+def flocked_by_somebody(path):
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def held_by_somebody(path):
     """Is there a POSIX lock, as another program sees it?"""
     code = (
@@ -59,15 +70,17 @@ def held_by_somebody(path):
     return done.returncode != 0
 
 
-def test_both_locks_are_taken_and_given_back(fd, path):
+def test_all_locks_are_taken_and_given_back(fd, path):
     locks = locks_of(fd, path)
     assert locks.acquire(0, never_pause) is None
     dotlock = Path(f"{path}.lock")
-    assert dotlock.read_bytes() == b"%d\n" % os.getpid()
+    assert dotlock.read_bytes().startswith(b"%d\n" % os.getpid())
     assert held_by_somebody(path)
+    assert flocked_by_somebody(path)
     locks.release()
-    assert not dotlock.exists()
+    assert os.listdir(path.parent) == [path.name]
     assert not held_by_somebody(path)
+    assert not flocked_by_somebody(path)
 
 
 def test_a_dotlock_of_somebody_alive_is_respected(fd, path):
@@ -75,15 +88,18 @@ def test_a_dotlock_of_somebody_alive_is_respected(fd, path):
     refused = locks_of(fd, path).acquire(0.3, brief_pause)
     assert isinstance(refused, Refusal)
     assert refused.kind == IN_USE
+    assert f"{path}.lock" in refused.reason
     assert Path(f"{path}.lock").exists()
     assert not held_by_somebody(path)
+    assert not flocked_by_somebody(path)
 
 
-def test_a_posix_lock_of_somebody_is_respected(fd, path):
+@pytest.mark.parametrize("how", ["lockf", "flock"])
+def test_a_lock_of_the_file_that_somebody_has_is_respected(fd, path, how):
     code = (
         "import fcntl, sys\n"
         "file = open(sys.argv[1], 'r+b')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        f"fcntl.{how}(file, fcntl.LOCK_EX)\n"
         "print('locked', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -93,9 +109,85 @@ def test_a_posix_lock_of_somebody_is_respected(fd, path):
         refused = locks_of(fd, path).acquire(0.3, brief_pause)
         assert isinstance(refused, Refusal)
         assert refused.kind == IN_USE
+        assert ("flock" if how == "flock" else "fcntl") in refused.reason
         assert not Path(f"{path}.lock").exists()
+        assert held_by_somebody(path) == (how == "lockf")
+        assert flocked_by_somebody(path) == (how == "flock")
         holder.stdin.close()
     assert locks_of(fd, path).acquire(5, brief_pause) is None
+
+
+def test_who_has_flock_does_not_keep_us_out_where_it_is_not_used(fd, path):
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        locks = SpoolLocks(fd, str(path), TRY, flock=False)
+        assert locks.acquire(0, never_pause) is None
+        locks.release()
+        assert flocked_by_somebody(path)  # still, by that one
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_without_flock_does_without(fd, path, monkeypatch, error):
+    def none(fd, operation):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    locks = locks_of(fd, path)
+    assert locks.acquire(0, never_pause) is None
+    assert locks.warning == ""
+    locks.release()
+    assert not held_by_somebody(path)
+
+
+def test_a_broken_flock_is_no_reason_to_go_on(fd, path, monkeypatch):
+    def broken(fd, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    assert isinstance(locks_of(fd, path).acquire(0, never_pause), Refusal)
+    assert not held_by_somebody(path)
+
+
+MOUNTS = """\
+21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+40 21 0:33 / /srv/with\\040-\\040blanks rw shared:7 master:2 - {type} host:/export rw
+41 21 0:34 / /proc rw - proc proc rw
+"""
+TYPES = {"nfs": False, "nfs4": False, "cifs": False, "9p": False, "tmpfs": True, "fuse.x": True}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_whose_file_system_it_is(fd, tmp_path, monkeypatch, kind):
+    """There is no statfs(2); a file on none of the mounts stands for a btrfs subvolume."""
+    (tmp_path / "mounts").write_text(MOUNTS.format(type=kind))
+    real_open, real_stat = open, os.fstat
+
+    def is_local(major, minor):
+        fields = list(real_stat(fd))
+        fields[2] = os.makedev(major, minor)
+        monkeypatch.setattr(os, "fstat", lambda _: os.stat_result(fields))
+        found = _is_local(fd)
+        monkeypatch.setattr(os, "fstat", real_stat)
+        return found
+
+    def open_(name, *rest, **more):
+        there = tmp_path / "mounts" if name == "/proc/self/mountinfo" else name
+        return real_open(there, *rest, **more)
+
+    monkeypatch.setattr("builtins.open", open_)
+    assert is_local(0, 33) is TYPES[kind]
+    assert is_local(0, 34)
+    assert is_local(0, 99)
+    assert is_local(254, 33)
+
+
+def test_flock_is_not_taken_where_it_would_be_an_fcntl_lock(fd, path, monkeypatch):
+    monkeypatch.setattr("tpop3d.mailspool.locks._is_local", lambda _: False)
+    locks = locks_of(fd, path)
+    assert locks.acquire(0, never_pause) is None
+    assert held_by_somebody(path)
+    assert not flocked_by_somebody(path)
+    locks.release()
 
 
 def test_a_lock_that_is_given_back_meanwhile_is_got(fd, path):
@@ -119,110 +211,64 @@ def test_a_session_that_is_told_to_end_stops_waiting(fd, path):
     assert isinstance(locks_of(fd, path).acquire(3600, never_pause), Refusal)
 
 
-def dead_pid():
-    with subprocess.Popen([sys.executable, "-c", ""]) as child:
-        pass
-    return child.pid
-
-
-def test_the_dotlock_of_a_dead_process_is_broken(fd, path):
-    Path(f"{path}.lock").write_text(f"{dead_pid()}\n")
-    locks = locks_of(fd, path)
-    assert locks.acquire(5, brief_pause) is None
-    locks.release()
-
-
-@pytest.mark.parametrize("content", ["", "0\n", "somebody\n", "1\n"])
-def test_an_old_dotlock_is_broken_and_a_young_one_is_not(fd, path, content):
-    dotlock = Path(f"{path}.lock")
-    dotlock.write_text(content)
-    locks = locks_of(fd, path)
-    assert isinstance(locks.acquire(0, never_pause), Refusal)
-    old = time.time() - 301
-    os.utime(dotlock, (old, old))
-    assert locks.acquire(5, brief_pause) is None
-    locks.release()
-
-
-def test_a_dotlock_that_somebody_else_made_meanwhile_is_left_alone(fd, path):
-    locks = locks_of(fd, path)
-    assert locks.acquire(0, never_pause) is None
-    dotlock = Path(f"{path}.lock")
-    dotlock.rename(f"{dotlock}.old")
-    dotlock.write_text("somebody's\n")
-    locks.release()
-    assert dotlock.read_text() == "somebody's\n"
-
-
 def refuse_to_make(monkeypatch, error):
     real = os.open
 
     def open_(name, flags, *rest, **more):
-        if str(name).endswith(".lock") or flags & os.O_TMPFILE == os.O_TMPFILE:
+        if flags & os.O_CREAT or flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(error, os.strerror(error))
         return real(name, flags, *rest, **more)
 
     monkeypatch.setattr(os, "open", open_)
 
 
-@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_where_no_dotlock_may_be_made_fcntl_has_to_do_with_a_warning(fd, path, monkeypatch, error):
+CANNOT = [
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", CANNOT)
+def test_where_no_dotlock_may_be_made_the_others_have_to_do_with_a_warning(
+    fd, path, monkeypatch, error
+):
     refuse_to_make(monkeypatch, error)
     locks = locks_of(fd, path)
     assert locks.acquire(0, never_pause) is None
-    assert os.strerror(error) in locks.warning
+    assert locks.warning.count(os.strerror(error)) == 1
+    assert locks.warning.endswith("; fcntl and flock have to do")
     assert held_by_somebody(path)
+    assert flocked_by_somebody(path)
+    locks.release()
+    assert locks.acquire(0, never_pause) is None
+    assert locks.warning == ""  # it was said
     locks.release()
 
 
-@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("error", CANNOT)
+def test_a_fresh_dotlock_is_waited_for_also_where_none_can_be_made(fd, path, monkeypatch, error):
+    refuse_to_make(monkeypatch, error)
+    Path(f"{path}.lock").write_text("0\n")
+    refused = locks_of(fd, path).acquire(0, never_pause)
+    assert isinstance(refused, Refusal)
+    assert refused.kind == IN_USE
+    assert not held_by_somebody(path)
+
+
+@pytest.mark.parametrize("error", CANNOT)
 def test_where_one_is_required_and_cannot_be_made_the_spool_is_not_touched(
     fd, path, monkeypatch, error
 ):
     refuse_to_make(monkeypatch, error)
     refused = locks_of(fd, path, dotlocks=REQUIRE).acquire(0, never_pause)
     assert os.strerror(error) in refused.reason
+    assert f"{path}.lock" in refused.reason
+    assert refused.kind == TEMPORARY
     assert not held_by_somebody(path)
+    assert not flocked_by_somebody(path)
 
 
-def test_a_dotlock_has_its_pid_from_its_first_moment(fd, path, monkeypatch):
-    """One that a crash has left without would keep all others away for five minutes."""
-    seen = []
-    real = os.link
-
-    def link(*arguments, **named):
-        real(*arguments, **named)
-        seen.append(Path(f"{path}.lock").read_text())
-
-    monkeypatch.setattr(os, "link", link)
-    locks = locks_of(fd, path)
-    assert locks.acquire(0, never_pause) is None
-    assert seen == [f"{os.getpid()}\n"]
-    locks.release()
-
-
-@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EISDIR])
-def test_where_files_without_a_name_are_unknown_it_is_made_by_its_name(
-    fd, path, monkeypatch, error
-):
-    real = os.open
-
-    def open_(name, flags, *rest, **more):
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(error, os.strerror(error))
-        return real(name, flags, *rest, **more)
-
-    monkeypatch.setattr(os, "open", open_)
-    locks = locks_of(fd, path)
-    assert locks.acquire(0, never_pause) is None
-    assert Path(f"{path}.lock").read_text() == f"{os.getpid()}\n"
-    assert isinstance(locks_of(fd, path).acquire(0, never_pause), Refusal)
-    locks.release()
-    assert not Path(f"{path}.lock").exists()
-
-
-def test_a_directory_without_room_for_a_dotlock_is_no_reason_to_go_on(fd, path, monkeypatch):
-    refuse_to_make(monkeypatch, errno.ENOSPC)
+def test_a_directory_that_breaks_is_no_reason_to_go_on(fd, path, monkeypatch):
+    refuse_to_make(monkeypatch, errno.EIO)
     assert isinstance(locks_of(fd, path).acquire(0, never_pause), Refusal)
     assert not held_by_somebody(path)
 

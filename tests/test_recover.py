@@ -351,7 +351,8 @@ def test_what_was_left_of_files_is_removed(site):
     """Where somebody was killed before a journal was one, it can be as large as the spool."""
     uid, gid = (2001, 2001) if IS_ROOT else (os.geteuid(), os.getegid())
     place = states.prepare(str(site.state), str(site.spool("bert")), uid, gid)
-    left = [f"{place}/{name}" for name in ("journal.new", "index.new", "uidvalidity.new")]
+    names = "journal.new", "index.new", "uidvalidity.new", "ids.new", "ids.next"
+    left = [f"{place}/{name}" for name in names]
     for path in left:
         Path(path).write_bytes(b"left")
         os.chown(path, uid, gid)

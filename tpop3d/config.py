@@ -66,6 +66,7 @@ DIRECTIVES: dict[str, Directive] = {
     "mailbox": Directive(mailbox, "bsd:/var/mail/$(user)"),
     "mailspool-no-dotfile-locking": Directive(boolean, "no"),
     "mailspool-dotfile-locking": Directive(one_of("try", "require", "no"), "try"),
+    "mailspool-flock": Directive(boolean, "yes"),
     "mailspool-index": Directive(boolean, "yes"),
     "uidl-style": Directive(one_of("tpop3d", "popa3d", "dovecot", "x-uidl"), "tpop3d"),
     "no-commit-on-early-close": Directive(boolean, "no"),
@@ -108,6 +109,7 @@ class Config:
     mailbox: Mailbox
     mailspool_no_dotfile_locking: bool
     mailspool_dotfile_locking: str
+    mailspool_flock: bool
     mailspool_index: bool
     uidl_style: str
     no_commit_on_early_close: bool

@@ -199,7 +199,8 @@ def _recover(place: str, config: Config) -> str:
     limit_memory(config.session_memory)
     os.umask(0o077)
     style = config.uidl_style
-    terms = Terms(config.dotlocks, config.lock_timeout_seconds, _pause, style=style)
+    flock = config.mailspool_flock
+    terms = Terms(config.dotlocks, config.lock_timeout_seconds, _pause, style=style, flock=flock)
     result = recover_spool(found.st_uid, place, terms)
     if isinstance(result, Refusal):
         # What was left may have been what a session was about to finish, and has finished.

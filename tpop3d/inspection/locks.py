@@ -1,4 +1,5 @@
-"""Who holds which lock on a mailspool. Nothing is locked to find that out (F_OFD_GETLK).
+"""Who holds which lock on a mailspool. Nothing is locked to find that out (F_OFD_GETLK, and for
+flock(2), which has nothing like that, /proc/locks).
 
 A lock of the open-file-description kind has no holder by its own account: it is looked for in what
 /proc says of the descriptors of processes (proc_pid_fdinfo(5)). As root those of all are seen.
@@ -12,7 +13,8 @@ import stat
 import struct
 from time import time
 
-from tpop3d.mailspool.locks import STALE_AFTER
+from tpop3d.mailspool import lockfile
+from tpop3d.mailspool.lockfile import STALE_AFTER, Seen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +48,21 @@ class Process:
             pass  # gone, or hidden (hidepid=)
 
 
+class Holders:
+    """Who has a lock on a file, by its kind, as far as we may see them. `has_flock`: does somebody
+    have an flock, whom we may not see? None: nobody can say."""
+
+    __slots__ = ("fcntl", "flock", "has_flock")
+
+    def __init__(self) -> None:
+        self.fcntl: list[Process] = []
+        self.flock: list[Process] = []
+        self.has_flock: bool | None = None
+
+
 class Lock:
-    """An fcntl lock: FREE, HELD or UNKNOWN, and the processes that have it, as far as they can be
-    seen. Of one that is UNKNOWN there is a `reason`."""
+    """An fcntl lock or an flock: FREE, HELD or UNKNOWN, and the processes that have it, as far as
+    they can be seen. Of one that is UNKNOWN there is a `reason`."""
 
     __slots__ = ("holders", "reason", "state")
 
@@ -60,17 +74,22 @@ class Lock:
 
 class Dotlock:
     """A dotlock: its age in seconds, the process that it names (0: none), whether that lives (None:
-    nobody knows), and whether a session would break it."""
+    nobody knows), and whether a session would break it. `is_lock`: is it certainly a lock file?
+    Sessions leave alone what is none."""
 
-    __slots__ = ("age", "is_alive", "is_stale", "path", "pid", "uid")
+    __slots__ = ("age", "is_alive", "is_lock", "is_stale", "path", "pid", "uid")
 
-    def __init__(self, path: str, status: os.stat_result, pid: int) -> None:
+    def __init__(self, path: str, seen: Seen) -> None:
+        content = seen.content or b""
         self.path = path
-        self.age = time() - status.st_mtime
-        self.uid = status.st_uid
-        self.pid = pid
-        self.is_alive = _lives(pid) if pid else None
-        self.is_stale = self.age > STALE_AFTER or self.is_alive is False
+        self.age = time() - seen.touched
+        self.uid = seen.status.st_uid
+        self.is_lock = seen.is_lock
+        self.pid = lockfile.pid_of(content) if seen.is_lock else 0
+        self.is_alive = _lives(self.pid) if self.pid else None
+        if self.is_alive is False and not lockfile.is_of_here(content):
+            self.is_alive = None  # perhaps it lives elsewhere
+        self.is_stale = seen.is_lock and (self.age > STALE_AFTER or self.is_alive is False)
 
 
 def inode_of(path: str) -> Inode | None:
@@ -82,31 +101,46 @@ def inode_of(path: str) -> Inode | None:
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def holders_of(inodes: Iterable[Inode]) -> dict[Inode, list[Process]]:
-    """The processes that have an fcntl lock on one of these files, as far as we may see them."""
-    found: dict[Inode, list[Process]] = {inode: [] for inode in inodes}
-    numbers = {str(number) for _, number in found}
+def holders_of(inodes: Iterable[Inode]) -> dict[Inode, Holders]:
+    """The processes that have a lock on one of these files, as far as we may see them."""
+    found = {inode: Holders() for inode in inodes}
     try:
         with open("/proc/locks", encoding="ascii") as file:
-            places = [word.split(":")[-1] for line in file for word in line.split() if ":" in word]
+            lines = [line.split() for line in file if "->" not in line]  # which waits
     except OSError:
         return found
-    if not numbers.intersection(places):
+    for inode, holders in found.items():
+        holders.has_flock = any(words[1] == "FLOCK" and _is_at(words, inode) for words in lines)
+    if not any(_is_at(words, inode) for words in lines for inode in found):
         return found  # the rest takes a while where there are many processes
     for name in os.listdir("/proc"):
         if name.isdigit():
-            for inode in _locked_by(name, found):
-                found[inode].append(Process(int(name)))
+            for inode, kinds in _locked_by(name, found):
+                if "OFDLCK" in kinds or "POSIX" in kinds:
+                    found[inode].fcntl.append(Process(int(name)))
+                if "FLOCK" in kinds:
+                    found[inode].flock.append(Process(int(name)))
     return found
 
 
-def _locked_by(pid: str, wanted: Iterable[Inode]) -> set[Inode]:
-    """Which of these files a process has a lock on."""
-    locked: set[Inode] = set()
+def _is_at(words: list[str], inode: Inode) -> bool:
+    """Is a line of /proc/locks about this file? Devices that are no disks may have two numbers."""
+    device, number = inode
+    for word in words:
+        place = word.split(":")
+        if len(place) == 3 and place[2] == str(number):
+            major, minor = int(place[0], 16), int(place[1], 16)
+            return os.makedev(major, minor) == device or major == os.major(device) == 0
+    return False
+
+
+def _locked_by(pid: str, wanted: Iterable[Inode]) -> list[tuple[Inode, set[str]]]:
+    """Which of these files a process has locks on, and of which kinds."""
+    locked: dict[Inode, set[str]] = {}
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return locked  # gone, or none that we may look at
+        return []  # gone, or none that we may look at
     for descriptor in descriptors:
         try:
             status = os.stat(f"/proc/{pid}/fd/{descriptor}")
@@ -114,12 +148,11 @@ def _locked_by(pid: str, wanted: Iterable[Inode]) -> set[Inode]:
             if inode not in wanted:
                 continue
             with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
-                kinds = [line.split()[2] for line in file if line.startswith("lock:")]
+                kinds = {line.split()[2] for line in file if line.startswith("lock:")}
         except OSError:
             continue
-        if "OFDLCK" in kinds or "POSIX" in kinds:
-            locked.add(inode)
-    return locked
+        locked.setdefault(inode, set()).update(kinds)
+    return list(locked.items())
 
 
 def look(path: str, holders: list[Process]) -> Lock | None:
@@ -142,25 +175,20 @@ def look(path: str, holders: list[Process]) -> Lock | None:
     return Lock(HELD, holders or ([Process(pid)] if pid > 0 else []))
 
 
+def look_at_flock(holders: Holders) -> Lock:
+    """The flock of a file that is there."""
+    if holders.flock or holders.has_flock:
+        return Lock(HELD, holders.flock)
+    if holders.has_flock is None:
+        return Lock(UNKNOWN, [], "/proc/locks cannot be read")
+    return Lock(FREE, [])
+
+
 def look_for_dotlock(spool: str) -> Dotlock | None:
     """The dotlock beside a spool, None if there is none. Raises OSError."""
     path = spool + ".lock"
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    holder = b""
-    if stat.S_ISREG(status.st_mode):
-        try:
-            fd = os.open(path, FLAGS)
-        except OSError:
-            pass  # it locks all the same
-        else:
-            try:
-                holder = os.read(fd, 16).strip()
-            finally:
-                os.close(fd)
-    return Dotlock(path, status, int(holder) if holder.isdigit() else 0)
+    seen = lockfile.look(path)
+    return None if seen is None else Dotlock(path, seen)
 
 
 def _lives(pid: int) -> bool | None:

@@ -10,7 +10,7 @@ import os
 import stat
 
 from tpop3d.inspection import locks, remains, texts
-from tpop3d.inspection.locks import Dotlock, Lock, Process
+from tpop3d.inspection.locks import Dotlock, Holders, Lock
 from tpop3d.mailspool import idfile, styles
 from tpop3d.mailspool import state as states
 from tpop3d.mailspool.refusal import Truncated
@@ -73,6 +73,7 @@ class Mailbox:
         self.place = ""
         self.session_lock: Lock | None = None
         self.spool_lock: Lock | None = None
+        self.flock: Lock | None = None
         self.dotlock: Dotlock | None = None
         self.index = remains.Found(remains.ABSENT)
         self.journal = remains.Found(remains.NONE)
@@ -103,10 +104,12 @@ def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]
     inodes = {name: locks.inode_of(name) for name in (path, session_lock)}
     holders = locks.holders_of(inode for inode in inodes.values() if inode is not None)
 
-    def look_at(name: str) -> Lock | None:
+    def holders_at(name: str) -> Holders:
         inode = inodes[name]
-        seen: list[Process] = holders[inode] if inode is not None else []
-        return locks.look(name, seen)
+        return holders[inode] if inode is not None else Holders()
+
+    def look_at(name: str) -> Lock | None:
+        return locks.look(name, holders_at(name).fcntl)
 
     owner = mailbox.status or (os.lstat(mailbox.place) if mailbox.place else None)
     if owner is not None:
@@ -125,6 +128,7 @@ def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]
         mailbox.reason = "not a regular file"
     else:
         mailbox.spool_lock = look_at(path)
+        mailbox.flock = locks.look_at_flock(holders_at(path))
         _read(mailbox)
     return mailbox
 

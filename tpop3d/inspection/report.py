@@ -37,6 +37,7 @@ def as_text(mailbox: Mailbox) -> Iterator[str]:
         yield f"  file          {what}, {whose}"
     yield f"  session lock  {_lock(mailbox.session_lock)}"
     yield f"  fcntl lock    {_lock(mailbox.spool_lock)}"
+    yield f"  flock         {_lock(mailbox.flock)}"
     yield f"  dotlock       {_dotlock(mailbox.dotlock)}"
     yield f"  state         {_shown(mailbox.place) or 'none: no session has been here'}"
     unused = "" if mailbox.settings.index else " (mailspool-index: no)"
@@ -89,6 +90,7 @@ def as_json(mailbox: Mailbox) -> Iterator[str]:
         "locks": {
             "session": _lock_object(mailbox.session_lock),
             "fcntl": _lock_object(mailbox.spool_lock),
+            "flock": _lock_object(mailbox.flock),
             "dotlock": _dotlock_object(mailbox.dotlock),
         },
         "index": _found_object(mailbox.index) | {"used": mailbox.settings.index},
@@ -146,6 +148,7 @@ def _dotlock_object(dotlock: Dotlock | None) -> dict[str, object] | None:
         "path": _shown(dotlock.path),
         "uid": dotlock.uid,
         "age_seconds": round(dotlock.age, 3),
+        "lock_file": dotlock.is_lock,
         "pid": dotlock.pid or None,
         "alive": dotlock.is_alive,
         "stale": dotlock.is_stale,
@@ -174,10 +177,12 @@ def _dotlock(dotlock: Dotlock | None) -> str:
     if dotlock is None:
         return "none"
     age = f"{dotlock.age:.0f} s old, of {_user(dotlock.uid)}"
-    if not dotlock.pid:
+    if not dotlock.is_lock:
+        holder = "not certainly a lock file, so that no session breaks it"
+    elif not dotlock.pid:
         holder = "names no process"
     elif dotlock.is_alive is None:
-        holder = f"names pid {dotlock.pid}, which may be on another machine"
+        holder = f"names pid {dotlock.pid}, which may be in a container or on another machine"
     elif dotlock.is_alive:
         holder = f"names {_process(locks.Process(dotlock.pid))}, which lives"
     else:

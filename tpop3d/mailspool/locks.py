@@ -1,11 +1,15 @@
 """The two kinds of lock: the session lock, and the spool locks that other programs honour.
 
-The session lock keeps two POP sessions apart for as long as they last. The spool locks (fcntl,
-then dotlock: Debian Policy 11.6) keep deliverers out, and are held only while the spool is scanned
-and while it is expunged.
+The session lock keeps two POP sessions apart for as long as they last. The spool locks keep
+deliverers out, and are held only while the spool is scanned and while it is expunged: fcntl, flock,
+then dotlock (Debian Policy 11.6 wants the first and the last in this order; some deliverers take
+flock alone, which does not see the others). Who takes them in another order cannot be waited for
+with one of them in hand: either all are taken at once, or none.
 
 Both fcntl locks are of the open-file-description kind (fcntl_locking(2)): they conflict with
 everybody's POSIX locks, and are not lost when some other descriptor of the file is closed.
+
+Where the file system makes an fcntl lock of flock(2), as NFS does, ours would keep us out.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ import errno
 import fcntl
 import os
 import struct
-from time import monotonic, time
+from time import monotonic
 
 from tpop3d.mailspool import statefile
-from tpop3d.mailspool.refusal import IN_USE, Refusal, of_error
+from tpop3d.mailspool.dotlock import Dotlock
+from tpop3d.mailspool.refusal import IN_USE, TEMPORARY, Refusal, of_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +35,12 @@ SESSION_LOCK_GRACE = 1.0  # seconds; a client that reconnects at once finds its 
 BACK_OFF = 0.05, 0.2  # seconds, at least and at most, between two tries
 # Dotlocks: made where they can be made; made, or the spool is not touched; not made.
 TRY, REQUIRE, NO = "try", "require", "no"
-STALE_AFTER = 300.0  # seconds; the age at which liblockfile, too, breaks a dotlock
-NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of O_TMPFILE
+REFRESH_AFTER = 30.0  # seconds; a tenth of the age at which a dotlock is broken
 HELD = (errno.EAGAIN, errno.EACCES)  # what F_OFD_SETLK says of a lock that somebody else has
+# What flock(2) says of a file system that has no such locks.
+NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+# File systems whose files others change, too, and whose locks are a server's.
+REMOTE = (b"nfs", b"nfs4", b"cifs", b"smb3", b"smbfs", b"9p", b"afs", b"lustre")
 
 
 def lock_file(fd: int) -> bool:
@@ -89,152 +97,125 @@ def wait_for(attempt: Callable[[], bool], seconds: float, pause: Pause) -> bool:
 
 
 class SpoolLocks:
-    """fcntl, then dotlock, all or nothing, on one spool."""
+    """fcntl, flock, then dotlock, all or nothing, on one spool; as often as need be.
 
-    def __init__(self, fd: int, path: str, dotlocks: str) -> None:
+    `dotlocks` is one of TRY, REQUIRE, NO; `flock`: is there to be one, where that can be?
+    """
+
+    def __init__(self, fd: int, path: str, dotlocks: str, flock: bool = True) -> None:
+        is_local = _is_local(fd)
         self._fd = fd
-        self._dotlock = path + ".lock"
+        self._dotlock = Dotlock(path + ".lock", is_local)
         self._dotlocks = dotlocks
-        self._ours: tuple[int, int] | None = None  # device and inode of the dotlock we made
-        self.warning = ""  # set where the dotlock could not be made and fcntl has to do
+        self._flock = flock and is_local
+        self._refused: Refusal | None = None
+        self._awaited = ""  # which lock somebody has
+        self._refreshed = 0.0
+        self._told: set[str] = set()
+        self.warning = ""  # of the last `acquire` and `release`; each once
 
     def acquire(self, seconds: float, pause: Pause) -> Refusal | None:
-        """Take both locks within `seconds`, or neither."""
+        """Take all of them within `seconds`, or none."""
+        self.warning = ""
+        self._refused = None
         try:
             if wait_for(self._try, seconds, pause):
-                return None
+                self._refreshed = monotonic()
+                return self._refused
         except OSError as error:
-            return of_error(error, f"spool lock {self._dotlock}")
-        return Refusal(IN_USE, f"spool still locked after {seconds:g} seconds")
+            return of_error(error, f"spool lock {self._dotlock.path}")
+        return Refusal(IN_USE, f"spool still locked after {seconds:g} seconds ({self._awaited})")
+
+    def refresh(self) -> None:
+        """Say that the dotlock is still held. To be called often; it does little."""
+        now = monotonic()
+        if now - self._refreshed >= REFRESH_AFTER:
+            self._refreshed = now
+            self._dotlock.refresh()
 
     def release(self) -> None:
-        """Give both back. A dotlock that is no longer the one we made is left alone."""
-        ours, self._ours = self._ours, None
-        if ours is not None:
+        """Give all of them back. A dotlock that is no longer the one we made is left alone."""
+        if warning := self._dotlock.remove():
+            self._warn(warning)
+        for unlock in (_unflock_file, unlock_file) if self._flock else (unlock_file,):
             try:
-                status = os.lstat(self._dotlock)
-                if (status.st_dev, status.st_ino) == ours:
-                    os.unlink(self._dotlock)
-            except FileNotFoundError:
-                pass
+                unlock(self._fd)
             except OSError as error:
-                # Others break it when this process has ended.
-                self.warning = f"{self._dotlock} cannot be removed ({error.strerror})"
-        try:
-            unlock_file(self._fd)
-        except OSError as error:
-            # The lock ends with the descriptor at the latest.
-            self.warning = f"the spool cannot be unlocked ({error.strerror})"
+                # The locks end with the descriptor at the latest.
+                self._warn(f"the spool cannot be unlocked ({error.strerror})")
 
     def _try(self) -> bool:
+        """True: all are taken, or it is no use to wait for them."""
+        self._awaited = "fcntl"
         if not lock_file(self._fd):
             return False
         complete = False
         try:
-            complete = self._dotlocks == NO or self._make_dotlock()
+            self._awaited = "flock"
+            if not self._flock or flock_file(self._fd):
+                self._awaited = self._dotlock.path
+                complete = self._dotlocks == NO or self._take_dotlock()
         finally:
             if not complete:
                 self.release()
-        return complete
+        return complete or self._refused is not None
 
-    def _make_dotlock(self) -> bool:
-        """Make the dotlock; True also where this user cannot make one, unless it is required."""
-        try:
-            self._ours = _make_dotlock(self._dotlock)
-        except FileExistsError:
-            self._break_if_stale()
+    def _take_dotlock(self) -> bool:
+        """Make the dotlock; True also where there can be none, unless it is required."""
+        taken = self._dotlock.take()
+        if isinstance(taken, bool):
+            return taken
+        if self._dotlocks == REQUIRE:
+            self._refused = Refusal(TEMPORARY, f"{taken}, and a dotlock is required")
             return False
-        except OSError as error:
-            cannot = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-            if not cannot or self._dotlocks == REQUIRE:
-                raise
-            self.warning = (
-                f"{self._dotlock} cannot be made ({error.strerror}), fcntl alone has to do"
-            )
+        rest = "fcntl and flock have" if self._flock else "fcntl has"
+        self._warn(f"{taken}; {rest} to do")
         return True
 
-    def _break_if_stale(self) -> None:
-        """Remove a dotlock whose holder is dead, or that is older than any holder should be.
-
-        The fcntl lock is ours meanwhile, so no other session does the same at this moment.
-        """
-        try:
-            found = os.lstat(self._dotlock)
-            if time() - found.st_mtime <= STALE_AFTER and not _holder_is_dead(self._dotlock):
-                return
-            again = os.lstat(self._dotlock)
-            if (again.st_ino, again.st_mtime_ns) == (found.st_ino, found.st_mtime_ns):
-                os.unlink(self._dotlock)
-        except FileNotFoundError:
-            pass  # given back in the meantime
+    def _warn(self, warning: str) -> None:
+        if warning not in self._told:
+            self._told.add(warning)
+            self.warning = f"{self.warning}; {warning}" if self.warning else warning
 
 
-def _make_dotlock(path: str) -> tuple[int, int]:
-    """Make a dotlock that names this process, as liblockfile's do; returns its device and inode.
+def flock_file(fd: int) -> bool:
+    """Take flock(2) exclusively, without waiting; True also where the file system has none. False:
+    somebody else has it. Raises OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            return False
+        if error.errno not in NO_FLOCK:
+            raise
+    return True
 
-    Where the file system can, it is there with its content or not at all: a crash leaves none that
-    names nobody, and blocks all for five minutes. Raises OSError, FileExistsError if it exists.
+
+def _unflock_file(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+
+
+def _is_local(fd: int) -> bool:
+    """Is a file on a file system of this host's? True also where nobody can say: some that are
+    have device numbers by which they cannot be found (btrfs).
+
+    Python has no statfs(2).
     """
+    device = os.fstat(fd).st_dev
+    if os.major(device):
+        return True  # on a disk
+    wanted = b"0:%d" % os.minor(device)
     try:
-        flags = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
-        fd = os.open(os.path.dirname(path), flags, 0o644)
-    except OSError as error:
-        if error.errno not in NO_UNNAMED:
-            raise
-        return _make_named_dotlock(path)
-    try:
-        _write_holder(fd)
-        try:
-            # With a descriptor it is linkat(2), which follows the link (open(2), O_TMPFILE).
-            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
-        except FileNotFoundError:  # no /proc
-            return _make_named_dotlock(path)
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
-    return status.st_dev, status.st_ino
-
-
-def _make_named_dotlock(path: str) -> tuple[int, int]:
-    # O_EXCL is atomic on NFS too, since version 3.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o644)
-    try:
-        _write_holder(fd)
-        status = os.fstat(fd)
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            for line in mounts:
+                # Number, parent, device, ... - type, ... (proc_pid_mountinfo(5))
+                mount, _, rest = line.partition(b" - ")
+                if mount.split(b" ", 3)[2] == wanted:
+                    return rest.partition(b" ")[0] not in REMOTE
     except OSError:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
-    return status.st_dev, status.st_ino
-
-
-def _write_holder(fd: int) -> None:
-    """On a full disk the file stays empty, and locks all the same."""
-    try:
-        os.write(fd, b"%d\n" % os.getpid())
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-
-
-def _holder_is_dead(dotlock: str) -> bool:
-    """Does the dotlock name a process that does not exist? Not so if it names none."""
-    try:
-        fd = os.open(dotlock, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except PermissionError:
-        return False
-    try:
-        holder = os.read(fd, 16).strip()
-    finally:
-        os.close(fd)
-    if not holder.isdigit() or int(holder) == 0:
-        return False  # procmail writes 0
-    try:
-        os.kill(int(holder), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        pass  # somebody else's, so alive; or no pid of this system
-    return False
+        pass
+    return True

@@ -36,10 +36,10 @@ class Terms:
 
     `dotlocks` is one of TRY, REQUIRE, NO; `lock_timeout` is in seconds; `pause` sleeps, and says
     whether to give up waiting. `index`: is what is known of a spool to be remembered?
-    `style` is that of the unique-ids, one of `STYLES`.
+    `style` is that of the unique-ids, one of `STYLES`. `flock`: are spools locked with that, too?
     """
 
-    __slots__ = ("dotlocks", "index", "lock_timeout", "pause", "style")
+    __slots__ = ("dotlocks", "flock", "index", "lock_timeout", "pause", "style")
 
     def __init__(
         self,
@@ -48,8 +48,10 @@ class Terms:
         pause: Pause,
         index: bool = True,
         style: str = styles.TPOP3D,
+        flock: bool = True,
     ) -> None:
         self.dotlocks = dotlocks
+        self.flock = flock
         self.index = index
         self.lock_timeout = lock_timeout
         self.pause = pause
@@ -61,11 +63,12 @@ class Spool:
 
     def __init__(self, path: str, state: str, terms: Terms, session_lock: int) -> None:
         self.path = path
-        self.warning = ""
+        self.warning = ""  # of the locks, when it was opened, and then when it was expunged
         self.found: Found | None = None  # a journal, when the spool was opened
         self._state = state
         self._terms = terms
         self._session_lock = session_lock
+        self._locks: SpoolLocks | None = None
         self._fd = NO_FILE
         self._listing = Listing(0)
         self._status: os.stat_result | None = None  # when the spool was last found good
@@ -107,14 +110,15 @@ class Spool:
                 return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
         except OSError as error:
             return of_error(error, self.path)
-        locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
+        locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks, self._terms.flock)
+        self._locks = locks
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             return Refusal(refused.kind, f"{self.path}: {refused.reason}")
-        self.warning = locks.warning
         try:
             return self._recover() or then()
         finally:
             locks.release()
+            self.warning = locks.warning
 
     def _recover(self) -> Refusal | None:
         try:
@@ -233,8 +237,10 @@ class Spool:
             self.unique_ids()
         except OSError as error:
             return of_error(error, "nothing removed")
-        locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks)
+        locks = self._locks
+        assert locks is not None  # there are messages, so it was scanned
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
+            self.warning = locks.warning
             return refused
         if not self._was_settled:
             self._status = None  # its times would not tell a change: look closely
@@ -254,6 +260,7 @@ class Spool:
             return of_error(error, "nothing removed")
         finally:
             locks.release()
+            self.warning = locks.warning
 
     def _expunge_locked(self, deleted: Sequence[int], is_touched: bool) -> Refusal | None:
         listing = self._listing

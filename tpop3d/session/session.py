@@ -172,7 +172,10 @@ class _Session:
         if self._config.no_commit_on_early_close and self._wire.has_hung_up(news):
             return EOF
         before = len(spool)
+        spool.warning = ""
         refused = spool.expunge(transaction.deleted)
+        if spool.warning:
+            logs.warning(spool.warning)
         spool.close()
         if refused is None:
             self._summary.left = transaction.left
@@ -198,6 +201,7 @@ def terms_of(config: Config, pause: Pause) -> Terms:
         pause=pause,
         index=config.mailspool_index,
         style=config.uidl_style,
+        flock=config.mailspool_flock,
     )
 
 
