@@ -96,7 +96,7 @@ class Dotlock:
         gone: bool | str = False
         try:
             seen = look(self.path)
-            if seen is None or seen.inode != ours.inode:
+            if seen is None or not _may_be(seen, ours):
                 return ""  # somebody has broken it, and may have another there
             if self._is(ours, seen):
                 gone = self._take_away(seen)
@@ -216,3 +216,11 @@ class Dotlock:
         status = os.fstat(fd)
         self._clock = status.st_mtime
         return Seen(status, content)
+
+
+def _may_be(seen: Seen, ours: Seen) -> bool:
+    """Is this the lock that we have made, or what has become of it? A number of an inode may be
+    given to the next file."""
+    if seen.content is None or ours.content is None:
+        return seen.inode == ours.inode
+    return seen.inode == ours.inode and seen.content.startswith(ours.content)
