@@ -137,7 +137,7 @@ def test_what_is_no_file_is_waited_for_and_then_left_alone(path, lock, kind):
     assert sorted(os.listdir(path.parent)) == ["john.lock", "target"]
 
 
-@pytest.mark.parametrize("content", [MAIL, b"7\nhost\n" + MAIL * 4])
+@pytest.mark.parametrize("content", [MAIL, b"\n" + MAIL, b"7\nhost\n" + MAIL, MAIL * 4])
 def test_nobody_waits_for_mail(path, lock, content):
     path.write_bytes(content)
     assert "not certainly a lock" in lock.take()
@@ -370,7 +370,7 @@ def test_a_file_that_takes_a_stale_locks_place_is_not_lost(path, lock, monkeypat
     path.write_bytes(b"0\n")
     age(path)
     done = replace_at(monkeypatch, "rename", path, content)
-    taken = lock.take()
+    taken = lock.take()  # mail is no lock that one could wait for
     assert done
     assert isinstance(taken, str) if content == MAIL else taken is False
     assert path.read_bytes() == content

@@ -47,7 +47,7 @@ class Seen:
         """Is it certainly none? Nobody waits for it then."""
         if not stat.S_ISREG(self.status.st_mode):
             return False  # some lock with directories or symbolic links
-        return self.status.st_size > MAX or (self.content or b"").startswith(b"From ")
+        return self.status.st_size > MAX or b"\nFrom " in b"\n" + (self.content or b"")
 
     @property
     def touched(self) -> float:
