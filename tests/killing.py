@@ -20,14 +20,13 @@ import time
 import traceback
 
 from tpop3d.mailspool import index as indexes
+from tpop3d.mailspool import locks
 from tpop3d.mailspool.locks import TRY
 from tpop3d.mailspool.refusal import PARTIAL, Refusal
 from tpop3d.mailspool.spool import Terms, open_spool
 
-CALLS = [
-    (os, name)
-    for name in ("open", "link", "write", "pwrite", "fsync", "ftruncate", "rename", "unlink")
-] + [(fcntl, "fcntl")]
+OF_OS = "open", "link", "write", "pwrite", "fsync", "ftruncate", "rename", "unlink", "utime"
+CALLS = [*((os, name) for name in OF_OS), (fcntl, "fcntl"), (fcntl, "flock")]
 WRITES = ("write", "pwrite")
 HOWS = ["before", "within", "after", "half", errno.EIO, errno.ENOSPC, errno.EINTR]
 DONE, UNCHANGED, LATER, NOT_OPENED, FEWER, BROKEN = range(6)
@@ -213,6 +212,7 @@ def main():
     path, state = f"{directory}/spool", f"{directory}/state"
     os.mkdir(state)
     indexes.WORTH = 0  # also the smallest has one
+    locks.REFRESH_AFTER = 0  # as if all took long
     cases = 0
     everything = itertools.product(SHAPES, SUBSETS, HOWS)
     for shape, marks, how in itertools.islice(everything, part, None, parts):

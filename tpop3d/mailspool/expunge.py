@@ -13,6 +13,7 @@ from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import BLOCK, Plan
 from tpop3d.mailspool.recovery import carry_out
+from tpop3d.mailspool.scan import do_nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,9 +66,11 @@ def expunge(
     ranges: list[tuple[int, int]],
     size: int,
     is_prepared: bool,
+    refresh: Callable[[], None] = do_nothing,
 ) -> None:
     """Move `ranges` of a spool of `size` octets together, to `first` and on, and cut it after them.
-    `is_prepared`: with that goes what is remembered of ids, which is written down.
+    `is_prepared`: with that goes what is remembered of ids, which is written down. `refresh` is
+    called now and then.
 
     Raises OSError when nothing was changed, and nothing will be; `Unfinished` when it is only a
     matter of time. Without ranges it is a truncate, which needs no space on the disk, and no
@@ -83,9 +86,8 @@ def expunge(
         os.pwrite(spool, os.pread(spool, 1, final - 1), final - 1)
     plan = Plan(path, os.fstat(spool).st_ino, first, final, size)
     try:
-        journal = _with_memory(
-            lambda: journals.write(directory, plan, spool, [(spool, *one) for one in ranges])
-        )
+        pieces = [(spool, *one) for one in ranges]
+        journal = _with_memory(lambda: journals.write(directory, plan, spool, pieces, refresh))
     except OSError as error:
         # Perhaps it has its name already, and only the directory could not be fsynced.
         if not journals.withdraw(directory):
@@ -99,7 +101,7 @@ def expunge(
         _settle(directory)
         return
     try:
-        _with_memory(lambda: carry_out(journal, spool, directory))
+        _with_memory(lambda: carry_out(journal, spool, directory, refresh))
     except OSError as error:
         raise Unfinished(error) from error
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _signal
 import os
+import select
 import struct
 
 from tpop3d.mailspool.scan import (
@@ -11,20 +12,27 @@ from tpop3d.mailspool.scan import (
     COLUMNS,
     DIGEST,
     Listing,
+    do_nothing,
     do_separators_lead,
     scan,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 WORTH = 1 << 26  # octets: a smaller spool is scanned in less time than anybody notices
+PATIENCE = 10.0  # seconds between two refreshes, while the other process is at work
 _COUNT = struct.Struct("<QB")  # messages; is there a surplus of separators?
 
 
 def scan_all(
-    fd: int, end: int, with_digests: bool = False, separators_lead: bool | None = None
+    fd: int,
+    end: int,
+    with_digests: bool = False,
+    separators_lead: bool | None = None,
+    refresh: Callable[[], None] = do_nothing,
 ) -> Listing:
     """What `scan` gives for a spool from its start to `end`, and raises; of a large one sooner
     where there are two processors."""
@@ -33,20 +41,21 @@ def scan_all(
     if end >= WORTH and len(os.sched_getaffinity(0)) > 1:
         middle = _start_of_a_message(fd, end // 2, end)
     if middle < 0:
-        return scan(fd, 0, end, with_digests, leads)
+        return scan(fd, 0, end, with_digests, leads, refresh)
     try:
         pid, pipe = _scan_beside(fd, middle, end, with_digests, leads)
     except OSError:
-        return scan(fd, 0, end, with_digests, leads)
+        return scan(fd, 0, end, with_digests, leads, refresh)
     try:
-        listing = scan(fd, 0, middle, with_digests, leads)
-        rest = _read_all(pipe)
+        listing = scan(fd, 0, middle, with_digests, leads, refresh)
+        rest = _read_all(pipe, refresh)
     finally:
         os.close(pipe)
         os.kill(pid, _signal.SIGKILL)  # it has ended already, unless we have no use for it
         os.waitpid(pid, 0)
     if not _append(listing, rest, with_digests):
-        listing = scan(fd, 0, end, with_digests, leads)  # whatever it has met, we meet, too
+        # Whatever it has met, we meet, too.
+        listing = scan(fd, 0, end, with_digests, leads, refresh)
     listing.end = end
     return listing
 
@@ -95,12 +104,15 @@ def _write_down(
         os._exit(0)
 
 
-def _read_all(pipe: int) -> bytes:
+def _read_all(pipe: int, refresh: Callable[[], None]) -> bytes:
     """What comes up to the other end's closing."""
-    parts = []
-    while part := os.read(pipe, BLOCK):
+    parts: list[bytes] = []
+    while True:
+        while not select.select((pipe,), (), (), PATIENCE)[0]:
+            refresh()
+        if not (part := os.read(pipe, BLOCK)):
+            return b"".join(parts)
         parts.append(part)
-    return b"".join(parts)
 
 
 def _append(listing: Listing, octets: bytes, with_digests: bool) -> bool:

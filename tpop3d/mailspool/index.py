@@ -22,12 +22,12 @@ from time import time_ns
 
 from tpop3d.mailspool import statefile
 from tpop3d.mailspool.refusal import Truncated
-from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, do_separators_lead, scan
+from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, do_nothing, do_separators_lead, scan
 from tpop3d.mailspool.styles import MAX_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tpop3d.mailspool.idfile import Given
     from tpop3d.mailspool.statefile import Octets
@@ -56,15 +56,21 @@ class Known:
         self.is_current = is_current  # nothing had to be brought up to date
 
 
-def load(directory: str, spool: int, status: os.stat_result, given: Given) -> Known | None:
+def load(
+    directory: str,
+    spool: int,
+    status: os.stat_result,
+    given: Given,
+    refresh: Callable[[], None] = do_nothing,
+) -> Known | None:
     """What is known of a spool of this status, without reading all of it; None: nothing. `given`
-    is what is remembered of its ids."""
+    is what is remembered of its ids; `refresh` is called now and then."""
     try:
         fd = statefile.open_regular(f"{directory}/{NAME}")
     except OSError:
         return None
     try:
-        return _known(_all_of(fd, status.st_size), spool, status, given)
+        return _known(_all_of(fd, status.st_size), spool, status, given, refresh)
     except (ValueError, struct.error, OSError, Truncated, NotAnMbox, MemoryError):
         return None
     finally:
@@ -83,7 +89,13 @@ def _all_of(fd: int, spool_size: int) -> bytes:
     return statefile.read_part(fd, 0, length)
 
 
-def _known(octets: bytes, spool: int, status: os.stat_result, given: Given) -> Known | None:
+def _known(
+    octets: bytes,
+    spool: int,
+    status: os.stat_result,
+    given: Given,
+    refresh: Callable[[], None],
+) -> Known | None:
     view = memoryview(octets)
     if _TRAILER.unpack_from(octets, len(octets) - 4)[0] != crc32(view[:-4]):
         return None
@@ -115,16 +127,18 @@ def _known(octets: bytes, spool: int, status: os.stat_result, given: Given) -> K
         return Known(listing, ids, False)
     leads = given.separators_lead or do_separators_lead(spool, status.st_size)
     if status.st_size == end or leads != separators_lead:
-        return _again(spool, listing, ids, status.st_size, leads)
-    return _with_more(spool, listing, ids, status.st_size)
+        new = scan(spool, 0, status.st_size, separators_lead=leads, refresh=refresh)
+        return _again(listing, new, ids)
+    start = listing.starts[-1]
+    new = scan(spool, start, status.st_size, separators_lead=leads, refresh=refresh)
+    return _with_more(spool, listing, new, ids)
 
 
-def _with_more(spool: int, listing: Listing, ids: list[bytes], size: int) -> Known | None:
-    """Mail has come. The last message is measured again: its separator may have come later, or its
+def _with_more(spool: int, listing: Listing, new: Listing, ids: list[bytes]) -> Known | None:
+    """Mail has come. The last message is in `new`, too: its separator may have come later, or its
     last line's end."""
-    last, end = listing.starts[-1], listing.ends[-1]
-    new = scan(spool, last, size, separators_lead=listing.separators_lead)
-    if not len(new) or new.starts[0] != last:
+    end = listing.ends[-1]
+    if not len(new) or new.starts[0] != listing.starts[-1]:
         return None
     added = new.ends[0] - end
     if added and (added > LINE_END or os.pread(spool, added, end).strip(b"\r\n")):
@@ -133,16 +147,14 @@ def _with_more(spool: int, listing: Listing, ids: list[bytes], size: int) -> Kno
         column = getattr(listing, name)
         column.pop()
         column.extend(getattr(new, name))
-    listing.end = size
+    listing.end = new.end
+    listing.has_surplus |= new.has_surplus
     return Known(listing, ids, False)
 
 
-def _again(
-    spool: int, old: Listing, ids: list[bytes], size: int, separators_lead: bool
-) -> Known | None:
+def _again(old: Listing, new: Listing, ids: list[bytes]) -> Known | None:
     """Somebody has changed something within a message, or separators are others than before.
     Where messages start they still do, so that they keep their ids."""
-    new = scan(spool, 0, size, separators_lead=separators_lead)
     if old.hides_first:
         new.drop_first()
     return Known(new, ids, False) if new.starts[: len(old)] == old.starts else None

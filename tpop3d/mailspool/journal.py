@@ -22,10 +22,11 @@ from binascii import crc32
 
 from tpop3d.mailspool import statefile
 from tpop3d.mailspool.arrays import array
+from tpop3d.mailspool.scan import do_nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     # Octets of a file: its descriptor, and two offsets.
     Piece = tuple[int, int, int]
@@ -98,8 +99,15 @@ class Journal:
         os.close(self.fd)
 
 
-def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Journal:
-    """Write a journal, and have it on the disk; a journal that is there is replaced.
+def write(
+    directory: str,
+    plan: Plan,
+    spool: int,
+    kept: Iterable[Piece],
+    refresh: Callable[[], None] = do_nothing,
+) -> Journal:
+    """Write a journal, and have it on the disk; a journal that is there is replaced. `refresh` is
+    called for each chunk.
 
     Raises OSError; then it may have its name, or not, and the spool has not changed.
     """
@@ -115,11 +123,11 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
         out.write(header + path)
         kept_at = out.octets
         for piece in (*kept, (spool, plan.final, plan.border)):
-            for block in blocks(*piece):
+            for block in blocks(*piece, refresh=refresh):
                 out.write(block)
-        table = digests(spool, plan.first, plan.final)
+        table = digests(spool, plan.first, plan.final, refresh)
         out.write(table.tobytes())
-        rest = digest(spool, plan.border, plan.size)
+        rest = digest(spool, plan.border, plan.size, refresh)
         out.write(struct.pack("<I", rest))
         out.write(struct.pack("<I", out.sum))
         os.fsync(fd)
@@ -131,7 +139,9 @@ def write(directory: str, plan: Plan, spool: int, kept: Iterable[Piece]) -> Jour
     return Journal(fd, plan, kept_at, table, rest)
 
 
-def read(directory: str, spool_size: int) -> Journal | None:
+def read(
+    directory: str, spool_size: int, refresh: Callable[[], None] = do_nothing
+) -> Journal | None:
     """The journal of a mailbox whose spool is so long; None if there is none.
 
     Its header is believed only as far as the spool bears it out: it decides how much is read.
@@ -141,7 +151,7 @@ def read(directory: str, spool_size: int) -> Journal | None:
     if fd < 0:
         return None
     try:
-        return _parse(fd, spool_size)
+        return _parse(fd, spool_size, refresh)
     except BaseException:
         os.close(fd)
         raise
@@ -192,12 +202,12 @@ class _Layout:
         self.plan.path = os.fsdecode(path)
 
 
-def _parse(fd: int, spool_size: int) -> Journal:
+def _parse(fd: int, spool_size: int, refresh: Callable[[], None]) -> Journal:
     layout = _Layout(fd)
     if layout.plan.final > spool_size:
         raise Unfit("the spool is shorter than it shall be")
     rest, found = _TRAILER.unpack(read_all(fd, layout.length - _TRAILER.size, _TRAILER.size))
-    if digest(fd, 0, layout.length - 4) != found:
+    if digest(fd, 0, layout.length - 4, refresh) != found:
         raise Invalid("its checksum is wrong")
     table = array("I", read_all(fd, layout.table_at, 4 * layout.count))
     return Journal(fd, layout.plan, layout.kept_at, table, rest)
@@ -258,7 +268,9 @@ def borders(first: int, final: int) -> Iterator[tuple[int, int]]:
         position = end
 
 
-def digests(fd: int, first: int, final: int) -> array[int]:
+def digests(
+    fd: int, first: int, final: int, refresh: Callable[[], None] = do_nothing
+) -> array[int]:
     """The table for a spool as it is."""
     table = array("I")
     position = first
@@ -268,22 +280,26 @@ def digests(fd: int, first: int, final: int) -> array[int]:
         view = memoryview(read_all(fd, position, end - position))
         table.extend([crc32(view[s - position : e - position]) for s, e in borders(position, end)])
         position = end
+        refresh()
     return table
 
 
-def digest(fd: int, start: int, end: int) -> int:
+def digest(fd: int, start: int, end: int, refresh: Callable[[], None] = do_nothing) -> int:
     """The CRC-32 of a part of a file."""
     found = 0
-    for block in blocks(fd, start, end):
+    for block in blocks(fd, start, end, refresh=refresh):
         found = crc32(block, found)
     return found
 
 
-def blocks(fd: int, start: int, end: int) -> Iterator[bytes]:
+def blocks(
+    fd: int, start: int, end: int, *, refresh: Callable[[], None] = do_nothing
+) -> Iterator[bytes]:
     """A part of a file. Raises OSError where it is not all there."""
     while start < end:
         block = read_all(fd, start, min(CHUNK, end - start))
         yield block
+        refresh()
         start += len(block)
 
 

@@ -12,6 +12,11 @@ from binascii import crc32
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import Invalid, Journal, Plan
+from tpop3d.mailspool.scan import do_nothing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Blocks that are neither old nor new: where a write was cut short. With more of them, and none
 # that is certainly new, somebody else has been at work.
@@ -25,8 +30,11 @@ CUT = "cut"  # as it shall be
 STRANGE = "strange"
 
 
-def carry_out(journal: Journal, spool: int, directory: str) -> None:
-    """Make of the spool what the journal says, and remove the journal.
+def carry_out(
+    journal: Journal, spool: int, directory: str, refresh: Callable[[], None] = do_nothing
+) -> None:
+    """Make of the spool what the journal says, and remove the journal. `refresh` is called for each
+    chunk.
 
     Raises OSError; then the journal is there, and the next one to open the spool goes on. It is
     not interrupted by signals that only set a flag.
@@ -39,12 +47,13 @@ def carry_out(journal: Journal, spool: int, directory: str) -> None:
             end = min(plan.final, (position // journals.CHUNK + 1) * journals.CHUNK)
             journals.write_all(spool, journal.read(position, end), position)
             position = end
+            refresh()
         os.fsync(spool)
         size = os.fstat(spool).st_size
         if size <= plan.size:
             break
         # Somebody has delivered, before we came or without a lock.
-        journal.become(_with_more(journal, spool, size, directory))
+        journal.become(_with_more(journal, spool, size, directory, refresh))
         plan = journal.plan
     os.ftruncate(spool, plan.final)
     _finish(spool, directory)
@@ -57,11 +66,14 @@ def _finish(spool: int, directory: str) -> None:
     journals.remove(directory)
 
 
-def _with_more(journal: Journal, spool: int, size: int, directory: str) -> Journal:
+def _with_more(
+    journal: Journal, spool: int, size: int, directory: str, refresh: Callable[[], None]
+) -> Journal:
     """The same plan for a spool that has grown, written down in place of the other."""
     old = journal.plan
     plan = Plan(old.path, old.inode, old.first, old.final + size - old.size, size)
-    return journals.write(directory, plan, spool, [journal.kept(), (spool, old.size, size)])
+    pieces = [journal.kept(), (spool, old.size, size)]
+    return journals.write(directory, plan, spool, pieces, refresh)
 
 
 class Found:
@@ -76,7 +88,7 @@ class Found:
         self.is_waiting = is_waiting
 
 
-def recover(spool: int, directory: str) -> Found | None:
+def recover(spool: int, directory: str, refresh: Callable[[], None] = do_nothing) -> Found | None:
     """Finish what a crash has interrupted, if anything.
 
     A journal that does not fit the spool is put aside. Where there is no spool (-1), it waits for
@@ -87,14 +99,14 @@ def recover(spool: int, directory: str) -> Found | None:
     try:
         if spool < 0:
             return _waits(directory)
-        journal = journals.read(directory, os.fstat(spool).st_size)
+        journal = journals.read(directory, os.fstat(spool).st_size, refresh)
     except Invalid as error:
         return _put_aside(directory, str(error))
     if journal is None:
         idfile.discard(directory)
         return None
     try:
-        state = state_of(journal, spool)
+        state = state_of(journal, spool, refresh)
         if state == STRANGE:
             return _put_aside(directory, "the spool is not as it was when this was written")
         # Whoever has written it may not have come to that.
@@ -102,7 +114,7 @@ def recover(spool: int, directory: str) -> Found | None:
         if state == CUT:
             _finish(spool, directory)
             return Found("an expunge that was interrupted had been done", False)
-        carry_out(journal, spool, directory)
+        carry_out(journal, spool, directory, refresh)
         return Found("an expunge that was interrupted is done", False)
     finally:
         journal.close()
@@ -127,7 +139,7 @@ def journaled_path(directory: str) -> str:
     return plan.path if plan is not None else f"{directory}/{NO_SPOOL}"
 
 
-def state_of(journal: Journal, spool: int) -> str:
+def state_of(journal: Journal, spool: int, refresh: Callable[[], None] = do_nothing) -> str:
     """What a spool is to a journal: UNCUT, CUT or STRANGE. Raises OSError."""
     plan = journal.plan
     status = os.fstat(spool)
@@ -136,6 +148,7 @@ def state_of(journal: Journal, spool: int) -> str:
     torn = differing = 0
     has_begun = False
     for number, (start, end) in enumerate(journals.borders(plan.first, plan.final)):
+        refresh()
         there = journals.read_all(spool, start, end - start)
         is_old = crc32(there) == journal.table[number]
         if there == journal.read(start, end):
@@ -143,7 +156,7 @@ def state_of(journal: Journal, spool: int) -> str:
             continue
         differing += 1
         torn += not is_old
-    if status.st_size >= plan.size and _has_rest(journal, spool):
+    if status.st_size >= plan.size and _has_rest(journal, spool, refresh):
         return UNCUT if torn <= MAX_TORN or has_begun else STRANGE
     if differing:
         return STRANGE
@@ -152,10 +165,10 @@ def state_of(journal: Journal, spool: int) -> str:
     return CUT if new.startswith(b"From ") or b"From ".startswith(new) else STRANGE
 
 
-def _has_rest(journal: Journal, spool: int) -> bool:
+def _has_rest(journal: Journal, spool: int, refresh: Callable[[], None]) -> bool:
     """Is what will be cut as it was?"""
     plan = journal.plan
-    if journals.digest(spool, plan.border, plan.size) != journal.rest:
+    if journals.digest(spool, plan.border, plan.size, refresh) != journal.rest:
         return False
     there = journals.read_all(spool, plan.final, plan.border - plan.final)
     # Zeros are of a cut that a power cut has undone: only the size, or only part of the block.

@@ -35,7 +35,7 @@ from tpop3d.mailspool.refusal import Truncated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 COLUMNS = ("starts", "bodies", "ends", "octets", "prints")  # of a `Listing`
 BLOCK = 1 << 18  # octets; fits the processor's cache
@@ -135,16 +135,22 @@ def do_separators_lead(fd: int, end: int) -> bool:
     return last.endswith(b"\n") and not last.endswith((b"\n\n", b"\n\r\n"))
 
 
+def do_nothing() -> None:
+    """What there is to refresh where no dotlock is held."""
+
+
 def scan(
     fd: int,
     start: int,
     end: int,
     with_digests: bool = False,
     separators_lead: bool | None = None,
+    refresh: Callable[[], None] = do_nothing,
 ) -> Listing:
     """List the messages between two offsets; `start` is the start of the file or of a message.
 
-    Of a part of a spool it must be said whether its separators lead. Raises `Truncated`,
+    Of a part of a spool it must be said whether its separators lead. `refresh` is called for each
+    block. Raises `Truncated`,
     `NotAnMbox`, and OSError.
     """
     if separators_lead is None:
@@ -162,6 +168,7 @@ def scan(
         scanner.take(buffer, OVERLAP + got, position - OVERLAP)
         buffer[:OVERLAP] = buffer[got : got + OVERLAP]
         position += got
+        refresh()
     scanner.finish(buffer[:OVERLAP])
     _refuse_garbage(fd, start, listing.starts[0] if len(listing) else end)
     return listing

@@ -122,7 +122,7 @@ class Spool:
 
     def _recover(self) -> Refusal | None:
         try:
-            self.found = recover(self._fd, self._state)
+            self.found = recover(self._fd, self._state, self._refresh)
         except OSError as error:
             return of_error(error, f"{self.path}: an expunge that was interrupted")
         return None
@@ -137,14 +137,16 @@ class Spool:
             self._saw(status)
             known = None
             if self._terms.index:
-                known = indexes.load(self._state, self._fd, status, self._given)
+                known = indexes.load(self._state, self._fd, status, self._given, self._refresh)
             if known is not None:
                 self._listing, self._ids = known.listing, known.ids
             else:
                 # Other styles want more of a message than its first octets.
                 with_digests = self._terms.style == styles.TPOP3D
                 leads = self._given.separators_lead or None  # None: as it looks
-                self._listing = scan_all(self._fd, status.st_size, with_digests, leads)
+                self._listing = scan_all(
+                    self._fd, status.st_size, with_digests, leads, self._refresh
+                )
                 if is_internal(self._fd, self._listing):
                     self._listing.drop_first()
             if self._listing.separators_lead and self._listing.has_surplus:
@@ -160,6 +162,16 @@ class Spool:
         except OSError as error:
             return of_error(error, self.path)
         return None
+
+    def _refresh(self) -> None:
+        """Say that the spool is still locked; to be called often, where it takes long."""
+        if self._locks is not None:
+            self._locks.refresh()
+
+    def _scan_part(self, start: int, end: int) -> Listing:
+        """List the messages of a part of the spool. Raises what `scan` does."""
+        leads = self._listing.separators_lead
+        return scan(self._fd, start, end, separators_lead=leads, refresh=self._refresh)
 
     def _saw(self, status: os.stat_result) -> None:
         """The spool is good, and has this status now."""
@@ -268,9 +280,7 @@ class Spool:
         end = listing.end
         if size > end and deleted[-1]:
             # Where does the last message end now? A deliverer may have completed its separator.
-            leads = listing.separators_lead
-            last = scan(self._fd, listing.starts[-1], size, separators_lead=leads)
-            end = last.next_start(0)
+            end = self._scan_part(listing.starts[-1], size).next_start(0)
             added = end - listing.end
             if not 0 <= added <= LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
                 return Refusal(refusal.TEMPORARY, "nothing removed: its last message grew")
@@ -286,7 +296,8 @@ class Spool:
         ranges = kept_ranges(starts, end, deleted, size)
         following = self._prepare_ids(deleted, is_optional=not ranges)
         first = starts[deleted.index(1)]
-        expunge(self._fd, self.path, self._state, first, ranges, size, following is not None)
+        is_prepared = following is not None
+        expunge(self._fd, self.path, self._state, first, ranges, size, is_prepared, self._refresh)
         self._given = following or self._given
         if self._terms.style == styles.DOVECOT:
             styles.forget_old(self._state)
@@ -320,9 +331,7 @@ class Spool:
             while index < count and deleted[index]:
                 index += 1
             stop = listing.starts[index] if index < count else end
-            there = scan(
-                self._fd, listing.starts[first], stop, separators_lead=listing.separators_lead
-            )
+            there = self._scan_part(listing.starts[first], stop)
             for known in range(first, index):
                 at = known - first
                 if at == len(there) or there.starts[at] != listing.starts[known]:
