@@ -173,7 +173,7 @@ def test_ours_of_a_dead_process_of_here_is_broken_at_once(path, lock):
 HOST, BOOT, NAMESPACE = here().splitlines()
 ELSEWHERE = {
     "another host": (b"other.example.org", BOOT, NAMESPACE),
-    "another boot": (HOST, b"00000000-0000-0000-0000-000000000000", NAMESPACE),
+    "another boot": (HOST, b"0" * 32, NAMESPACE),
     "another namespace": (HOST, BOOT, b"4026539999"),
     "no namespace": (HOST, BOOT),
     "one more line": (HOST, BOOT, NAMESPACE, b"1"),
@@ -222,6 +222,30 @@ def test_without_proc_it_names_pid_and_host(path, lock, monkeypatch):
     assert path.read_bytes() == b"%d\n%b\n" % (os.getpid(), HOST)
     assert lock.remove() == ""
     assert not path.exists()
+
+
+def hide_the_boot_id(monkeypatch, variable):
+    """As systemd does with ProcSubset=pid."""
+    monkeypatch.setattr(lockfile, "BOOT_ID", "/proc/self/hidden")
+    if variable is None:
+        monkeypatch.delenv("TPOP3D_BOOT_ID", raising=False)
+    else:
+        monkeypatch.setenv("TPOP3D_BOOT_ID", variable)
+
+
+def test_whoever_starts_us_may_tell_the_boot_id(monkeypatch):
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    wanted = here()
+    for variable in (boot, boot.replace("-", "")):
+        hide_the_boot_id(monkeypatch, variable)
+        assert here() == wanted
+
+
+@pytest.mark.parametrize("variable", [None, "", "%b", "x" * 31, "two words" * 4, "x" * 300])
+def test_what_is_no_boot_id_is_none(monkeypatch, variable):
+    hide_the_boot_id(monkeypatch, variable)
+    assert here() == HOST + b"\n"
 
 
 @pytest.mark.parametrize("name", ["host", "(none)", "", "h\xf6st", "a b\nc"])

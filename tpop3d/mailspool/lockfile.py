@@ -16,6 +16,9 @@ import os
 import stat
 
 STALE_AFTER = 300.0  # seconds; the age at which liblockfile, too, breaks a dotlock
+BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
+# The same, from whoever starts us where that cannot be read (systemd.exec(5), ProcSubset=pid).
+BOOT_ID_VARIABLE = b"TPOP3D_BOOT_ID"
 MAX = 256  # octets of a lock file, at most
 # Of open(2): another's, or no regular file any more.
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
@@ -142,12 +145,22 @@ def is_of_here(content: bytes) -> bool:
 
 def here() -> bytes:
     """What a lock of ours says behind the pid: host, boot and pid namespace, a line each; where
-    /proc is missing, the host alone."""
+    one of them is not known, the host alone."""
     host = "".join(one if "!" <= one <= "~" else "?" for one in os.uname().nodename) or "?"
+    boot = _boot()
     try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            boot = file.read(64).strip()
         namespace = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        return b"%b\n" % host.encode()
-    return b"%b\n%b\n%d\n" % (host.encode(), boot, namespace)
+        boot = b""
+    return b"%b\n%b\n%d\n" % (host.encode(), boot, namespace) if boot else b"%b\n" % host.encode()
+
+
+def _boot() -> bytes:
+    """What tells this running of the kernel from all others; b"" where it is not known."""
+    try:
+        with open(BOOT_ID, "rb") as file:
+            boot = file.read(64)
+    except OSError:
+        boot = os.environb.get(BOOT_ID_VARIABLE, b"")
+    boot = boot.strip().replace(b"-", b"")  # systemd writes none
+    return boot if boot.isalnum() and len(boot) == 32 else b""
