@@ -12,6 +12,7 @@ from mailsite import PATIENCE, poll
 from samples import MESSAGES, spool_of
 from systemdsite import USERS
 from test_systemd import DAEMON, EACH, LISTENER, SERVICE, STYLES
+from tpop3d.mailspool.lockfile import here
 
 SPOOL = spool_of(MESSAGES)
 
@@ -252,6 +253,27 @@ class TestHardening:
             assert {"/", "/usr"} <= mounted(pid, "ro")
             assert "/dev" in mounted(pid, "noexec")  # PrivateDevices=
         assert client.ask("QUIT").startswith(b"+OK")
+
+    @pytest.mark.parametrize("style", STYLES)
+    def test_a_dotlock_says_all_by_which_a_dead_one_is_known(self, box, style):
+        """The units hide the boot ID, and pass it."""
+        box.add("ann", SPOOL)
+        os.truncate(box.spool("ann"), 400_000_000)  # a hole, so that it takes a moment
+        lock = box.path("/var/mail/ann.lock")
+
+        def content():
+            return lock.read_bytes() if lock.exists() else b""
+
+        box.systemctl("start", style)
+        client = box.wire()
+        assert client.line().startswith(b"+OK")
+        assert client.ask("USER ann").startswith(b"+OK")
+        client.send(b"PASS secret\r\n")
+        _, _, boot, namespace = poll(content, "a dotlock").split()
+        assert boot == here().split()[1]
+        assert namespace.isdigit()
+        assert client.line().startswith(b"+OK")
+        assert not lock.exists()
 
     @pytest.mark.parametrize("where", ["/usr/x", "/etc/x", "/root/x", "/var/x"])
     def test_what_cannot_be_written(self, box, where):
