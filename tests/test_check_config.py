@@ -221,3 +221,56 @@ def test_a_key_that_only_systemd_provides_is_a_warning(site):
     given = ENVIRONMENT | {"CREDENTIALS_DIRECTORY": str(site.path)}
     done = tpop3d("--check-config", "-f", site.conf, env=given)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+# Directories that tell whether a file system is mounted
+
+MISSING = "No such file or directory; is the file system mounted?"
+
+
+@pytest.mark.parametrize(
+    ("lines", "warned"),
+    [
+        ("mailbox: {0}/no/$(user) {0}/$(user)", ["2: mailbox: {0}/no/$(user): {0}/no: " + MISSING]),
+        ("mailbox: {0}/$(user)", []),
+        ("mailbox: {0}/$(domain)/$(user) $(home)/m /$(user)", []),
+        ("mailbox: {0}/file/$(user)", ["2: mailbox: {0}/file/$(user): {0}/file: not a directory"]),
+        (
+            "mailbox: {0}/loop/$(user)",
+            ["2: mailbox: {0}/loop/$(user): {0}/loop: Too many levels of symbolic links"],
+        ),
+        (
+            "auth-flatfile-mailbox: {0}/no/$(user)",
+            ["2: auth-flatfile-mailbox: {0}/no/$(user): {0}/no: " + MISSING],
+        ),
+        (
+            "auth-passwd-mailspool-dir: {0}/no/",
+            ["2: auth-passwd-mailspool-dir: {0}/no/$(user): {0}/no: " + MISSING],
+        ),
+        (
+            "auth-passwd-mailspool-dir: {0}\nmailbox: {0}/no/$(user)",
+            ["3: mailbox: {0}/no/$(user): {0}/no: " + MISSING],
+        ),
+    ],
+)
+def test_a_directory_that_is_not_there_is_warned_of(tmp_path, lines, warned):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    driver = "passwd" if "auth-passwd" in lines else "flatfile"
+    least = LEAST if driver == "flatfile" else {"gatekeeper-user": "nobody"}
+    least = {key: value for key, value in least.items() if key != "auth-flatfile-enable"}
+    text = f"auth-{driver}-enable: yes\n" + lines.format(tmp_path) + "\n" + text_of(least)
+    file = conf(tmp_path, text)
+    done = tpop3d("--check-config", "-f", file)
+    assert done.returncode == 0
+    told = [line for line in done.stderr.decode().splitlines() if "tls-certificate" not in line]
+    assert told == [f"warning: {file}:{one.format(tmp_path)}" for one in warned]
+
+
+def test_a_general_mailbox_is_looked_at_where_a_driver_uses_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(DIRECTIVES["mailbox"], "default", f"bsd:{tmp_path}/no/$(user)")
+    assert check.check_config(str(conf(tmp_path, text_of(LEAST)))) == 0
+    assert f": mailbox: {tmp_path}/no/$(user): {tmp_path}/no: {MISSING}" in capfd.readouterr().err
+    own = LEAST | {"auth-flatfile-mailbox": f"{tmp_path}/$(user)"}
+    assert check.check_config(str(conf(tmp_path, text_of(own)))) == 0
+    assert MISSING not in capfd.readouterr().err

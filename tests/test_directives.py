@@ -140,7 +140,12 @@ def test_the_directives_are_those_of_the_documents():
 
 
 def test_the_annotations_are_the_directives():
-    names = {key.replace("-", "_") for key in DIRECTIVES} | {"drivers", "effective", "warnings"}
+    names = {key.replace("-", "_") for key in DIRECTIVES} | {
+        "drivers",
+        "effective",
+        "lines",
+        "warnings",
+    }
     assert set(Config.__annotations__) == names
 
 

@@ -1,5 +1,6 @@
 """auth-flatfile: files of `user:hash` lines."""
 
+import grp
 import hashlib
 import os
 import re
@@ -198,9 +199,14 @@ def test_an_unknown_name_costs_as_much_as_a_wrong_password(tmp_path, monkeypatch
 def test_the_group_is_the_users_unless_it_is_given(tmp_path):
     (tmp_path / "passwd").write_bytes(b"ann:{plaintext}secret\n")
     driver = driver_of(tmp_path / "passwd", auth_flatfile_mail_group="12345")
-    assert driver.authenticate(login(b"ann")).account.gid == 12345
+    account = driver.authenticate(login(b"ann")).account
+    assert (account.gid, account.lock_gid) == (MAIL_USER.pw_gid, 12345)
     driver = driver_of(tmp_path / "passwd", auth_flatfile_mail_group="mail")
-    assert driver.authenticate(login(b"ann")).account.gid not in (MAIL_USER.pw_gid, 12345)
+    account = driver.authenticate(login(b"ann")).account
+    assert account.lock_gid == grp.getgrnam("mail").gr_gid
+    driver = driver_of(tmp_path / "passwd")
+    account = driver.authenticate(login(b"ann")).account
+    assert (account.gid, account.lock_gid) == (MAIL_USER.pw_gid, None)
 
 
 def test_without_a_mailbox_of_its_own_the_general_one_serves(tmp_path):

@@ -245,11 +245,19 @@ def test_an_ordinary_user_sees_no_others(anna):
     assert "one" not in done.stdout.splitlines()[-1].split(", ")
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
-def test_what_is_no_mailspool(site, make):
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (os.mkdir, "a directory, not a file"),
+        (os.mkfifo, "a FIFO, not a regular file"),
+        (lambda path: os.symlink("/dev/zero", path), "a symbolic link, which is not followed"),
+        (lambda path: os.symlink("nowhere", path), "a symbolic link, which is not followed"),
+    ],
+)
+def test_what_is_no_mailspool(site, make, name):
     make(site.spool("anna"))
     found = seen(site, 1)
-    assert found["reason"] == "not a regular file"
+    assert found["reason"] == name
 
 
 def test_a_path_from_where_one_is(anna, monkeypatch):

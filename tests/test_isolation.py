@@ -48,7 +48,10 @@ def decide(action, **settings):
 
 def parts(verdict):
     account = verdict.account
-    who = account and (account.name, account.uid, account.gid, list(account.mailboxes))
+    if account is None:
+        return verdict.answer, None, verdict.reason
+    ids = account.uid, account.gid, account.lock_gid
+    who = account.name, ids, list(account.mailboxes), account.required
     return verdict.answer, who, verdict.reason
 
 
@@ -101,6 +104,9 @@ VERDICTS = {
     "no": Verdict.no("wrong password"),
     "no without a reason": Verdict.no(""),
     "cannot say": Verdict.cannot_say("no answer from the database: \N{SNOWMAN}"),
+    "two mailboxes, and more": Verdict.yes(
+        Account(b"x", 1, 2, ["/m\udcff/$x/y", "/b/c"], required=["/m\udcff", ""], lock_gid=3)
+    ),
     "two mailboxes": Verdict.yes(Account(b"a\xffn", 1, 2**32 - 2, ["/m\udcff/$x y", "/b"])),
 }
 
@@ -113,10 +119,23 @@ def test_a_verdict_comes_through_as_it_was_given(verdict):
 octets = st.binary(min_size=1, max_size=40)
 ids = st.integers(0, 2**32 - 1)
 paths = st.binary(max_size=40).map(lambda octets: "/" + os.fsdecode(octets.replace(b"\0", b"")))
-accounts = st.builds(Account, octets, ids, ids, st.lists(paths, min_size=1, max_size=255))
+
+
+@st.composite
+def accounts(draw):
+    mailboxes = draw(st.lists(paths, min_size=1, max_size=255))
+    further = {}
+    if draw(st.booleans()):
+        ends = [draw(st.sampled_from([0, 1, path.rindex("/")])) for path in mailboxes]
+        further["required"] = [path[:end] for path, end in zip(mailboxes, ends, strict=True)]
+    if draw(st.booleans()):
+        further["lock_gid"] = draw(st.integers(1, 2**32 - 1))
+    return Account(draw(octets), draw(ids), draw(ids), mailboxes, **further)
+
+
 reasons = st.text(st.characters(exclude_categories=["Cs"]), max_size=MAX_REASON // 4)
 verdicts = (
-    st.builds(Verdict.yes, accounts)
+    st.builds(Verdict.yes, accounts())
     | st.builds(Verdict.no, reasons)
     | st.builds(Verdict.cannot_say, reasons)
 )
@@ -164,6 +183,7 @@ answers = st.binary(max_size=200) | st.builds(
         st.sampled_from([b"y", b"n", b"?", b"x"]),
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
         st.integers(0, 20),
         st.integers(0, 20),
         st.integers(0, 3),
@@ -175,12 +195,13 @@ answers = st.binary(max_size=200) | st.builds(
 @given(answers)
 @example(b"")
 @example(b"y")
-@example(isolation._HEADER.pack(b"y", 0, 0, 0, 0, 0))
-@example(isolation._HEADER.pack(b"y", 1, 1, 0, 1, 0) + b"a")
-@example(isolation._HEADER.pack(b"y", 1, 1, 0, 0, 1) + b"\0\1/")
-@example(isolation._HEADER.pack(b"n", 1, 1, 0, 1, 1) + b"a\0\1/")
-@example(isolation._HEADER.pack(b"?", 1, 1, 1, 0, 0) + b"\xff")
-@example(isolation._HEADER.pack(b"y", 1, 1, 0, 1, 1) + b"a\xff\xff/")
+@example(isolation._HEADER.pack(b"y", 0, 0, 0, 0, 0, 0))
+@example(isolation._HEADER.pack(b"y", 1, 1, 0, 0, 1, 0) + b"a")
+@example(isolation._HEADER.pack(b"y", 1, 1, 0, 0, 0, 1) + b"\0\1\0\0/")
+@example(isolation._HEADER.pack(b"n", 1, 1, 0, 0, 1, 1) + b"a\0\1\0\0/")
+@example(isolation._HEADER.pack(b"?", 1, 1, 0, 1, 0, 0) + b"\xff")
+@example(isolation._HEADER.pack(b"y", 1, 1, 0, 0, 1, 1) + b"a\xff\xff\0\0/")
+@example(isolation._HEADER.pack(b"y", 1, 1, 0, 0, 1, 1) + b"a\0\1\xff\xff/")
 def test_any_octets_are_a_verdict_and_no_yes_without_an_account(octets):
     verdict = isolation._decode(octets)
     assert isinstance(verdict, Verdict)
@@ -321,6 +342,14 @@ FAILURES = {
     "says yes without a name": (
         lambda login: Verdict.yes(Account(b"", 1, 1, ["/x"])),
         "driver failed: ",
+    ),
+    "requires what its mailbox is not in": (
+        lambda login: Verdict.yes(Account(b"x", 1, 1, ["/a/b"], required=["/c"])),
+        "driver failed: a required directory is not above its mailbox",
+    ),
+    "requires more than it has mailboxes": (
+        lambda login: Verdict.yes(Account(b"x", 1, 1, ["/a/b"], required=["/a", "/a"])),
+        "driver failed: a required directory is not above its mailbox",
     ),
     "says no with an account": (lambda login: Verdict(NO, PERFECT), "driver failed: "),
     "says neither with an account": (lambda login: Verdict(CANNOT_SAY, PERFECT), "driver failed: "),

@@ -31,6 +31,14 @@ def test_who_knows_the_password_gets_the_account(vmail, tmp_path):
     assert account.name == b"ann@example.org"
     assert (account.uid, account.gid) == (MAIL_USER.pw_uid, MAIL_USER.pw_gid)
     assert account.mailboxes == ["/var/mail/example.org/ann"]
+    assert account.required == ["/var/mail/example.org"]
+
+
+def test_which_directory_must_be_there_can_be_said(vmail, tmp_path):
+    verdict = decide(vmail.config(tmp_path, mail_directory="/var/mail/"), "ann@example.org")
+    assert verdict.account.required == ["/var/mail"]
+    verdict = decide(vmail.config(tmp_path, mail_directory="/var/ma"), "ann@example.org")
+    assert said(verdict) == (CANNOT_SAY, "mailbox path: is not below /var/ma")
 
 
 def test_who_does_not_is_refused(vmail, tmp_path):
@@ -63,9 +71,9 @@ def test_a_hash_that_names_no_scheme_is_md5(vmail, tmp_path):
 
 def test_the_group_is_the_users_unless_it_is_given(vmail, tmp_path):
     given = decide(vmail.config(tmp_path, mail_group="mail"), "ann@example.org").account
-    assert given.gid == grp.getgrnam("mail").gr_gid
+    assert given.lock_gid == grp.getgrnam("mail").gr_gid
     given = decide(vmail.config(tmp_path, mail_group="12345"), "ann@example.org").account
-    assert (given.uid, given.gid) == (MAIL_USER.pw_uid, 12345)
+    assert (given.uid, given.gid, given.lock_gid) == (*MAIL_USER[2:4], 12345)
 
 
 # Where the server is

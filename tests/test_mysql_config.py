@@ -177,6 +177,16 @@ def test_a_file_of_few_may_hold_the_password(conf, mode):
     assert tpop3d("--check-config", "-f", file).returncode == 0
 
 
+def test_the_directory_of_all_mailboxes_is_looked_at(conf, tmp_path):
+    file = conf(mail_directory=f"{tmp_path}/vmail")
+    done = tpop3d("--check-config", "-f", file)
+    assert done.returncode == 0
+    what = f"auth-mysql-mail-directory: {tmp_path}/vmail: there is no such directory"
+    assert f"warning: {what}; is the file system mounted?\n" in done.stderr.decode()
+    (tmp_path / "vmail").mkdir()
+    assert what not in tpop3d("--check-config", "-f", file).stderr.decode()
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o666])
 def test_a_file_of_all_may_not(conf, mode):
     file = conf()

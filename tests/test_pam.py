@@ -255,7 +255,8 @@ def test_where_the_spool_is(pam):
 
 
 def test_the_group_may_be_given(pam):
-    assert pam.ask(auth_pam_mail_group="12345").account.gid == 12345
+    account = pam.ask(auth_pam_mail_group="12345").account
+    assert (account.gid, account.lock_gid) == (MAIL_USER.pw_gid, 12345)
     errors = authkit.errors_of(
         authkit.text_of(authkit.LEAST | ENABLE | {"auth-pam-mail-group": "no-such-group"})
     )

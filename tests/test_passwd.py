@@ -194,11 +194,13 @@ def test_where_the_spool_is(user):
     assert verdict_of(user, mailbox="$(home)/m").account.mailboxes == ["/nonexistent/m"]
     spool = verdict_of(user, mailbox="/all/$(user)", auth_passwd_mailspool_dir="/dir/").account
     assert spool.mailboxes == [f"/dir/{user}"]
+    assert spool.required == ["/dir"]
 
 
 @as_root
 def test_the_group_may_be_given(user):
-    assert verdict_of(user, auth_passwd_mail_group="12345").account.gid == 12345
+    account = verdict_of(user, auth_passwd_mail_group="12345").account
+    assert (account.gid, account.lock_gid) == (pwd.getpwnam(user).pw_gid, 12345)
 
 
 @as_root

@@ -14,7 +14,7 @@ as_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody 
 # In a process of its own: what the kernel says before and after, and what can be regained.
 CHILD = """
 import json, os, sys
-from tpop3d.session.privileges import become
+from tpop3d.session.privileges import apart, become, for_a_moment, take_group
 
 def status():
     with open("/proc/self/status") as file:
@@ -67,6 +67,133 @@ def test_groups_gid_and_uid_are_the_users(groups):
     assert after["Gid"] == [str(gid)] * 4
     assert after["Groups"] == [str(gid)]
     assert regained == []
+
+
+@as_root
+def test_a_further_group_that_is_asleep_is_the_saved_one_alone():
+    become = "become = functools.partial(become, further=333)"
+    answer, _, after, regained = child(12345, 54321, "import functools\n" + become)
+    assert (answer, regained) == ("", [])
+    assert after["Gid"] == ["54321", "54321", "333", "54321"]
+    assert after["Groups"] == ["54321"]
+
+
+@as_root
+@pytest.mark.parametrize("further", [333, 99999])
+def test_a_further_group_that_is_awake_is_a_supplementary_one(further):
+    become = f"become = functools.partial(become, further={further}, is_asleep=False)"
+    answer, _, after, regained = child(12345, 54321, "import functools\n" + become)
+    assert (answer, regained) == ("", [])
+    assert after["Gid"] == ["54321"] * 4
+    assert sorted(after["Groups"]) == sorted(["54321", str(further)])
+
+
+@as_root
+def test_a_further_group_of_roots_is_refused():
+    become = "become = functools.partial(become, further=0)"
+    answer, before, after, _ = child(12345, 54321, "import functools\n" + become)
+    assert "uid 0 and gid 0" in answer
+    assert after == before
+
+
+@as_root
+def test_a_group_that_is_asleep_is_taken_and_let_go():
+    """Each time as the kernel has it; and a group that is not the saved one never is."""
+    then = """
+become(12345, 54321, 333)
+seen = []
+for gid in (333, 444, 54321):
+    take = take_group(gid)
+    for is_wanted in (True, False):
+        take(is_wanted)
+        seen.append(status()["Gid"])
+become = lambda *ids: seen
+"""
+    answer, _, _, _ = child(12345, 54321, "", then)
+    asleep = ["54321", "54321", "333", "54321"]
+    assert answer == [["54321", "333", "333", "333"], asleep, *[asleep] * 4]
+
+
+# For a moment
+
+MOMENT = """
+def look():
+    mine = status()
+    mine["seen"] = [allowed(os.listdir, path) for path in paths]
+    return mine
+become = lambda uid, gid: for_a_moment(uid, gid, look)
+"""
+
+
+@as_root
+@pytest.mark.parametrize("groups", [[], [0], [42, 8, 4, 0]])
+def test_for_a_moment_we_are_the_user_and_then_who_we_were(site, groups):
+    paths = [site.path / name for name in ("hers", "roots", "groups")]
+    for path in paths:
+        path.mkdir(mode=0o700)
+    os.chown(paths[0], 12345, 0)
+    os.chown(paths[2], 0, 42)
+    paths[2].chmod(0o770)
+    first = f"os.setgroups({groups})\npaths = {list(map(str, paths))}\n" + MOMENT
+    during, before, after, _ = child(12345, 54321, first=first)
+    assert after == before
+    assert during["Uid"] == ["0", "12345", "0", "12345"]
+    assert during["Gid"] == [before["Gid"][0], "54321", before["Gid"][2], "54321"]
+    assert during["Groups"] == ["54321"]
+    assert int(during["CapEff"][0], 16) == 0
+    assert during["seen"] == [True, False, False]
+
+
+@as_root
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "os.seteuid = lambda uid: None",
+        "os.setegid = lambda gid: None",
+        "os.setgroups = lambda groups: None",
+        "real = os.seteuid\nos.seteuid = lambda uid: real(uid) if uid else None",
+        "real = os.setegid\nos.setegid = lambda gid: real(gid) if gid == 54321 else None",
+    ],
+)
+def test_a_moment_that_does_not_begin_or_end_is_not_believed(broken):
+    first = "os.setgroups([0, 4])\npaths = []\n" + MOMENT + broken
+    answer, _, _, _ = child(12345, 54321, first=first)
+    assert answer in ("StillPrivileged", "PermissionError")
+
+
+@as_root
+def test_what_fails_in_a_moment_is_told_afterwards():
+    first = MOMENT + "\nlook = lambda: os.listdir('/nonexistent')"
+    answer, before, after, _ = child(12345, 54321, first=first)
+    assert answer == "FileNotFoundError"
+    assert after == before
+
+
+APART = """
+from tpop3d.auth.driver import Account
+def look():
+    return json.dumps(status()).encode()
+def become(uid, gid):
+    account = Account(b"x", uid, gid, ["/x"], lock_gid=333)
+    return json.loads(apart(account, look) or b"null")
+"""
+
+
+@as_root
+def test_apart_a_process_is_the_user_for_good():
+    during, before, after, _ = child(12345, 54321, first=APART)
+    assert after == before
+    assert (during["Uid"], during["Gid"]) == (["12345"] * 4, ["54321"] * 4)
+    assert during["Groups"] == ["333", "54321"]
+
+
+@as_root
+@pytest.mark.parametrize("ending", ["raise ValueError", "os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_of_a_process_that_says_nothing_comes_nothing(ending):
+    first = APART + f"def look(): {ending}\n"
+    answer, before, after, _ = child(12345, 54321, first=first)
+    assert answer is None
+    assert after == before
 
 
 @as_root

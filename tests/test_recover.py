@@ -35,7 +35,8 @@ def interrupted(site, user, monkeypatch):
     site.add(user, SPOOL)
     path = site.spool(user)
     os.chown(path, uid, gid)
-    place = states.prepare(str(site.state), str(path), uid, gid)
+    name = states.name_of(states.real_path(str(path)), uid)
+    place = states.prepare(str(site.state), name, uid, gid)
     with monkeypatch.context() as patch:
         patch.setattr(expunge_module, "carry_out", fails)
         spool = open_spool(str(path), uid, place, terms())

@@ -7,9 +7,10 @@ import pytest
 
 from mailsite import IS_ROOT
 from tpop3d.mailspool.refusal import PERMANENT, Refusal
-from tpop3d.mailspool.state import name_of, prepare
+from tpop3d.mailspool.state import name_of, prepare, real_path
 
 ME = os.geteuid(), os.getegid()
+ANNA = name_of("/srv/mail/anna", ME[0])
 
 
 def test_a_name_tells_the_owner_and_the_path():
@@ -27,10 +28,10 @@ def test_different_paths_have_different_names(one, other):
 def test_the_same_spool_by_another_directory_name_has_the_same_name(tmp_path):
     (tmp_path / "spool").mkdir()
     (tmp_path / "link").symlink_to("spool")
-    direct = name_of(str(tmp_path / "spool/anna"), 1)
-    assert name_of(str(tmp_path / "link/anna"), 1) == direct
-    assert name_of(str(tmp_path / "spool/../spool/anna"), 1) == direct
-    assert name_of(str(tmp_path / "link/anna"), 2) != direct
+    direct = real_path(str(tmp_path / "spool/anna"))
+    assert real_path(str(tmp_path / "link/anna")) == direct
+    assert real_path(str(tmp_path / "spool/../spool/anna")) == direct
+    assert name_of(direct, 1) != name_of(direct, 2)
 
 
 def test_long_paths_have_names_that_a_file_system_takes():
@@ -42,7 +43,7 @@ def test_long_paths_have_names_that_a_file_system_takes():
 def test_it_is_made_with_its_parent_for_its_owner_alone(tmp_path):
     old = os.umask(0o022)
     try:
-        place = prepare(str(tmp_path / "state"), "/srv/mail/anna", *ME)
+        place = prepare(str(tmp_path / "state"), ANNA, *ME)
     finally:
         os.umask(old)
     assert isinstance(place, str)
@@ -50,11 +51,11 @@ def test_it_is_made_with_its_parent_for_its_owner_alone(tmp_path):
     assert stat.S_IMODE(status.st_mode) == 0o700
     assert status.st_uid == ME[0]
     assert stat.S_IMODE(os.stat(tmp_path / "state").st_mode) == 0o711
-    assert prepare(str(tmp_path / "state"), "/srv/mail/anna", *ME) == place
+    assert prepare(str(tmp_path / "state"), ANNA, *ME) == place
 
 
 def test_a_parent_that_is_missing_twice_is_for_people_to_mend(tmp_path):
-    refused = prepare(str(tmp_path / "no/such"), "/srv/mail/anna", *ME)
+    refused = prepare(str(tmp_path / "no/such"), ANNA, *ME)
     assert isinstance(refused, Refusal)
     assert refused.kind == PERMANENT
     assert "no/such" in refused.reason
@@ -62,7 +63,7 @@ def test_a_parent_that_is_missing_twice_is_for_people_to_mend(tmp_path):
 
 def test_something_else_in_its_place_is_refused(tmp_path):
     (tmp_path / name_of("/srv/mail/anna", ME[0])).symlink_to("/tmp")
-    refused = prepare(str(tmp_path), "/srv/mail/anna", *ME)
+    refused = prepare(str(tmp_path), ANNA, *ME)
     assert isinstance(refused, Refusal)
     assert refused.kind == PERMANENT
     assert "not a directory" in refused.reason
@@ -70,15 +71,15 @@ def test_something_else_in_its_place_is_refused(tmp_path):
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can give a directory away")
 def test_root_makes_it_for_the_mailboxs_user(tmp_path):
-    place = prepare(str(tmp_path), "/srv/mail/anna", 65534, 65534)
+    place = prepare(str(tmp_path), ANNA, 65534, 65534)
     assert isinstance(place, str)
     assert os.stat(place).st_uid == 65534
     # A crash between making it and giving it away is mended; a stranger's is refused.
     os.chown(place, 0, 0)
-    assert prepare(str(tmp_path), "/srv/mail/anna", 65534, 65534) == place
+    assert prepare(str(tmp_path), ANNA, 65534, 65534) == place
     assert os.stat(place).st_uid == 65534
     os.chown(place, 1, 1)
-    refused = prepare(str(tmp_path), "/srv/mail/anna", 65534, 65534)
+    refused = prepare(str(tmp_path), ANNA, 65534, 65534)
     assert isinstance(refused, Refusal)
     assert refused.kind == PERMANENT
 
@@ -92,7 +93,7 @@ def test_its_name_is_on_the_disk_before_it_is_used(tmp_path, monkeypatch):
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    prepare(str(tmp_path / "state"), "/srv/mail/anna", *ME)
+    prepare(str(tmp_path / "state"), ANNA, *ME)
     assert synced == [str(tmp_path), str(tmp_path / "state")]
-    prepare(str(tmp_path / "state"), "/srv/mail/anna", *ME)
+    prepare(str(tmp_path / "state"), ANNA, *ME)
     assert len(synced) == 2

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpop3d.auth.driver import is_plain
+from tpop3d.auth.driver import Account, Verdict, checked, is_plain
 from tpop3d.auth.templates import Mailbox, Template
 
 VALUES = {
@@ -132,3 +132,55 @@ def test_mailboxes_are_tried_in_order(text, paths):
 def test_what_is_no_mailbox_is_refused(text):
     with pytest.raises(ValueError):
         Mailbox(text)
+
+
+REQUIRED = [
+    ("/var/mail/$(user)", "/var/mail"),
+    ("/var/mail/x$(user)", "/var/mail"),
+    ("/srv/mail/$(domain)/$(user)", "/srv/mail"),
+    ("/srv/mail/$(user[0])/mbox", "/srv/mail"),
+    ("/srv/mail/shared", "/srv/mail"),
+    ("/$(user)", "/"),
+    ("/m", "/"),
+    ("$(home)/Mailbox", "/home/ann"),
+    ("$(home)/mail/$(user)", "/home/ann"),
+    ("$(home)", "/home"),
+    ("$(home).mbox", "/home"),
+    ("/export$(home)/Mailbox", "/export"),
+    ("/export/x$(home[-1])/Mailbox", "/export"),
+]
+
+
+@pytest.mark.parametrize(("text", "directory"), REQUIRED)
+def test_which_directory_is_there_before_any_mail(text, directory):
+    paths, required = Mailbox(f"/a/$(local_part[9]) {text} /b/c/$(user)").places(VALUES)
+    assert required == [directory, "/b/c"]
+    assert len(paths) == 2
+    assert paths[0].startswith(directory)
+
+
+@pytest.mark.parametrize(
+    ("home", "directory"),
+    [
+        (b"/home/ann/", "/home/ann"),
+        (b"/", "/"),
+        (b"", "/"),
+        (b"/nonexistent", ""),
+        (b"/nonexistent/", ""),
+        (b"/dev/null", ""),
+        (b"/nonexistent2", "/nonexistent2"),
+    ],
+)
+def test_a_home_is_there_unless_it_says_that_there_is_none(home, directory):
+    assert Mailbox("$(home)/Mailbox").places({"home": home})[1] == [directory]
+
+
+@given(st.lists(st.sampled_from(["/", "a", "$(user)", "$(home)", "$(home[1])", "."]), max_size=6))
+def test_it_is_one_that_the_mailbox_is_in(parts):
+    """Or a verdict with it would be none."""
+    for start in ("/", "$(home)"):
+        mailbox = Mailbox(start + "".join(parts))
+        for home in (b"/home/ann", b"/", b"/home//ann//"):
+            paths, required = mailbox.places(VALUES | {"home": home})
+            verdict = Verdict.yes(Account(b"ann", 1, 1, paths or ["/x"], required=required or [""]))
+            assert checked(verdict) is verdict, (paths, required)

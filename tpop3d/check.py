@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from tpop3d import logs
+from tpop3d.auth.templates import Mailbox
 from tpop3d.config import Config, load
+from tpop3d.directives import absolute_path
 from tpop3d.session.cell import gatekeeper_user
 
 TYPE_CHECKING = False
@@ -29,6 +32,7 @@ def check_config(file: str) -> int:
         warnings = list(config.warnings)
         _check_tls(config, problems, warnings)
         _check_drivers(config, problems, warnings)
+        _check_mailboxes(config, file, warnings)
     if problems or isinstance(config, list):
         for problem in problems:
             _print(problem, sys.stderr.fileno())
@@ -78,6 +82,43 @@ def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> 
             wrong, doubtful = [f"auth-{name}-enable: the check fails: {logs.describe(error)}"], []
         problems += wrong
         warnings += doubtful
+
+
+def _check_mailboxes(config: Config, file: str, warnings: list[str]) -> None:
+    """See that the directories are there by which a file system tells that it is mounted."""
+    for key, templates in _templates(config).items():
+        number = config.lines.get(key)
+        where = f"{file}:{number}: {key}" if number else f"{file}: {key}"
+        for template in templates.templates:
+            directory = template.required({})
+            if directory == "/":
+                continue  # also where it begins with a home directory: nobody's, here
+            try:
+                if stat.S_ISDIR(os.stat(directory).st_mode):
+                    continue
+                why = "not a directory"
+            except OSError as error:
+                why = error.strerror or "it cannot be looked at"
+                if isinstance(error, FileNotFoundError):
+                    why += "; is the file system mounted?"
+            warnings.append(f"{where}: {template}: {directory}: {why}")
+
+
+def _templates(config: Config) -> dict[str, Mailbox]:
+    """The templates that are in use, by their directives."""
+    values = {key: value for key, value, _ in config.effective}
+    used: dict[str, Mailbox] = {}
+    wants_default = "mailbox" in config.lines
+    for name, driver in config.drivers.items():
+        prefix = f"auth-{name}-"
+        own = [one for one in driver.directives if driver.directives[one].parse is Mailbox]
+        given = {f"{prefix}{one}": values.get(f"{prefix}{one}") for one in own}
+        used |= {key: Mailbox(text) for key, text in given.items() if text}
+        if directory := values.get(f"{prefix}mailspool-dir"):
+            used[f"{prefix}mailspool-dir"] = Mailbox(f"{absolute_path(directory)}/$(user)")
+        elif not any(given.values()):
+            wants_default = wants_default or bool(own)
+    return {"mailbox": config.mailbox, **used} if wants_default else used
 
 
 def _print(line: str, fd: int) -> None:

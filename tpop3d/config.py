@@ -119,6 +119,7 @@ class Config:
     log_stderr: bool
     drivers: dict[str, Driver]  # those that are enabled, by name, in the order they are asked
     effective: list[tuple[str, str, bool]]  # key, value as text, is it the default?
+    lines: dict[str, int]  # in which line of the file a directive is
     warnings: list[str]  # what is no error, each with the file
 
     @property
@@ -188,6 +189,7 @@ def read(content: str, file: str) -> Config | list[str]:
     reader = Reader(content, file)
     config = Config()
     config.effective = reader.effective
+    config.lines = reader.numbers
     for key, value in reader.take(DIRECTIVES).items():
         setattr(config, key.replace("-", "_"), value)
     config.drivers = reader.take_drivers(config)

@@ -46,7 +46,7 @@ class Reader:
     def __init__(self, content: str, file: str) -> None:
         self._file = file
         self.lines: dict[str, tuple[int, str]] = {}  # key: line number and value, until taken
-        self._numbers: dict[str, int] = {}  # key: line number, for good
+        self.numbers: dict[str, int] = {}  # key: line number, for good
         self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
         self.warnings: list[tuple[int, str, str]] = []
         self.effective: list[tuple[str, str, bool]] = []
@@ -65,7 +65,7 @@ class Reader:
             self.errors.append((number, key, f"given before, in line {self.lines[key][0]}"))
         else:
             self.lines[key] = number, line.partition(":")[2].strip()
-            self._numbers[key] = number
+            self.numbers[key] = number
 
     def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
         """The value of each directive, out of the lines or its default; None without either."""
@@ -169,7 +169,7 @@ class Reader:
         """Give every address its TLS; what lacks a certificate is an error."""
         if any(key == "listen-address" or key.startswith("tls-") for _, key, _ in self.errors):
             return
-        given = self._numbers
+        given = self.numbers
         certificates, keys = config.tls_certificate, config.tls_private_key
         if keys and len(keys) != len(certificates):
             number = given["tls-private-key"]
@@ -202,7 +202,7 @@ class Reader:
             return
         if config.mailspool_no_dotfile_locking and config.mailspool_dotfile_locking == "require":
             why = "is yes, and mailspool-dotfile-locking: require says the contrary"
-            number = self._numbers.get("mailspool-no-dotfile-locking", 0)
+            number = self.numbers.get("mailspool-no-dotfile-locking", 0)
             self.errors.append((number, "mailspool-no-dotfile-locking", why))
         for name in config.auth_drivers:
             if name not in config.drivers:

@@ -16,20 +16,14 @@ from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Verdict
 from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.config import Config, load
 from tpop3d.directives import size_text
-from tpop3d.mailspool import state
 from tpop3d.mailspool.refusal import Refusal
-from tpop3d.mailspool.spool import Spool, open_spool
+from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.session import signals
-from tpop3d.session.privileges import (
-    OUT_OF_MEMORY,
-    become,
-    cannot_become,
-    limit_memory,
-    use_reserve,
-)
-from tpop3d.session.session import path_of, terms_of
+from tpop3d.session.choice import EXISTS, Choice, seen
+from tpop3d.session.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
+from tpop3d.session.session import enter, open_chosen, terms_of
 
 # Exit codes.
 SUCCEEDS = 0
@@ -208,30 +202,44 @@ def _name(login: Login) -> str:
 
 def _describe(account: Account) -> None:
     """Print whose the maildrop is, and where it is looked for."""
-    import grp
     import pwd
 
     try:
         user = pwd.getpwuid(account.uid).pw_name
     except KeyError:
         user = "who is no user of this system"
-    try:
-        group = grp.getgrgid(account.gid).gr_name
-    except KeyError:
-        group = "which is no group of this system"
-    ids = f"uid {account.uid} ({user}), gid {account.gid} ({group})"
+    ids = f"uid {account.uid} ({user}), gid {account.gid} ({_group(account.gid)})"
+    if account.lock_gid is not None:
+        ids += f", for dotlocks gid {account.lock_gid} ({_group(account.lock_gid)})"
     _say("account", f"{logs.printable(account.name)}: {ids}")
-    chosen = path_of(account)
-    for path in account.mailboxes:
-        words = ["exists" if os.path.lexists(path) else "missing"]
-        if path == chosen:
-            words = ["chosen"] if words == ["exists"] else ["chosen", "missing, so it is empty"]
-        _say("mailbox", f"{path} ({', '.join(words)})")
+
+
+def _group(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return "which is no group of this system"
+
+
+def _describe_mailboxes(account: Account, chosen: str) -> None:
+    """Print of each mailbox whether it exists, as its user sees it, who we are by now."""
+    for path, exists in zip(account.mailboxes, seen(account), strict=True):
+        if isinstance(exists, Refusal):
+            text = f"cannot be looked at: {exists.reason}"
+        elif path == chosen:
+            text = "chosen" if exists == EXISTS else "chosen, missing, so it is empty"
+        else:
+            text = exists
+        _say("mailbox", f"{path} ({text})")
 
 
 def _in_a_process(account: Account, config: Config) -> int:
     """Open the maildrop in a process that becomes its user; returns the exit code."""
-    if why := cannot_become(account.uid, account.gid):
+    if why := cannot_become(account.uid, account.gid, account.lock_gid):
+        for path in account.mailboxes:
+            _say("mailbox", f"{path} (not looked at)")
         _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
         return UNTRIED if account.uid > 0 and account.gid > 0 else UNOPENED
     pid = signals.fork()
@@ -261,18 +269,19 @@ def _open_within_limits(account: Account, config: Config) -> bool:
 def _open(account: Account, config: Config) -> bool:
     """What a session does up to its answer to the login, step by step, and at QUIT."""
     started = monotonic()
-    path = path_of(account)
-    place = state.prepare(config.state_directory, path, account.uid, account.gid)
-    if why := become(account.uid, account.gid):
+    choice, why = enter(account, config)
+    if why:
         _say("maildrop", f"refused: {why}")
         return False
     limit_memory(config.session_memory)
+    _describe_mailboxes(account, choice.path if isinstance(choice, Choice) else "")
     os.umask(0o077)
-    if isinstance(place, Refusal):
-        spool: Spool | Refusal = place
+    if isinstance(choice, Refusal):
+        spool: Spool | Refusal = choice
     else:
-        _say("state", place)
-        spool = open_spool(path, account.uid, place, terms_of(config, _pause))
+        if isinstance(choice.place, str):
+            _say("state", choice.place)
+        spool = open_chosen(choice, account, terms_of(config, _pause, account))
     if isinstance(spool, Refusal):
         _say("maildrop", f"refused: {spool.reason} ({monotonic() - started:.3f} s)")
         return False

@@ -121,15 +121,37 @@ class Account:
     """Who gets in: the name for the log, the user and group to become, and the maildrop.
 
     `mailboxes` are paths; the first that exists is the maildrop, else the first is, and is empty.
+    `required` has for each of them a directory above it that is there also when the user has no
+    mail, "" for none: if it is missing, the user is told to come back later, since a file system
+    may not be mounted. Without `required` it is the directory that the mailbox is in.
+    `lock_gid` is a further group, which the session takes while it makes or removes a dotlock.
     """
 
-    __slots__ = ("gid", "mailboxes", "name", "uid")
+    __slots__ = ("_required", "gid", "lock_gid", "mailboxes", "name", "uid")
 
-    def __init__(self, name: bytes, uid: int, gid: int, mailboxes: list[str]) -> None:
+    def __init__(
+        self,
+        name: bytes,
+        uid: int,
+        gid: int,
+        mailboxes: list[str],
+        *,
+        required: list[str] | None = None,
+        lock_gid: int | None = None,
+    ) -> None:
         self.name = name
         self.uid = uid
         self.gid = gid
         self.mailboxes = mailboxes
+        self.lock_gid = lock_gid
+        self._required = required
+
+    @property
+    def required(self) -> list[str]:
+        """For each mailbox, the directory that must be there, or ""."""
+        if self._required is None:
+            return [os.path.dirname(path) for path in self.mailboxes]
+        return self._required
 
 
 class Verdict:
@@ -173,7 +195,25 @@ def checked(verdict: object) -> Verdict:
         or any("\0" in path or not path.startswith("/") for path in account.mailboxes)
     ):
         return Verdict.cannot_say("driver failed: its account has no name, or no mailbox")
+    if account is not None and not _is_above(account.required, account.mailboxes):
+        return Verdict.cannot_say("driver failed: a required directory is not above its mailbox")
     return verdict
+
+
+def _is_above(directories: list[str], mailboxes: list[str]) -> bool:
+    """Is each directory, unless it is "", one that its mailbox is in?"""
+    if len(directories) != len(mailboxes):
+        return False
+    pairs = zip(directories, mailboxes, strict=True)
+    return all(not above or path.startswith(above.rstrip("/") + "/") for above, path in pairs)
+
+
+def groups_of(own: int, mail: int | None) -> tuple[int, int | None]:
+    """The `gid` and the `lock_gid` of an account whose user has the group `own`, where the
+    configuration names a group `mail`, or none. A user whose own is root's has that one alone."""
+    if mail is None or mail == own:
+        return own, None
+    return (own, mail) if own > 0 else (mail, None)
 
 
 def require(module: str, package: str, extra: str) -> None:

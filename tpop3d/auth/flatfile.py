@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.auth.driver import Account, Login, Verdict
+from tpop3d.auth.driver import Account, Login, Verdict, groups_of
 from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
 
@@ -45,7 +45,7 @@ class Flatfile:
         if self._user.uid == 0:
             raise ValueError("auth-flatfile-mail-user: root owns no mailbox here")
         group = settings["mail-group"]
-        self._gid: int = self._user.gid if group is None else group.gid
+        self._gids = groups_of(self._user.gid, None if group is None else group.gid)
 
     def authenticate(self, login: Login) -> Verdict:
         """Check the attempt against the line of its name."""
@@ -64,10 +64,14 @@ class Flatfile:
         if refusal := login.refusal(stored, decoy, "crypt"):
             return refusal
         values["home"] = self._user.home
-        mailboxes = self._mailbox.paths(values)
+        mailboxes, required = self._mailbox.places(values)
         if not mailboxes:
             return Verdict.no("the name makes no mailbox path")
-        return Verdict.yes(Account(login.name, self._user.uid, self._gid, mailboxes))
+        gid, lock_gid = self._gids
+        account = Account(
+            login.name, self._user.uid, gid, mailboxes, required=required, lock_gid=lock_gid
+        )
+        return Verdict.yes(account)
 
 
 def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:

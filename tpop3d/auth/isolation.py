@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 MAX_ANSWER = 1 << 16  # octets
 MAX_REASON = 1000  # octets that go into the log
 MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
-_HEADER = struct.Struct("!cIIHHB")  # answer, uid, gid, lengths of reason and name, mailboxes
-_LENGTH = struct.Struct("!H")
+# Answer, uid, gid, gid for dotlocks or 0, lengths of reason and name, mailboxes.
+_HEADER = struct.Struct("!cIIIHHB")
+_LENGTHS = struct.Struct("!HH")  # of a path, and of the directory at its start that is required
 _ANSWERS = {b"y": YES, b"n": NO, b"?": CANNOT_SAY}
 
 
@@ -156,32 +157,38 @@ def _encode(verdict: Verdict) -> bytes:
     reason = verdict.reason.encode("utf-8", "surrogatepass")[:MAX_REASON]
     account = verdict.account
     if account is None:
-        return _HEADER.pack(kind, 0, 0, len(reason), 0, 0) + reason
-    header = _HEADER.pack(
-        kind, account.uid, account.gid, len(reason), len(account.name), len(account.mailboxes)
-    )
-    paths = [os.fsencode(path) for path in account.mailboxes]
-    return header + reason + account.name + b"".join(_LENGTH.pack(len(p)) + p for p in paths)
+        return _HEADER.pack(kind, 0, 0, 0, len(reason), 0, 0) + reason
+    ids = account.uid, account.gid, account.lock_gid or 0
+    lengths = len(reason), len(account.name)
+    answer = _HEADER.pack(kind, *ids, *lengths, len(account.mailboxes)) + reason + account.name
+    for mailbox, required in zip(account.mailboxes, account.required, strict=True):
+        path = os.fsencode(mailbox)
+        answer += _LENGTHS.pack(len(path), len(os.fsencode(required))) + path
+    return answer
 
 
 def _decode(answer: bytes) -> Verdict:
     """The verdict behind an answer; *cannot say* for what is none."""
     try:
-        kind, uid, gid, reason_length, name_length, count = _HEADER.unpack_from(answer)
+        kind, uid, gid, lock_gid, reason_length, name_length, count = _HEADER.unpack_from(answer)
         position = _HEADER.size
         reason = answer[position : position + reason_length]
         position += reason_length
         name = answer[position : position + name_length]
         position += name_length
-        mailboxes = []
+        mailboxes, required = [], []
         for _ in range(count):
-            (length,) = _LENGTH.unpack_from(answer, position)
-            position += _LENGTH.size
-            mailboxes.append(os.fsdecode(answer[position : position + length]))
+            length, start = _LENGTHS.unpack_from(answer, position)
+            position += _LENGTHS.size
+            path = answer[position : position + length]
+            mailboxes.append(os.fsdecode(path))
+            required.append(os.fsdecode(path[:start]))
             position += length
     except struct.error:
         return Verdict.cannot_say("driver failed: it ended without an answer")
     if position != len(answer) or kind not in _ANSWERS:
         return Verdict.cannot_say("driver failed: its answer is malformed")
-    account = Account(name, uid, gid, mailboxes) if name or mailboxes else None
+    account = None
+    if name or mailboxes:
+        account = Account(name, uid, gid, mailboxes, required=required, lock_gid=lock_gid or None)
     return checked(Verdict(_ANSWERS[kind], account, reason.decode("utf-8", "replace")))

@@ -13,7 +13,7 @@ import os
 
 from tpop3d.addresses import file_or_credential
 from tpop3d.auth.database import Database, Impossible, Unanswered, execute, hosts, select
-from tpop3d.auth.driver import Account, Login, Verdict, require, text
+from tpop3d.auth.driver import Account, Login, Verdict, groups_of, require, text
 from tpop3d.auth.passwordfile import NotGiven, PasswordFile, Unusable
 from tpop3d.auth.queries import query_or_none
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
@@ -49,6 +49,7 @@ class MySQL:
         "password-file": Directive(file_or_credential),
         "ssl-ca": Directive(absolute_path),
         "mail-group": Directive(group_id),
+        "mail-directory": Directive(absolute_path),
         "pass-query": Directive(query_or_none, VMAIL_SQL),
         "apop-query": Directive(query_or_none, VMAIL_SQL),
         "onlogin-query": Directive(query_or_none, "none"),
@@ -74,6 +75,7 @@ class MySQL:
         )
         group = settings["mail-group"]
         self._gid: int | None = None if group is None else group.gid
+        self._directory: str | None = settings["mail-directory"]
         self._pass_query: Query | None = settings["pass-query"]
         self._apop_query: Query | None = settings["apop-query"]
         self._on_login_query: Query | None = settings["onlogin-query"]
@@ -86,15 +88,19 @@ class MySQL:
             self.warnings.append(f"auth-mysql-ssl-ca: there is no {authority}")
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Try the password's file: errors and warnings."""
+        """Try the password's file and the directory of all mailboxes: errors and warnings."""
+        warnings = []
+        if self._directory is not None and not os.path.isdir(self._directory):
+            why = f"{self._directory}: there is no such directory; is the file system mounted?"
+            warnings.append(f"auth-mysql-mail-directory: {why}")
         try:
             if self._password_file is not None:
                 self._password_file.read()
         except NotGiven as error:
-            return [], [f"{error}; it cannot be checked here"]
+            return [], [*warnings, f"{error}; it cannot be checked here"]
         except Unusable as error:
-            return [str(error)], []
-        return [], []
+            return [str(error)], warnings
+        return [], warnings
 
     @staticmethod
     def preload() -> None:
@@ -158,8 +164,13 @@ class MySQL:
         parts = path.split(b"/")
         if parts[0] or not parts[-1] or b".." in parts or b"\0" in path or len(path) > MAX_PATH:
             return Verdict.cannot_say("mailbox path: must be that of a file, from the root")
-        gid = owner.gid if self._gid is None else self._gid
-        return Verdict.yes(Account(name, owner.uid, gid, [text(path)]))
+        mailbox = text(path)
+        required = [self._directory] if self._directory is not None else None
+        if required and not mailbox.startswith(required[0].rstrip("/") + "/"):
+            return Verdict.cannot_say(f"mailbox path: is not below {self._directory}")
+        gid, lock_gid = groups_of(owner.gid, self._gid)
+        account = Account(name, owner.uid, gid, [mailbox], required=required, lock_gid=lock_gid)
+        return Verdict.yes(account)
 
     def _note_login(self, login: Login) -> str:
         """Run the on-login query; returns "", or what went wrong."""

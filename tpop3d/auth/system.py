@@ -6,7 +6,7 @@ import os
 import pwd
 from time import time
 
-from tpop3d.auth.driver import Account, Login, Verdict, is_plain, text
+from tpop3d.auth.driver import Account, Login, Verdict, groups_of, is_plain, text
 from tpop3d.auth.templates import Mailbox
 from tpop3d.directives import Directive, absolute_path, group_id
 
@@ -41,11 +41,12 @@ class Maildrops:
     def of(self, name: bytes, user: pwd.struct_passwd) -> Verdict:
         """A yes, with the account of a user whose password was right."""
         values = {"user": name, "local_part": name, "home": os.fsencode(user.pw_dir)}
-        mailboxes = self._mailbox.paths(values)
+        mailboxes, required = self._mailbox.places(values)
         if not mailboxes:
             return Verdict.no("the name makes no mailbox path")
-        gid = user.pw_gid if self._gid is None else self._gid
-        return Verdict.yes(Account(name, user.pw_uid, gid, mailboxes))
+        gid, lock_gid = groups_of(user.pw_gid, self._gid)
+        account = Account(name, user.pw_uid, gid, mailboxes, required=required, lock_gid=lock_gid)
+        return Verdict.yes(account)
 
 
 def refusal(login: Login) -> Verdict | None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VARIABLES = ("user", "local_part", "domain", "home")
+# Of users who have none, by convention (Debian Policy 9.2.3) or by an old habit.
+NO_HOMES = (b"/nonexistent", b"/dev/null")
 
 
 class Template:
@@ -42,6 +44,20 @@ class Template:
 
     def __str__(self) -> str:
         return self.text
+
+    def required(self, values: Mapping[str, bytes]) -> str:
+        """The directory that is there also where there is no mail yet: all that the path has
+        before its first variable, or the home directory that it begins with. "" for none: of a
+        user without a home directory."""
+        literal, name, index = self.parts[0]
+        if name != "home" or index is not None:
+            return os.path.dirname(literal) or "/"
+        if literal:
+            return literal.rstrip("/") or "/"  # a home directory has a slash at its start
+        home = values.get(name, b"")
+        if home.rstrip(b"/") in NO_HOMES:
+            return ""
+        return os.fsdecode(home).rstrip("/") or "/"
 
     def expand(self, values: Mapping[str, bytes]) -> str | None:
         """The path for these values, or None where they cannot be part of a path.
@@ -97,7 +113,19 @@ class Mailbox:
 
     def paths(self, values: Mapping[str, bytes]) -> list[str]:
         """The paths for these values; empty where no template takes them."""
-        return [path for one in self.templates if (path := one.expand(values)) is not None]
+        return self.places(values)[0]
+
+    def places(self, values: Mapping[str, bytes]) -> tuple[list[str], list[str]]:
+        """The paths for these values, and for each the directory that must be there, or ""."""
+        paths, required = [], []
+        for template in self.templates:
+            if (path := template.expand(values)) is not None:
+                directory = template.required(values)
+                if directory and not path.startswith(directory.rstrip("/") + "/"):
+                    directory = os.path.dirname(path)  # $(home) is the mailbox, or a part of a name
+                paths.append(path)
+                required.append(directory)
+        return paths, required
 
 
 def _path_of(word: str) -> str:

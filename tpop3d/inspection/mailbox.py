@@ -7,13 +7,12 @@ it; then it is looked at again.
 from __future__ import annotations
 
 import os
-import stat
 
 from tpop3d.inspection import locks, remains, texts
 from tpop3d.inspection.locks import Dotlock, Holders, Lock
 from tpop3d.mailspool import idfile, styles
 from tpop3d.mailspool import state as states
-from tpop3d.mailspool.refusal import Truncated
+from tpop3d.mailspool.refusal import Truncated, named_by
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import DIGITS, SUFFIX_DIGITS, unique_ids
 
@@ -124,8 +123,8 @@ def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]
     if mailbox.status is None:
         if mailbox.place:
             mailbox.journal = remains.journal(mailbox.place, NO_FILE)
-    elif not stat.S_ISREG(mailbox.status.st_mode):
-        mailbox.reason = "not a regular file"
+    elif kind := named_by(mailbox.status.st_mode):
+        mailbox.reason = kind
     else:
         mailbox.spool_lock = look_at(path)
         mailbox.flock = locks.look_at_flock(holders_at(path))
@@ -136,10 +135,11 @@ def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]
 def _place(mailbox: Mailbox) -> str:
     """The state directory. Of a spool that is missing nobody knows the owner: any will do."""
     directory, status = mailbox.settings.state_directory, mailbox.status
+    real = states.real_path(mailbox.path)
     if status is not None:
-        place = os.path.join(directory, states.name_of(mailbox.path, status.st_uid))
+        place = os.path.join(directory, states.name_of(real, status.st_uid))
         return place if os.path.isdir(place) else ""
-    _, _, wanted = states.name_of(mailbox.path, 0).partition(".")
+    _, _, wanted = states.name_of(real, 0).partition(".")
     try:
         names = sorted(os.listdir(directory))
     except OSError:

@@ -5,6 +5,8 @@ And the one thing that can go wrong when it is too late for a value: in the midd
 
 from __future__ import annotations
 
+import stat
+
 IN_USE = "in use"  # locked by another session or program: RFC 2449's [IN-USE]
 TEMPORARY = "temporary"  # trying again later may help: RFC 3206's [SYS/TEMP]
 PERMANENT = "permanent"  # somebody has to mend something: RFC 3206's [SYS/PERM]
@@ -26,6 +28,20 @@ class Refusal:
 
 class Truncated(Exception):
     """The spool became shorter while it was read."""
+
+
+def named_by(mode: int) -> str:
+    """What is no regular file, by its name, out of st_mode (inode(7)); "" for a regular file."""
+    names = {
+        stat.S_IFREG: "",
+        stat.S_IFLNK: "a symbolic link, which is not followed",
+        stat.S_IFDIR: "a directory, not a file",
+        stat.S_IFIFO: "a FIFO, not a regular file",
+        stat.S_IFSOCK: "a socket, not a regular file",
+        stat.S_IFCHR: "a character device, not a regular file",
+        stat.S_IFBLK: "a block device, not a regular file",
+    }
+    return names.get(stat.S_IFMT(mode), "not a regular file")
 
 
 def of_error(error: OSError, doing: str) -> Refusal:

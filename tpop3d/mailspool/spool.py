@@ -8,7 +8,6 @@ Reads are `pread`, never `mmap`: a spool that another program cuts is an error, 
 from __future__ import annotations
 
 import os
-import stat
 
 from tpop3d.mailspool import idfile, refusal, statefile, styles
 from tpop3d.mailspool import index as indexes
@@ -17,7 +16,7 @@ from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
 from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
-from tpop3d.mailspool.refusal import Refusal, Truncated, of_error
+from tpop3d.mailspool.refusal import Refusal, Truncated, named_by, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import unique_ids
 
@@ -37,9 +36,11 @@ class Terms:
     `dotlocks` is one of TRY, REQUIRE, NO; `lock_timeout` is in seconds; `pause` sleeps, and says
     whether to give up waiting. `index`: is what is known of a spool to be remembered?
     `style` is that of the unique-ids, one of `STYLES`. `flock`: are spools locked with that, too?
+    `take_group`, called with True before a dotlock is made or removed and with False afterwards,
+    takes the group that may do so.
     """
 
-    __slots__ = ("dotlocks", "flock", "index", "lock_timeout", "pause", "style")
+    __slots__ = ("dotlocks", "flock", "index", "lock_timeout", "pause", "style", "take_group")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Terms:
         index: bool = True,
         style: str = styles.TPOP3D,
         flock: bool = True,
+        take_group: Callable[[bool], None] | None = None,
     ) -> None:
         self.dotlocks = dotlocks
         self.flock = flock
@@ -56,6 +58,7 @@ class Terms:
         self.lock_timeout = lock_timeout
         self.pause = pause
         self.style = style
+        self.take_group = take_group
 
 
 class Spool:
@@ -463,8 +466,8 @@ def recover_spool(owner: int, state: str, terms: Terms) -> Found | Refusal | Non
 
 def _wrong_file(status: os.stat_result, owner: int) -> str:
     """Why a spool of this status is none that we touch; "" if it is one."""
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file"
+    if kind := named_by(status.st_mode):
+        return kind
     if status.st_uid != owner:
         return f"owned by uid {status.st_uid}, not by the mailbox's user (uid {owner})"
     return ""

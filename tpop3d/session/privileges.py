@@ -10,11 +10,16 @@ import resource
 
 from tpop3d.descriptors import close_all_but
 from tpop3d.directories import make_directory
+from tpop3d.session import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
+
+    from tpop3d.auth.driver import Account
+
+    Found = TypeVar("Found")
 
 PR_SET_DUMPABLE = 4  # prctl(2)
 PR_SET_NO_NEW_PRIVS = 38
@@ -60,31 +65,105 @@ class Cell:
         self.prctl = _prctl()
 
 
-def become(uid: int, gid: int) -> str:
+def become(uid: int, gid: int, further: int | None = None, *, is_asleep: bool = True) -> str:
     """Become a mailbox's user for good.
 
-    Returns "" or, where nothing was changed, why this cannot be. The only group is `gid`: what a
-    user may do through further groups, a mail server has no need of. Without root, the user must
-    be who we are already. Raises `StillPrivileged` and OSError; the process must then end.
+    Returns "" or, where nothing was changed, why this cannot be. The only groups are `gid` and
+    `further`: what a user may do through others, a mail server has no need of. A group that
+    `is_asleep` is only the saved one: nothing is allowed by it until `take_group`. Without root,
+    the user must be who we are already. Raises `StillPrivileged` and OSError; the process must
+    then end.
     """
-    if why := cannot_become(uid, gid):
+    if why := cannot_become(uid, gid, further):
         return why
     if os.geteuid() == 0:
-        _switch(uid, gid, [gid])
+        if further is None or is_asleep:
+            _switch(uid, gid, [gid], gid if further is None else further)
+        else:
+            _switch(uid, gid, sorted({gid, further}), gid)
     return ""
 
 
-def cannot_become(uid: int, gid: int) -> str:
+def cannot_become(uid: int, gid: int, further: int | None = None) -> str:
     """Why this process cannot become a mailbox's user; "" if it can."""
-    if uid <= 0 or gid <= 0:
+    if uid <= 0 or gid <= 0 or (further is not None and further <= 0):
         return "uid 0 and gid 0 own no mailbox here"
     if os.geteuid() == 0:
         return ""
     if uid != os.geteuid():
         return f"not root, so cannot become uid {uid}"
-    if gid != os.getegid() and gid not in os.getgroups():
-        return f"not root, so cannot take gid {gid}"
+    needed = gid if further is None else further
+    if needed != os.getegid() and needed not in os.getgroups():
+        return f"not root, so cannot take gid {needed}"
     return ""
+
+
+def take_group(gid: int) -> Callable[[bool], None]:
+    """What takes a group that is asleep (True), and lets it go again (False); see `become`.
+
+    Of the process that calls this, who is the user already. Raises OSError.
+    """
+    _, own, saved = os.getresgid()
+    if saved != gid or own == gid:
+        return lambda is_wanted: None  # it is awake, or not ours to wake
+    return lambda is_wanted: os.setegid(gid if is_wanted else own)
+
+
+def for_a_moment(uid: int, gid: int, act: Callable[[], Found]) -> Found:
+    """Do something as a mailbox's user whom this process can become, with this group, and return
+    what comes of it as who we were.
+
+    Whether a file may be reached is decided by the effective ids (credentials(7)), on a file
+    server, too; FUSE alone wants to see the user in all of them (see `apart`). The real and the
+    saved ones stay root's, which is the way back, and keeps the user's other processes from
+    sending signals and tracing (kill(2), ptrace(2)). Without root we are the user already.
+    Raises what `act` does; and `StillPrivileged` and OSError where the process did not become
+    the user, or root again: it must then end.
+    """
+    if os.geteuid() != 0:
+        return act()
+    before = os.getresgid(), sorted(os.getgroups())
+    try:
+        os.setgroups([gid])
+        os.setegid(gid)
+        os.seteuid(uid)
+        if (os.geteuid(), os.getegid(), os.getgroups()) != (uid, gid, [gid]):
+            raise StillPrivileged
+        return act()
+    finally:
+        os.seteuid(0)
+        os.setegid(before[0][1])
+        os.setgroups(before[1])
+        if os.getresuid()[1:] != (0, 0) or (os.getresgid(), sorted(os.getgroups())) != before:
+            raise StillPrivileged
+
+
+def apart(account: Account, act: Callable[[], bytes]) -> bytes:
+    """Do something in a process that becomes an account's user for good, with all of its groups,
+    and return what comes of it, some octets that fit into a pipe: b"" where nothing does.
+
+    Raises OSError where there can be no further process.
+    """
+    read_end, write_end = os.pipe()
+    try:
+        pid = signals.fork()
+    except OSError:
+        os.close(read_end)
+        os.close(write_end)
+        raise
+    if not pid:
+        try:
+            if not become(account.uid, account.gid, account.lock_gid, is_asleep=False):
+                os.write(write_end, act())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    answer = b""
+    while octets := os.read(read_end, 65536):
+        answer += octets
+    os.close(read_end)
+    os.waitpid(pid, 0)
+    return answer
 
 
 def confine(cell: Cell, keep: tuple[int, ...]) -> None:
@@ -95,7 +174,7 @@ def confine(cell: Cell, keep: tuple[int, ...]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     if cell.uid is not None:
         _enter(cell.directory)
-        _switch(cell.uid, cell.gid, [])
+        _switch(cell.uid, cell.gid, [], cell.gid)
     # No exec gives privileges, and nobody may look at this process's memory.
     cell.prctl(PR_SET_NO_NEW_PRIVS, 1)
     cell.prctl(PR_SET_DUMPABLE, 0)
@@ -142,12 +221,13 @@ def _enter(directory: str) -> None:
     os.chdir("/")
 
 
-def _switch(uid: int, gid: int, groups: list[int]) -> None:
-    """Groups, gid, uid: set, read back, and no way back to root."""
+def _switch(uid: int, gid: int, groups: list[int], saved: int) -> None:
+    """Groups, gid, uid: set, read back, and no way back to root. `saved` is the saved gid."""
     os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
+    os.setresgid(gid, gid, saved)
     os.setresuid(uid, uid, uid)
-    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or os.getgroups() != groups:
+    gids = gid, gid, saved
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != gids or os.getgroups() != groups:
         raise StillPrivileged
     for regain in (os.setuid, os.seteuid, os.setgid):
         try:

@@ -12,12 +12,14 @@ from tpop3d.mailspool.spool import Spool, Terms, open_spool
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  see `serve`
 from tpop3d.pop3.stuffing import WrongSize
 from tpop3d.pop3.transaction import Transaction
+from tpop3d.session.choice import Choice, choose
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.privileges import (
     OUT_OF_MEMORY,
     become,
     cannot_become,
     limit_memory,
+    take_group,
     use_reserve,
 )
 from tpop3d.session.wire import EOF, ERROR, QUIT, Ended, Wire
@@ -62,11 +64,7 @@ def serve(
     Everything that a session needs is imported by now: the user may not be allowed to read the
     program's own files.
     """
-    path = path_of(account)
-    place: str | Refusal = ""
-    if not (why := cannot_become(account.uid, account.gid)):  # nothing is made for whom we refuse
-        place = state.prepare(config.state_directory, path, account.uid, account.gid)
-        why = become(account.uid, account.gid)
+    choice, why = enter(account, config)
     if why:
         logs.error(summary.line("maildrop refused", reason=why))
         # Still privileged, so nothing is read from the client: one line out, and the end.
@@ -80,7 +78,7 @@ def serve(
     wire.octets_in, wire.octets_out = summary.octets_in, summary.octets_out
     session = _Session(wire, config, policy, summary)
     try:
-        end = session.run(path, place, account.uid)
+        end = session.run(choice, account)
     except Ended as ended:
         end = ended.how
     except Exception as error:
@@ -105,11 +103,11 @@ class _Session:
         wire.extension = config.timeout_seconds
         wire.deadline = wire.now() + wire.extension
 
-    def run(self, path: str, place: str | Refusal, owner: int) -> str:
+    def run(self, choice: Choice | Refusal, account: Account) -> str:
         """Open the maildrop and serve it; returns how the session ended. Raises `Ended`."""
         conversation = Conversation(self._wire)
         try:
-            return self._serve(conversation, path, place, owner)
+            return self._serve(conversation, choice, account)
         except MemoryError:
             pass  # what has taken it is let go of now
         use_reserve()
@@ -121,11 +119,9 @@ class _Session:
             self._wire.flush()
         return ERROR
 
-    def _serve(
-        self, conversation: Conversation, path: str, place: str | Refusal, owner: int
-    ) -> str:
-        terms = terms_of(self._config, self._wire.pause)
-        spool = place if isinstance(place, Refusal) else open_spool(path, owner, place, terms)
+    def _serve(self, conversation: Conversation, choice: Choice | Refusal, account: Account) -> str:
+        terms = terms_of(self._config, self._wire.pause, account)
+        spool = choice if isinstance(choice, Refusal) else open_chosen(choice, account, terms)
         if isinstance(spool, Refusal):
             logs.error(self._summary.line("maildrop refused", reason=spool.reason))
             conversation.say(OPENING[spool.kind])
@@ -188,12 +184,32 @@ class _Session:
         return QUIT if refused is None else ERROR
 
 
-def path_of(account: Account) -> str:
-    """Which of an account's mailboxes is the maildrop: the first that exists, else the first."""
-    return next((one for one in account.mailboxes if _exists(one)), account.mailboxes[0])
+def enter(account: Account, config: Config) -> tuple[Choice | Refusal, str]:
+    """Choose the maildrop, make its state directory, and become the account's user, for good.
+
+    Returns the choice, or why there is none; and "", or why this process cannot be that user and
+    is who it was. Raises `StillPrivileged` and OSError; the process must then end.
+    """
+    choice: Choice | Refusal = Refusal(refusal.PERMANENT, "")
+    uid, gid, lock_gid = account.uid, account.gid, account.lock_gid
+    if why := cannot_become(uid, gid, lock_gid):
+        return choice, why  # nothing is made for whom we refuse
+    choice = choose(account)
+    is_asleep = isinstance(choice, Choice) and not choice.needs_group
+    if isinstance(choice, Choice):
+        group = gid if lock_gid is None else lock_gid
+        choice.place = state.prepare(config.state_directory, choice.name, uid, group)
+    return choice, become(uid, gid, lock_gid, is_asleep=is_asleep)
 
 
-def terms_of(config: Config, pause: Pause) -> Terms:
+def open_chosen(choice: Choice, account: Account, terms: Terms) -> Spool | Refusal:
+    """Open the maildrop, as its user who we are by now."""
+    if isinstance(choice.place, Refusal):
+        return choice.place
+    return open_spool(choice.path, account.uid, choice.place, terms)
+
+
+def terms_of(config: Config, pause: Pause, account: Account) -> Terms:
     """How a session opens its spool."""
     return Terms(
         dotlocks=config.dotlocks,
@@ -202,6 +218,7 @@ def terms_of(config: Config, pause: Pause) -> Terms:
         index=config.mailspool_index,
         style=config.uidl_style,
         flock=config.mailspool_flock,
+        take_group=take_group(account.lock_gid) if account.lock_gid is not None else None,
     )
 
 
@@ -212,11 +229,3 @@ def _say_and_hope(wire: Wire, line: bytes) -> None:
         wire.flush()
     except Ended:
         pass
-
-
-def _exists(path: str) -> bool:
-    try:
-        os.lstat(path)
-    except OSError:
-        return False
-    return True
