@@ -27,6 +27,9 @@ from tpop3d.mailspool.refusal import IN_USE, TEMPORARY, Refusal, of_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    Done = TypeVar("Done")
 
     # Sleep for so many seconds; True: the session is told to end, so stop waiting.
     Pause = Callable[[float], bool]
@@ -99,14 +102,23 @@ def wait_for(attempt: Callable[[], bool], seconds: float, pause: Pause) -> bool:
 class SpoolLocks:
     """fcntl, flock, then dotlock, all or nothing, on one spool; as often as need be.
 
-    `dotlocks` is one of TRY, REQUIRE, NO; `flock`: is there to be one, where that can be?
+    `dotlocks` is one of TRY, REQUIRE, NO; `flock`: is there to be one, where that can be? For
+    `take_group` see `Terms`.
     """
 
-    def __init__(self, fd: int, path: str, dotlocks: str, flock: bool = True) -> None:
+    def __init__(
+        self,
+        fd: int,
+        path: str,
+        dotlocks: str,
+        flock: bool = True,
+        take_group: Callable[[bool], None] | None = None,
+    ) -> None:
         is_local = _is_local(fd)
         self._fd = fd
         self._dotlock = Dotlock(path + ".lock", is_local)
         self._dotlocks = dotlocks
+        self._take_group = take_group or _take_none
         self._flock = flock and is_local
         self._refused: Refusal | None = None
         self._awaited = ""  # which lock somebody has
@@ -135,7 +147,7 @@ class SpoolLocks:
 
     def release(self) -> None:
         """Give all of them back. A dotlock that is no longer the one we made is left alone."""
-        if warning := self._dotlock.remove():
+        if warning := self._with_group(self._dotlock.remove):
             self._warn(warning)
         for unlock in (_unflock_file, unlock_file) if self._flock else (unlock_file,):
             try:
@@ -160,9 +172,17 @@ class SpoolLocks:
                 self.release()
         return complete or self._refused is not None
 
+    def _with_group(self, act: Callable[[], Done]) -> Done:
+        """Do something as who may make and remove dotlocks."""
+        self._take_group(True)
+        try:
+            return act()
+        finally:
+            self._take_group(False)
+
     def _take_dotlock(self) -> bool:
         """Make the dotlock; True also where there can be none, unless it is required."""
-        taken = self._dotlock.take()
+        taken = self._with_group(self._dotlock.take)
         if isinstance(taken, bool):
             return taken
         if self._dotlocks == REQUIRE:
@@ -176,6 +196,10 @@ class SpoolLocks:
         if warning not in self._told:
             self._told.add(warning)
             self.warning = f"{self.warning}; {warning}" if self.warning else warning
+
+
+def _take_none(is_wanted: bool) -> None:
+    """Where no group has to be taken."""
 
 
 def flock_file(fd: int) -> bool:

@@ -113,7 +113,13 @@ class Spool:
                 return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
         except OSError as error:
             return of_error(error, self.path)
-        locks = SpoolLocks(self._fd, self.path, self._terms.dotlocks, self._terms.flock)
+        locks = SpoolLocks(
+            self._fd,
+            self.path,
+            self._terms.dotlocks,
+            self._terms.flock,
+            self._terms.take_group,
+        )
         self._locks = locks
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             return Refusal(refused.kind, f"{self.path}: {refused.reason}")
