@@ -10,10 +10,12 @@ import stat
 
 import pytest
 
+from authkit import converse, foreign_driver
 from housekit import GID, OTHER, SQUASHED, UID, House, as_root
-from mailsite import ENVIRONMENT, MAIL_USER, need
+from mailsite import ENVIRONMENT, MAIL_USER, as_ordinary_user, need
 from spools import mbox
 from tpop3d.mailspool.refusal import named_by
+from trying import DRIVER, attempt
 
 pytestmark = as_root
 
@@ -196,6 +198,36 @@ def test_trouble_is_not_absence(house, what):
     assert got.of("maildrop")[0].startswith("refused: ")
 
 
+HANGING = (
+    DEAD.replace("sys.exit(", "failed = (").replace("| os.O_CLOEXEC", "")
+    + """
+if not failed and not os.fork():
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    import time
+    while os.path.exists(sys.argv[2]):
+        time.sleep(0.1)  # nobody reads what the kernel asks
+    os._exit(0)
+sys.exit(failed)
+"""
+)
+
+
+def test_what_is_behind_the_mailbox_that_is_chosen_is_not_looked_at(house):
+    """A dead file server is no matter to those whose mail is elsewhere."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("there is no FUSE here")
+    house.site.configure({"mailbox": f"{house.site.spools}/$(user) $(home)/Mailbox"})
+    running = house.site.path / "running"
+    running.touch()
+    try:
+        script = f"python3 -c {shlex.quote(HANGING)} {house.home} {running}"
+        assert count(house.session(script)) == 2
+    finally:
+        running.unlink()
+
+
 # Absence
 
 
@@ -265,8 +297,6 @@ def test_a_mount_point_that_nobody_may_search_is_trouble(site):
 
 
 def session(site, user="anna", env=None):
-    from authkit import converse
-
     script = b"USER %s\r\nPASS secret\r\nSTAT\r\nQUIT\r\n" % user.encode()
     return converse(site.conf, script, env=env)
 
@@ -280,8 +310,6 @@ LOCKS = ["anna.lock", "anna.lock.4711", "a.lock.b", ".lock", "anna.lock.lock"]
 @pytest.mark.parametrize("name", LOCKS)
 @pytest.mark.parametrize("place", ["alone", "first", "second"])
 def test_a_mailbox_named_like_a_lock_is_refused(site, name, place):
-    from authkit import foreign_driver
-
     others = [f"{site.spools}/anna"]
     mine = f"{site.spools}/{name}"
     mailboxes = {"alone": [mine], "first": [mine, *others], "second": [*others, mine]}[place]
@@ -289,8 +317,6 @@ def test_a_mailbox_named_like_a_lock_is_refused(site, name, place):
     site.add(name, mbox(b"Subject: one\n\n1\n"))
     uid, gid = MAIL_USER.pw_uid, MAIL_USER.pw_gid
     code = f"return Verdict.yes(Account(b'anna', {uid}, {gid}, {mailboxes}))"
-    from trying import DRIVER, attempt
-
     env = ENVIRONMENT | foreign_driver(site.path, "odd", DRIVER.format(code, ""))
     site.configure({"auth-flatfile-enable": "no", "auth-odd-enable": "yes"})
     ended = session(site, env=env)
@@ -327,8 +353,6 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_called_by_its_name(site, kind):
-    from trying import attempt
-
     site.add("anna")
     site.spool("anna").unlink()
     KINDS[kind](site.spool("anna"))
@@ -347,3 +371,28 @@ def test_the_second_mailbox_is_hers_where_the_first_is_a_link_of_hers(house):
     ended = house.session()
     assert ended.lines[2].startswith(SYS_PERM)
     assert b"a symbolic link, which is not followed" in ended.stderr
+
+
+def test_an_ordinary_user_has_no_eyes_but_its_own(house):
+    """Where the server is not root, it serves nobody but its own user."""
+    site = house.site
+    site.passwd.write_text("anna:{plaintext}secret\n")
+    site.configure(
+        {
+            "auth-passwd-enable": "no",
+            "auth-flatfile-enable": "yes",
+            "auth-flatfile-mail-user": UID,
+            "auth-flatfile-mail-group": UID,  # the process has this one, whatever is her own
+            "auth-flatfile-mailbox": f"$(home)/Mailbox {site.spools}/$(user)",
+        }
+    )
+    for path in (site.passwd, site.conf, site.state):
+        os.chown(path, UID, GID)
+    command = as_ordinary_user("tpop3d.doors.single", UID, "--inetd")
+    command = [*house.command()[:-3], *command]  # in place of the server
+    script = b"USER anna\r\nPASS secret\r\nSTAT\r\nQUIT\r\n"
+    assert count(converse(site.conf, script, command=command)) == 1
+    house.home.chmod(0)
+    ended = converse(site.conf, script, command=command)
+    assert ended.lines[2].startswith(SYS_TEMP)
+    assert f"{house.mailbox}: Permission denied" in ended.stderr.decode()

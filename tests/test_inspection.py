@@ -320,3 +320,10 @@ def test_it_leaves_no_descriptor_open(tmp_path):
     mailbox = look(str(path), Settings(str(tmp_path), "tpop3d", True), lambda uid, gid: None)
     assert mailbox.listing is not None
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_where_the_directory_is_missing_no_session_finds_an_empty_maildrop(site):
+    assert "an empty maildrop" in seen(site, 1)["reason"]
+    site.spools.rmdir()
+    reason = "its directory is missing, too; is the file system mounted?"
+    assert seen(site, 1)["reason"] == reason

@@ -175,7 +175,7 @@ def look():
     return json.dumps(status()).encode()
 def become(uid, gid):
     account = Account(b"x", uid, gid, ["/x"], lock_gid=333)
-    return json.loads(apart(account, look) or b"null")
+    return json.loads(apart(account, look, 0.5) or b"null")
 """
 
 
@@ -188,7 +188,10 @@ def test_apart_a_process_is_the_user_for_good():
 
 
 @as_root
-@pytest.mark.parametrize("ending", ["raise ValueError", "os._exit(0)", "os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize(
+    "ending",
+    ["raise ValueError", "os._exit(0)", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 19)"],
+)
 def test_of_a_process_that_says_nothing_comes_nothing(ending):
     first = APART + f"def look(): {ending}\n"
     answer, before, after, _ = child(12345, 54321, first=first)

@@ -96,6 +96,8 @@ def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]
         mailbox.status = os.lstat(path)
     except FileNotFoundError:
         mailbox.reason = "there is no such file; to a session, that is an empty maildrop"
+        if not os.path.isdir(os.path.dirname(path)):
+            mailbox.reason = "its directory is missing, too; is the file system mounted?"
     except OSError as error:
         mailbox.reason = error.strerror or "it cannot be found"
     mailbox.place = _place(mailbox)

@@ -15,8 +15,11 @@ from tpop3d.session.privileges import apart, for_a_moment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tpop3d.auth.driver import Account
 
+PATIENCE = 30.0  # seconds, for a process that looks at the mailboxes
 LOCK = ".lock"  # what programs append to a mailbox's path for its dotlock, and more behind it
 EXISTS, MISSING = "exists", "missing"
 
@@ -50,12 +53,27 @@ def choose(account: Account) -> Choice | Refusal:
         # Perhaps the group is needed, for a directory of 0770 root:mail; or FUSE wants to see the
         # user in all ids.
         is_whole = True
-        found = _decoded(apart(account, lambda: _encoded(_choose(account))), len(account.mailboxes))
+        found = _choose_apart(account, found)
     if isinstance(found, Refusal):
         return found
     index, real = found
     name = state.name_of(real, account.uid)
     return Choice(account.mailboxes[index], name, needs_group=is_whole)
+
+
+def _choose_apart(account: Account, trouble: Refusal) -> tuple[int, str] | Refusal:
+    """What `_choose` gives in a process that is the user for good; or else the trouble so far."""
+    try:
+        octets = apart(account, lambda: _encoded(_choose(account)), PATIENCE)
+    except OSError:
+        return trouble
+    what, _, text = os.fsdecode(octets).partition("\0")
+    if what in (TEMPORARY, PERMANENT):
+        return Refusal(what, text)
+    # It comes from a process of the user's, and no more of it is believed.
+    if what in map(str, range(len(account.mailboxes))) and text:
+        return int(what), text
+    return trouble
 
 
 def is_named_like_a_lock(path: str) -> bool:
@@ -64,10 +82,11 @@ def is_named_like_a_lock(path: str) -> bool:
     return name.endswith(LOCK) or f"{LOCK}." in name
 
 
-def seen(account: Account) -> list[str | Refusal]:
-    """For each mailbox EXISTS, MISSING, or why that cannot be said. We are its user."""
+def seen(account: Account) -> Iterator[str | Refusal]:
+    """For each mailbox EXISTS, MISSING, or why that cannot be said; found out when it is asked
+    for. We are its user."""
     pairs = zip(account.mailboxes, account.required, strict=True)
-    return [_look(path, required) for path, required in pairs]
+    return (_look(path, required) for path, required in pairs)
 
 
 def _choose(account: Account) -> tuple[int, str] | Refusal:
@@ -86,16 +105,6 @@ def _encoded(found: tuple[int, str] | Refusal) -> bytes:
     if isinstance(found, Refusal):
         return os.fsencode(f"{found.kind}\0{found.reason}")
     return os.fsencode(f"{found[0]}\0{found[1]}")
-
-
-def _decoded(octets: bytes, count: int) -> tuple[int, str] | Refusal:
-    """What a process of the user's says of `count` mailboxes; and that is all that is believed."""
-    what, _, text = os.fsdecode(octets).partition("\0")
-    if what in (TEMPORARY, PERMANENT):
-        return Refusal(what, text)
-    if what in map(str, range(count)) and text:
-        return int(what), text
-    return Refusal(TEMPORARY, "nobody could look at the mailboxes")
 
 
 def _look(path: str, required: str) -> str | Refusal:

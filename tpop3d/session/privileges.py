@@ -5,8 +5,11 @@ This is the one place where it is done.
 
 from __future__ import annotations
 
+import _signal
 import os
 import resource
+import select
+from time import monotonic
 
 from tpop3d.descriptors import close_all_but
 from tpop3d.directories import make_directory
@@ -138,11 +141,12 @@ def for_a_moment(uid: int, gid: int, act: Callable[[], Found]) -> Found:
             raise StillPrivileged
 
 
-def apart(account: Account, act: Callable[[], bytes]) -> bytes:
+def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
     """Do something in a process that becomes an account's user for good, with all of its groups,
-    and return what comes of it, some octets that fit into a pipe: b"" where nothing does.
+    and return what comes of it, some octets that fit into a pipe.
 
-    Raises OSError where there can be no further process.
+    b"" where nothing does within `seconds`: the user's other processes may stop and kill this
+    one. Raises OSError where there can be no further process.
     """
     read_end, write_end = os.pipe()
     try:
@@ -158,12 +162,19 @@ def apart(account: Account, act: Callable[[], bytes]) -> bytes:
         finally:
             os._exit(0)
     os.close(write_end)
+    poll = select.poll()
+    poll.register(read_end, select.POLLIN)
+    deadline = monotonic() + seconds
     answer = b""
-    while octets := os.read(read_end, 65536):
+    while has_said := bool(poll.poll(max(0.0, deadline - monotonic()) * 1000)):
+        if not (octets := os.read(read_end, 65536)):
+            break
         answer += octets
     os.close(read_end)
-    os.waitpid(pid, 0)
-    return answer
+    os.kill(pid, _signal.SIGKILL)
+    # What hangs in the kernel does not end; it is nobody's to wait for then.
+    os.waitpid(pid, 0 if has_said else os.WNOHANG)
+    return answer if has_said else b""
 
 
 def confine(cell: Cell, keep: tuple[int, ...]) -> None:
