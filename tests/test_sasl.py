@@ -1,6 +1,8 @@
 """SASL PLAIN: what is base64, and what is a name and a password."""
 
+import re
 from base64 import b64encode
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -15,11 +17,17 @@ DECODED = [
     (b"YWI=", b"ab"),
     (b"YWJj", b"abc"),
     (b"+/+/", b"\xfb\xff\xbf"),
+    # Set bits that belong to no octet (RFC 4648 section 3.5).
+    (b"YR==", b"a"),
+    (b"Y/==", b"c"),
+    (b"YWJ=", b"ab"),
+    (b"YWL=", b"ab"),
 ]
 NO_BASE64 = [
     b"=", b"==", b"====", b"*", b"Y", b"YQ", b"YQ=", b"YQ===", b"YQ==YQ==", b"=YQ=", b"Y=Q=",
     b" YQ==", b"YQ== ", b"Y Q==", b"YQ==\t", b"YQ!=", b"Y*Q==", b"-_-_", b"YQ==\0", b"\xff\xff",
-    b"YWJj=", b"YWJjZ",
+    b"YWJj=", b"YWJjZ", b"YWJj==", b"YWJj===", b"YWJj====", b"YWJj========", b"YQ======",
+    b"YWI=====", b"========", b"YQ==YWJj", b"YWI=YWJj", b"YWJj====YWJj", b"====YWJj", b"=YWJj===",
 ]  # fmt: skip
 PLAIN = [
     (b"\0ann\0secret", (b"ann", b"secret")),
@@ -54,6 +62,24 @@ def test_base64_is_decoded(response, octets):
 @pytest.mark.parametrize("response", NO_BASE64)
 def test_what_is_no_base64_is_refused(response):
     assert sasl.decode(response) is None
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=40), st.integers(1, 12))
+def test_no_padding_is_taken_but_the_one_that_is_due(octets, more):
+    response = b64encode(octets)
+    assert sasl.decode(response + b"=" * more) is None
+    for missing in range(1, response.count(b"=") + 1):
+        assert sasl.decode(response[:-missing]) is None
+
+
+@pytest.mark.parametrize("length", [4, 8])
+def test_what_is_taken_is_base64_whatever_stands_where(length):
+    """All responses of some characters: the grammar of RFC 4648 section 4 decides."""
+    grammar = re.compile(rb"(?:[YWQ]{4})*(?:[YWQ]{4}|[YWQ]{3}=|[YWQ]{2}==)?")
+    for characters in product(b"YWQ=", repeat=length):
+        response = bytes(characters)
+        assert (sasl.decode(response) is not None) == bool(grammar.fullmatch(response)), response
 
 
 @settings(max_examples=100)

@@ -8,13 +8,18 @@ MECHANISMS = (b"PLAIN",)
 
 
 def decode(response: bytes) -> bytes | None:
-    """The octets of a base64 response, or None where it is no base64 (RFC 4648 section 4)."""
-    if len(response) % 4:
-        return None  # strict_mode forgives an "=" too many
+    """The octets of a base64 response, or None where it is no base64 (RFC 4648 section 4).
+
+    Padding is what completes the last four characters, and no more (section 3.3). Bits there that
+    belong to no octet may be set: section 3.5 lets a decoder choose, nothing here depends on how
+    a password was spelled, and Dovecot takes them.
+    """
     try:
-        return binascii.a2b_base64(response, strict_mode=True) if response else b""
+        octets = binascii.a2b_base64(response, strict_mode=True) if response else b""
     except binascii.Error:
         return None
+    # strict_mode forgives any number of "=" behind a whole group.
+    return octets if len(response) == (len(octets) + 2) // 3 * 4 else None
 
 
 def plain(message: bytes) -> tuple[bytes, bytes] | None:
