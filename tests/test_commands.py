@@ -185,7 +185,9 @@ def test_nul_and_cr_make_a_line_malformed(line, malformed):
 NUMBERS = [
     (b"0", 0), (b"1", 1), (b"9", 9), (b"10", 10), (b"2147483648", 2147483648),
     (b"9999999999", 9999999999), (b"10000000000", None), (b"99999999999999999999", None),
-    (b"", None), (b"01", None), (b"00", None), (b"-1", None), (b"+1", None), (b"-0", None),
+    (b"01", 1), (b"00", 0), (b"007", 7), (b"0000000001", 1), (b"0000000000", 0),
+    (b"00000000001", None), (b"0" * 300 + b"1", None), (b"0 1", None), (b"-01", None),
+    (b"", None), (b"-1", None), (b"+1", None), (b"-0", None),
     (b"1.", None), (b"1.0", None), (b"1e3", None), (b"0x1", None), (b"1_0", None), (b" 1", None),
     (b"1 ", None), (b"one", None), (b"\xb2", None), ("\u0663".encode(), None), (b"1\0", None),
 ]  # fmt: skip

@@ -14,7 +14,10 @@ MESSAGES = (
 )
 SIZES = [23, 32, 0, 197]
 OK, ERR = b"+OK", b"-ERR"
-WORDS = [b"0", b"5", b"01", b"-1", b"+1", b"one", b"1.0", b"99999999999", b"4294967297", b"\xb2"]
+WORDS = [
+    b"0", b"00", b"5", b"05", b"00000000001", b"-1", b"+1", b"one", b"1.0", b"99999999999",
+    b"4294967297", b"\xb2",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -83,6 +86,21 @@ def test_what_names_no_message_is_refused(state, command, word):
     assert ask(state, b"STAT") == b"+OK 4 %d\r\n" % sum(SIZES)
 
 
+@pytest.mark.parametrize("command", [b"RETR %b", b"TOP %b 1", b"DELE %b", b"LIST %b", b"UIDL %b"])
+@pytest.mark.parametrize("word", [b"02", b"002", b"0000000002"])
+def test_leading_zeros_change_no_number(command, word):
+    plain, padded = Transaction(Memory(*MESSAGES), OPEN), Transaction(Memory(*MESSAGES), OPEN)
+    answer = said(plain.handle(command % b"2"))
+    assert answer.startswith(OK)
+    assert said(padded.handle(command % word)) == answer
+    assert padded.deleted == plain.deleted
+
+
+def test_leading_zeros_change_no_number_of_lines(state):
+    assert ask(state, b"TOP 1 00") == ask(state, b"TOP 1 0")
+    assert ask(state, b"TOP 4 0000000002") == ask(state, b"TOP 4 2")
+
+
 def test_a_listing_of_nothing_is_a_status_and_a_dot(state):
     empty = Transaction(Memory(), OPEN)
     for n in range(1, 5):
@@ -120,8 +138,8 @@ def test_top_shows_headers_and_lines(state):
 
 
 @pytest.mark.parametrize(
-    "line", [b"TOP 1", b"TOP 1 ", b"TOP", b"TOP 1 -1", b"TOP 1 x", b"TOP 1 1 1", b"TOP 1 01",
-             b"TOP  1 1", b"TOP 1  1", b"TOP 1 10000000000"],
+    "line", [b"TOP 1", b"TOP 1 ", b"TOP", b"TOP 1 -1", b"TOP 1 x", b"TOP 1 1 1",
+             b"TOP 1 00000000001", b"TOP  1 1", b"TOP 1  1", b"TOP 1 10000000000"],
 )  # fmt: skip
 def test_top_wants_a_message_and_a_number_of_lines(state, line):
     assert status(state.handle(line)) == ERR

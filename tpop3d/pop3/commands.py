@@ -89,8 +89,7 @@ def parse(line: bytes) -> Command:
 def number(word: bytes) -> int | None:
     """The decimal number that `word` spells, or None.
 
-    No sign, no leading zero, at most `MAX_DIGITS` digits (RFC 1939 says decimal, and no more).
+    No sign, at most `MAX_DIGITS` digits. RFC 1939 is silent about leading zeros, clients send them,
+    and every other server takes them.
     """
-    if not word.isdigit() or len(word) > MAX_DIGITS or (word[0] == 0x30 and len(word) > 1):
-        return None
-    return int(word)
+    return int(word) if word.isdigit() and len(word) <= MAX_DIGITS else None
