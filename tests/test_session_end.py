@@ -1,14 +1,18 @@
 """How sessions with the real server end, and what is removed then."""
 
 import os
+import re
 import signal
+import socket
+import ssl
 import time
+from contextlib import suppress
 
 import pytest
 
 import doors
 import tlskit
-from mailsite import PATIENCE, poll
+from mailsite import CHECKOUT, PATIENCE, poll
 from protocol import as_sent, run_server
 from samples import spool_of
 
@@ -211,3 +215,129 @@ def test_with_no_commit_on_early_close_a_patient_client_removes(ann):
         assert patient.ask("DELE 1").startswith(b"+OK")
         assert patient.ask("QUIT").startswith(b"+OK")
     assert ann.spool("ann").read_bytes() == spool_of(MESSAGES[1:])
+
+
+# Hanging up early, and reading on
+
+PIPELINED = LOGIN + b"STAT\r\nRETR 1\r\nUIDL 2\r\nDELE 2\r\nTOP 3 0\r\nQUIT\r\n"
+UNMARKED = PIPELINED.replace(b"DELE 2", b"NOOP")
+
+
+def by_pipe(site, script):
+    return run_server(site, [script])[0]
+
+
+def by_socketpair(site, script):
+    with doors.inetd(site) as wire:
+        return sent_and_heard(wire, script)
+
+
+def by_tcp(site, script):
+    with doors.standalone(site) as door:
+        return sent_and_heard(door.connect(), script)
+
+
+def sent_and_heard(wire, script):
+    """Send a script, end the sending side, and read on."""
+    wire.send(script)
+    wire.connection.shutdown(socket.SHUT_WR)
+    return wire.reader.read()
+
+
+def within_tls(opens, with_notify):
+    """The same within TLS; it ends with close_notify, or with the connection."""
+
+    def converse(site, script):
+        tlskit.secure(site, **{"tls-mode": "immediate"})
+        with opens(site) as door:
+            wire, one = door.connect(), tlskit.Handshake()
+            one.finish(wire)
+            one.tls.write(script)
+            if with_notify:
+                with pytest.raises(ssl.SSLWantReadError):
+                    one.tls.unwrap()
+            wire.send(one.outgoing.read())
+            wire.connection.shutdown(socket.SHUT_WR)
+            one.incoming.write(wire.reader.read())
+            heard = b""
+            with suppress(ssl.SSLZeroReturnError):
+                while octets := one.tls.read(1 << 16):
+                    heard += octets
+            return heard
+
+    return converse
+
+
+WAYS = {
+    "pipe": by_pipe,
+    "socketpair": by_socketpair,
+    "TCP": by_tcp,
+} | {
+    f"TLS, {name}, {'close_notify' if with_notify else 'FIN'}": within_tls(opens, with_notify)
+    for name, opens in tlskit.DOORS.items()
+    for with_notify in (True, False)
+}
+
+
+def behind_greeting(heard):
+    """The lines of all answers; the greeting has a timestamp."""
+    return heard.splitlines(keepends=True)[1:]
+
+
+in_all_ways = pytest.mark.parametrize("converse", WAYS.values(), ids=WAYS)
+
+
+@in_all_ways
+def test_who_ends_only_the_sending_side_gets_all_that_came_before_quit(ann, converse):
+    expected = behind_greeting(converse(ann, PIPELINED))
+    assert expected[-1] == b"+OK goodbye\r\n"
+    assert ann.spool("ann").read_bytes() == spool_of([MESSAGES[0], *MESSAGES[2:]])
+    ann.add("ann", SPOOL)
+    ann.configure({"no-commit-on-early-close": "yes"})
+    heard = behind_greeting(converse(ann, PIPELINED))
+    assert heard[:-1] == expected[:-1]
+    assert heard[-1].startswith(b"-ERR ")
+    assert ann.spool("ann").read_bytes() == SPOOL
+
+
+@in_all_ways
+def test_nothing_is_withheld_where_nothing_is_marked(ann, converse):
+    expected = behind_greeting(converse(ann, UNMARKED))
+    ann.configure({"no-commit-on-early-close": "yes"})
+    assert behind_greeting(converse(ann, UNMARKED)) == expected
+    assert expected[-1] == b"+OK goodbye\r\n"
+
+
+def test_the_example_of_the_man_page_is_answered_in_full(ann):
+    page = (CHECKOUT / "man/tpop3d.8").read_text()
+    (script,) = re.findall(r"^\.Dl \$ printf '(.*)' \| tpop3d --inetd$", page, re.M)
+    script = script.replace("\\er\\en", "\r\n").replace("QUIT", "RETR 1\r\nDELE 1\r\nQUIT")
+    ann.add("anna", SPOOL)
+    ann.configure({"no-commit-on-early-close": "yes"})
+    output, log = run_server(ann, [script.encode()])
+    assert as_sent(MESSAGES[0]) + b".\r\n" in output
+    assert output.splitlines()[-1].startswith(b"-ERR ")
+    line = log.splitlines()[-1]
+    assert b" retr=1/%d " % len(as_sent(MESSAGES[0])) in line
+    assert b" dele=0 left=4 " in line
+    assert b" octets_out=%d " % len(output) in line
+    assert line.endswith(b" end=eof")
+    assert ann.spool("anna").read_bytes() == SPOOL
+
+
+@pytest.mark.parametrize("pipes", [False, True], ids=["socketpair", "pipes"])
+@pytest.mark.parametrize("careful", ["no", "yes"])
+def test_what_nobody_was_sent_is_not_counted(ann, pipes, careful):
+    """Of a client that is gone the log counts what went out, and not what was got ready."""
+    ann.configure({"no-commit-on-early-close": careful})
+    with doors.inetd(ann, pipes=pipes) as wire:
+        wire.login("ann")
+        _, first = wire.ask_long("RETR 1")
+        wire.process.send_signal(signal.SIGSTOP)
+        wire.send(b"RETR 2\r\nTOP 3 0\r\nDELE 2\r\nQUIT\r\n")
+        wire.close()
+        wire.process.send_signal(signal.SIGCONT)
+        assert wire.process.wait(PATIENCE) == 0
+        line = wire.logs.wait_for(": session ")
+    assert f" retr=1/{len(first)} top=0/0 " in line
+    assert line.endswith(" end=eof")

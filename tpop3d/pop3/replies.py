@@ -96,6 +96,9 @@ QUIT_RECEIVED = Reply(b"", outcome=UPDATE)
 NOTHING_REMOVED = Reply(
     b"-ERR [SYS/TEMP] deleted messages were not removed, try again later", outcome=CLOSE
 )
+LEFT_EARLY = Reply(
+    b"-ERR deleted messages were not removed, you hung up before this answer", outcome=CLOSE
+)
 STILL_TO_REMOVE = Reply(
     b"-ERR [SYS/TEMP] deleted messages are not removed yet, and will be", outcome=CLOSE
 )

@@ -43,18 +43,37 @@ class Tally:
         self.messages = 0
         self.octets = 0
 
+    def add(self, octets: int) -> None:
+        """One message more."""
+        self.messages += 1
+        self.octets += octets
+
     def __str__(self) -> str:
         return f"{self.messages}/{self.octets}"
 
 
+def _at_once(action: Callable[[], None]) -> None:
+    action()
+
+
 class Transaction:
-    """The state of one connection after login. Numbers are fixed for as long as it lasts."""
+    """The state of one connection after login. Numbers are fixed for as long as it lasts.
+
+    `when_sent` is called at the end of a message with what is to be done when the client has been
+    sent all of it: the message is counted then.
+    """
 
     limit = MAX_COMMAND
     confidential = False
 
-    def __init__(self, maildrop: Maildrop, policy: Policy) -> None:
+    def __init__(
+        self,
+        maildrop: Maildrop,
+        policy: Policy,
+        when_sent: Callable[[Callable[[], None]], None] = _at_once,
+    ) -> None:
         self._maildrop = maildrop
+        self._when_sent = when_sent
         self._policy = policy
         self._octets = maildrop.octets
         self.deleted = bytearray(len(self._octets))  # 1 for each message that is marked
@@ -158,13 +177,13 @@ class Transaction:
         return Reply(b"+OK top of message follows", self._sent(body, self.topped, None))
 
     def _sent(self, body: Iterator[bytes], tally: Tally, octets: int | None) -> Iterator[bytes]:
-        """Pass a body on and, at its end, count it: as `octets`, or as what went by."""
+        """Pass a body on and count it, once it is sent: as `octets`, or as what went by."""
         passed = 0
         for block in body:
             passed += len(block)
             yield block
-        tally.messages += 1
-        tally.octets += passed - len(b".\r\n") if octets is None else octets
+        counted = passed - len(b".\r\n") if octets is None else octets
+        self._when_sent(lambda: tally.add(counted))
 
     def dele(self, command: Command) -> Reply:
         """DELE msg: only marks; nothing is removed before QUIT."""

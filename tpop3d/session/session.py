@@ -141,7 +141,7 @@ class _Session:
             line = summary.line("maildrop recovered", reason=spool.found.line)
             (logs.error if spool.found.is_alarming else logs.warning)(line)
         logs.info(summary.line("login", messages=len(spool)))
-        transaction = Transaction(spool, self._policy)
+        transaction = Transaction(spool, self._policy, self._wire.when_sent)
         summary.retrieved, summary.topped = transaction.retrieved, transaction.topped
         summary.left = len(spool)
         conversation.say(replies.logged_in(len(spool), transaction.left_octets))
@@ -164,8 +164,10 @@ class _Session:
 
     def _update(self, conversation: Conversation, spool: Spool, transaction: Transaction) -> str:
         """UPDATE: remove what is marked, let go of the maildrop, and only then answer."""
-        news = RELAYED_SECONDS if self._policy.secured else 0
-        if self._config.no_commit_on_early_close and self._wire.has_hung_up(news):
+        if self._has_left_early() and any(transaction.deleted):
+            # It may read on: then it gets the answers to all that came before QUIT, and this one.
+            conversation.say(replies.LEFT_EARLY)
+            self._wire.flush()
             return EOF
         before = len(spool)
         spool.warning = ""
@@ -182,6 +184,11 @@ class _Session:
             conversation.say(EXPUNGING[refused.kind])
         self._wire.flush()
         return QUIT if refused is None else ERROR
+
+    def _has_left_early(self) -> bool:
+        """Has the client hung up before QUIT is answered, and is that to be minded?"""
+        news = RELAYED_SECONDS if self._policy.secured else 0
+        return self._config.no_commit_on_early_close and self._wire.has_hung_up(news)
 
 
 def enter(account: Account, config: Config) -> tuple[Choice | Refusal, str]:

@@ -16,7 +16,7 @@ from tpop3d.pop3.commands import LineBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 QUIT = "quit"  # the one way to end that is no exception
 TIMEOUT = "timeout"
@@ -59,6 +59,7 @@ class Wire:
         self._lines = LineBuffer(pending)
         self._gathered: list[bytes] = []
         self._gathered_octets = 0
+        self._marks: list[tuple[int, Callable[[], None]]] = []
         self._socket: _socket.socket | None = None
         if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
             self._socket = _socket.socket(fileno=os.dup(fd_out))
@@ -115,6 +116,15 @@ class Wire:
                     raise Ended(SIGNAL)
                 self.flush()
 
+    def when_sent(self, action: Callable[[], None]) -> None:
+        """Do this as soon as all that was put here so far is sent; never, where it is not."""
+        self._marks.append((self.octets_out + self._gathered_octets, action))
+        self._reach_marks()
+
+    def _reach_marks(self) -> None:
+        while self._marks and self._marks[0][0] <= self.octets_out:
+            self._marks.pop(0)[1]()
+
     def flush(self) -> None:
         """Send what was gathered, in one call where the client takes it. Raises `Ended`."""
         if not self._gathered:
@@ -132,6 +142,7 @@ class Wire:
                 continue
             rest = rest[sent:]
             self.octets_out += sent
+            self._reach_marks()
             if self.extension:
                 self.deadline = monotonic() + self.extension
 
