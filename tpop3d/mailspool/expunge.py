@@ -15,6 +15,8 @@ from tpop3d.mailspool.journal import BLOCK, Plan
 from tpop3d.mailspool.recovery import carry_out
 from tpop3d.mailspool.scan import do_nothing
 
+SECOND = 1_000_000_000  # nanoseconds
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,6 +123,27 @@ def _with_memory(act: Callable[[], Done]) -> Done:
         return act()
     except MemoryError:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+
+
+def keep_new_mail_flag(spool: int, before: os.stat_result) -> None:
+    """There is new mail, to shells and mail programs, where a spool's mtime is later than its
+    atime. Leave that as it was when the spool had the status `before`, if it was written to since;
+    an empty one has none.
+
+    "None" is an atime of the second before the last write, and an mtime of the second before that:
+    programs compare nanoseconds or whole seconds, and mail that comes still in the same second is
+    new. The seconds are those of the file system's clock.
+    """
+    try:
+        now = os.fstat(spool)
+        if (now.st_mtime_ns, now.st_size) == (before.st_mtime_ns, before.st_size):
+            return
+        if now.st_size and before.st_mtime_ns > before.st_atime_ns:
+            return  # the write has made it so
+        second = now.st_mtime_ns // SECOND
+        os.utime(spool, ns=((second - 1) * SECOND, (second - 2) * SECOND))
+    except OSError:
+        pass  # no mail depends on it
 
 
 def _cut(spool: int, final: int) -> None:

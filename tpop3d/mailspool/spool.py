@@ -12,7 +12,7 @@ import os
 from tpop3d.mailspool import idfile, refusal, statefile, styles
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.arrays import array
-from tpop3d.mailspool.expunge import Unfinished, expunge, kept_ranges
+from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag, kept_ranges
 from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
@@ -108,7 +108,11 @@ class Spool:
         try:
             if wrong := _wrong_file(status, owner):
                 return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
-            self._fd = os.open(self.path, flags)
+            try:
+                # Whether there is new mail is told by the atime, which our reading must not move.
+                self._fd = os.open(self.path, flags | os.O_NOATIME)
+            except PermissionError:
+                self._fd = os.open(self.path, flags)
             if wrong := _wrong_file(os.fstat(self._fd), owner):
                 return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
         except OSError as error:
@@ -131,7 +135,12 @@ class Spool:
 
     def _recover(self) -> Refusal | None:
         try:
-            self.found = recover(self._fd, self._state, self._refresh)
+            before = os.fstat(self._fd) if self._fd != NO_FILE else None
+            try:
+                self.found = recover(self._fd, self._state, self._refresh)
+            finally:
+                if before is not None:
+                    keep_new_mail_flag(self._fd, before)
         except OSError as error:
             return of_error(error, f"{self.path}: an expunge that was interrupted")
         return None
@@ -285,8 +294,8 @@ class Spool:
 
     def _expunge_locked(self, deleted: Sequence[int], is_touched: bool) -> Refusal | None:
         listing = self._listing
-        size = os.fstat(self._fd).st_size
-        end = listing.end
+        before = os.fstat(self._fd)
+        size, end = before.st_size, listing.end
         if size > end and deleted[-1]:
             # Where does the last message end now? A deliverer may have completed its separator.
             end = self._scan_part(listing.starts[-1], size).next_start(0)
@@ -306,7 +315,12 @@ class Spool:
         following = self._prepare_ids(deleted, is_optional=not ranges)
         first = starts[deleted.index(1)]
         is_prepared = following is not None
-        expunge(self._fd, self.path, self._state, first, ranges, size, is_prepared, self._refresh)
+        try:
+            expunge(
+                self._fd, self.path, self._state, first, ranges, size, is_prepared, self._refresh
+            )
+        finally:
+            keep_new_mail_flag(self._fd, before)
         self._given = following or self._given
         if self._terms.style == styles.DOVECOT:
             styles.forget_old(self._state)
