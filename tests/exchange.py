@@ -3,9 +3,11 @@
 import poplib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+from flocking import Dma, Qmail
 from mailsite import PATIENCE
-from neighbours import USERS, numbers_in
+from neighbours import USERS, Dovecot, Maildrop, Postfix, Procmail, numbers_in
 
 CLIENTS = 8
 
@@ -61,19 +63,42 @@ class Clients:
         self.pool.shutdown()
 
 
-def exchange(site, door, messages, deliverers, shared):
+@contextmanager
+def all_deliverers(site, patience):
+    """Each of them, configured for a site."""
+    started = []
+    try:
+        for kind in (Procmail, Maildrop, Dovecot, Postfix, Dma, Qmail):
+            started.append(kind(site, patience))
+        yield started
+    finally:
+        for deliverer in started:
+            deliverer.close()
+
+
+def spools_for(deliverers, shared):
+    """The user whose spool each has: a spool of its own, or one that is `shared`. There, too, those
+    have one of their own who would not wait for the others, whatever we do, or whose mails would be
+    glued to theirs."""
+    return [
+        USERS[0] if shared and deliverer.shares else USERS[index]
+        for index, deliverer in enumerate(deliverers)
+    ]
+
+
+def exchange(site, door, messages, deliverers, spools):
     """Let these deliver so many numbered messages in all, while clients take them.
 
-    Into a spool that is shared by all, or each into one of its own. Returns the clients, and the
-    numbers of all messages: those that they took and those that are left.
+    Each into its spool of these. Returns the clients, and the numbers of all messages: those that
+    they took and those that are left.
     """
 
     def work(index, deliverer):
         for number in range(index, messages, len(deliverers)):
-            deliverer.deliver(users[index % len(users)], number)
+            deliverer.deliver(spools[index], number)
         deliverer.finish()
 
-    users = USERS[:1] if shared else USERS
+    users = sorted(set(spools))
     clients = Clients(door, users)
     try:
         with ThreadPoolExecutor(len(deliverers)) as pool:

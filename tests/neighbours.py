@@ -16,7 +16,7 @@ from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, PATIENCE, end, need, poll
 MESSAGE = "From: d@example.org\nTo: anna@example.org\nSubject: {number}\n\nnumber {number}\n"
 SENDER = "d@example.org"
 # Postfix finds the first one in the system; for the others it has aliases.
-USERS = [MAIL_USER.pw_name, "anna", "bob", "carl"]
+USERS = [MAIL_USER.pw_name, "anna", "bob", "carl", "dora", "emil"]
 
 
 def numbers_in(octets):
@@ -33,7 +33,14 @@ def run_as_mail_user(site, *command, said=b""):
 
 
 class Deliverer:
-    """One that is started for each message; it takes the dotlock, then fcntl."""
+    """One that is started for each message; it takes the dotlock, then fcntl.
+
+    `shares`: may its spool be another one's, too?
+    """
+
+    TEMPFAIL = os.EX_TEMPFAIL
+    shares = True
+    message = MESSAGE
 
     def __init__(self, site, patience):
         self.site = site
@@ -52,15 +59,18 @@ class Deliverer:
     def deliver(self, user, number):
         """Deliver a message; if the program gives up it is run again, as a mail server would."""
         started = time.monotonic()
-        said = MESSAGE.format(number=number).encode()
+        said = self.message.format(number=number).encode()
         while True:
-            done = run_as_mail_user(self.site, *self.command(self.site.spool(user)), said=said)
-            if done.returncode != os.EX_TEMPFAIL:
+            done = self.run(self.site.spool(user), said)
+            if done.returncode != self.TEMPFAIL:
                 break
             self.gave_up += 1
             assert self.gave_up < 20, done
         assert done.returncode == 0, done
         self.seconds.append(time.monotonic() - started)
+
+    def run(self, spool, said):
+        return run_as_mail_user(self.site, *self.command(spool), said=said)
 
     def finish(self):
         """Wait for what is under way."""
@@ -118,6 +128,7 @@ class Postfix:
     """
 
     gave_up = 0
+    shares = True
 
     PROGRAMS = CHECKOUT / ".unpacked/postfix/usr/lib/postfix"
     SERVICES = """
@@ -248,16 +259,3 @@ def without_access_times(directory):
         yield
     finally:
         subprocess.run(["umount", directory], check=True)
-
-
-@contextmanager
-def all_deliverers(site, patience):
-    """Each of them, configured for a site."""
-    started = []
-    try:
-        for kind in (Procmail, Maildrop, Dovecot, Postfix):
-            started.append(kind(site, patience))
-        yield started
-    finally:
-        for deliverer in started:
-            deliverer.close()
