@@ -18,7 +18,9 @@ from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, as_ordinary_user
 from spools import good, mbox, odd_spools
 from test_hazard_other_programs import dotlockfile
 from test_uidl_styles import golden
+from tpop3d.inspection import problems
 from tpop3d.inspection.mailbox import Settings, look
+from tpop3d.mailspool.scan import BLOCK
 from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root sees and becomes others")
@@ -125,6 +127,16 @@ def test_every_key_is_documented(anna, inetd):
     assert keys(found) - set(re.findall(r"\w+", section)) == set()
 
 
+def test_every_kind_is_documented():
+    constants = vars(problems).items()
+    kinds = {value for name, value in constants if name.isupper() and isinstance(value, str)}
+    assert {"glued", "no-line-end"} <= kinds
+    page = (CHECKOUT / "man/tpop3d.8").read_text()
+    section = page.partition("\nKinds are\n")[2].partition("\n.It ")[0]
+    words = re.findall(r"^\.Li (.*)$", section, re.MULTILINE)
+    assert {word for line in words for word in line.replace(",", " ").split()} == kinds
+
+
 def test_in_the_middle_of_the_pages(anna):
     """Whoever reads no further ends it, and sees no complaint."""
     site = anna
@@ -165,6 +177,18 @@ def test_what_mail_says_is_shown_harmlessly(site):
 # Problems
 
 
+MORE = mbox(b"Subject: four\n\n4\n", b"Subject: five\n\n5\n")
+ENVELOPE = SPOOL.partition(b"\n")[0]
+
+
+def at(octets, what, nth=0):
+    """The offset at which it begins for the nth time."""
+    offset = octets.index(what)
+    for _ in range(nth):
+        offset = octets.index(what, offset + 1)
+    return offset
+
+
 PROBLEMS = {
     "garbage": (b"garbage\n\n" + SPOOL, 1, [("garbage", 0, None)]),
     "blank lines, garbage": (b"\n\r\nx", 1, [("garbage", 3, None)]),
@@ -172,6 +196,39 @@ PROBLEMS = {
     "no empty line": (SPOOL[:-1], 0, [("no-empty-line", len(SPOOL) - 1, 3)]),
     "CRLF": (SPOOL.replace(b"\n", b"\r\n"), 0, [("crlf", 0, 1)]),
     "empty": (b"", 0, []),
+    "glued": (SPOOL[:-1] + MORE, 0, [("glued", len(SPOOL) - 1, 3)]),
+    "glued to an open line": (
+        SPOOL[:-2] + b"\r\n" + MORE.replace(b"\n", b"\r\n"),
+        0,
+        [("crlf", len(SPOOL) + 72, 4), ("glued", len(SPOOL), 3)],
+    ),
+    "glued, the first at the start": (
+        ENVELOPE + b"\n" + SPOOL,
+        0,
+        [("doubtful", 0, 1), ("glued", len(ENVELOPE) + 1, 1)],
+    ),
+    "quoted": (SPOOL.replace(b"1\n", b">" + ENVELOPE + b"\nand so on\n", 1), 0, []),
+    "text like a From_ line": (SPOOL.replace(b"1\n", b"1\nFrom here to there: 10:00\n"), 0, []),
+    "a From_ line in text": (SPOOL.replace(b"1\n", b"1\n" + ENVELOPE + b"\nwas it.\n"), 0, []),
+    "no time": (SPOOL + b"From here on\nA: b\n\n\n", 0, [("doubtful", len(SPOOL), 4)]),
+    "no header": (SPOOL + ENVELOPE + b"\nand so on\n\n", 0, [("doubtful", len(SPOOL), 4)]),
+    "nothing behind": (SPOOL + ENVELOPE + b"\n\n", 0, []),
+    "an empty header": (SPOOL + ENVELOPE + b"\n\ntext\n\n", 0, []),
+    "CR alone": (
+        SPOOL + ENVELOPE + b"\rSubject: x\r\rhidden\n\n",
+        0,
+        [("from-line", len(SPOOL), 4)],
+    ),
+    "a long From_ line": (
+        SPOOL + ENVELOPE + b"x" * 500 + b"\n\n",
+        0,
+        [
+            ("from-line", len(SPOOL), 4),
+        ],
+    ),
+    "a NUL": (SPOOL.replace(b"2\n", b"\0\n"), 0, [("nul", at(SPOOL, b"\n2\n") + 1, 2)]),
+    "NULs": (SPOOL + bytes(5000) + b"\n\n", 0, [("nul", len(SPOOL), 3)]),
+    "NULs from the start": (bytes(5000) + SPOOL, 1, [("garbage", 0, None)]),
 }
 
 
@@ -185,6 +242,57 @@ def test_problems(site, name):
     assert all(one["text"] in text(site, status) for one in found["problems"])
     output = doors_answer(site)
     assert output.startswith(b"+OK" if status == 0 else b"-ERR [SYS/PERM]")
+
+
+def test_what_stands_where_a_message_should_is_shown(site):
+    site.add("anna", b"\n\x1b]0;x\x07 or other\nmore\n\n" + SPOOL)
+    (problem,) = seen(site, 1)["problems"]
+    assert "stands at offset 1 (\\x1b]0;x\\x07 or other), and" in problem["text"]
+
+
+@pytest.mark.parametrize("name", ["mail.mbox", "mail-dovecot.mbox", "c-client.mbox"])
+def test_what_real_programs_have_made_is_not_odd(site, name):
+    site.add("anna", golden(name))
+    kinds = {one["kind"] for one in seen(site)["problems"]}
+    assert kinds <= {"hidden", "duplicate", "crlf", "no-empty-line", "no-line-end"}
+
+
+@pytest.mark.parametrize("shift", range(-10, 11))
+def test_what_a_block_ends_in_is_found(tmp_path, shift):
+    """A glued message and a NUL, wherever they are cut in two."""
+    path = tmp_path / "anna"
+    filled = SPOOL[:-2] + b"\n" + b"x" * (BLOCK - len(SPOOL) + shift) + b"\n"
+    path.write_bytes(filled + MORE + b"\0\n\n")
+    mailbox = look(str(path), Settings(str(tmp_path), "tpop3d", False), lambda uid, gid: None)
+    problems = [(one.kind, one.offset, one.message) for one in mailbox.problems]
+    assert problems == [("glued", len(filled), 3), ("nul", len(filled + MORE), 4)]
+
+
+def test_of_very_many_problems_the_number_is_said(site):
+    glued = SPOOL.replace(b"\n\nFrom ", b"\nFrom ")
+    site.add("anna", glued[:-1] * 1000 + b"\n")
+    problems = [one for one in seen(site)["problems"] if one["kind"] == "glued"]
+    assert len(problems) == 1001
+    assert problems[-1]["text"].startswith("there are 1999 further problems")
+    assert problems[-1]["offset"] is None
+    shown = text(site)
+    assert shown.count("a message is glued to message 1:") == 5
+    assert "... and 2994 more of this kind: glued\n" in shown
+
+
+@settings(deadline=None)
+@given(odd_spools)
+def test_a_line_is_glued_where_no_message_begins(octets):
+    """Of any spool: the plain way, line by line."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "anna"
+        octets = octets.replace(b"From ", ENVELOPE + b"\nA: b\n")
+        path.write_bytes(octets)
+        mailbox = look(str(path), Settings(directory, "tpop3d", False), lambda uid, gid: None)
+    begins = [one.start() for one in re.finditer(rb"^From ", octets, re.MULTILINE)]
+    assert mailbox.listing is not None
+    glued = [one.offset for one in mailbox.problems if one.kind == "glued"]
+    assert glued == sorted(set(begins) - set(mailbox.listing.starts))
 
 
 def doors_answer(site):
@@ -211,7 +319,7 @@ def test_duplicates(site):
     for one in problems:
         assert "-" in found["messages"][one["message"] - 1]["unique_id"]
         assert found["messages"][one["message"] - 1]["offset"] == one["offset"]
-    assert "... and 15 more such messages" in text(site)
+    assert "... and 15 more of this kind: duplicate\n" in text(site)
 
 
 # Who, and by which configuration

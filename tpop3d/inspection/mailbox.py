@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.inspection import locks, remains, texts
+from tpop3d.inspection import locks, problems, remains, texts
 from tpop3d.inspection.locks import Dotlock, Holders, Lock
+from tpop3d.inspection.problems import CHANGED, CRLF, Problem
 from tpop3d.mailspool import idfile, styles
 from tpop3d.mailspool import state as states
 from tpop3d.mailspool.refusal import Truncated, named_by
-from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
-from tpop3d.mailspool.uniqueids import DIGITS, SUFFIX_DIGITS, unique_ids
+from tpop3d.mailspool.scan import Listing, NotAnMbox, is_internal, scan
+from tpop3d.mailspool.uniqueids import unique_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ TRIES = 3
 FROM_LINE = 200  # octets of it that are looked at
 NO_FILE = -1
 NO_LIMIT = 1 << 62
-
-# Kinds of problems.
-GARBAGE = "garbage"
-CHANGED = "changed"
-HIDDEN = "hidden"
-DUPLICATE = "duplicate"
-CRLF = "crlf"
-NO_LINE_END = "no-line-end"
-NO_EMPTY_LINE = "no-empty-line"
 
 
 class Settings:
@@ -45,19 +37,6 @@ class Settings:
         self.state_directory = state_directory
         self.style = style
         self.index = index
-
-
-class Problem:
-    """Something odd: its kind, a text, the offset of the octet and the number of the message that
-    it is about (None: of none)."""
-
-    __slots__ = ("kind", "message", "offset", "text")
-
-    def __init__(self, kind: str, text: str, offset: int | None, message: int | None) -> None:
-        self.kind = kind
-        self.text = text
-        self.offset = offset
-        self.message = message
 
 
 class Mailbox:
@@ -194,7 +173,8 @@ def _read_once(mailbox: Mailbox, fd: int, status: os.stat_result) -> None:
             leads = given.separators_lead or None  # None: as it looks
             listing, ids = scan(fd, 0, status.st_size, separators_lead=leads), []
         except NotAnMbox as error:
-            mailbox.reason = _describe_garbage(mailbox, fd, error.offset, status.st_size)
+            mailbox.reason = "not an mbox: a session is refused"
+            mailbox.problems.append(problems.garbage(fd, error.offset, status.st_size))
             return
         if is_internal(fd, listing):
             listing.drop_first()
@@ -202,42 +182,17 @@ def _read_once(mailbox: Mailbox, fd: int, status: os.stat_result) -> None:
     mailbox.ids = unique_ids(fd, listing, ids, how, given)
     mailbox.listing = listing
     _read_headers(mailbox, fd, listing)
-    _find_problems(mailbox, fd, listing)
-
-
-def _describe_garbage(mailbox: Mailbox, fd: int, offset: int, size: int) -> str:
-    """Say what stands before the first message, and where that begins, if it does."""
-    first = _first_message(fd, offset, size)
-    behind = "no message follows" if first < 0 else f"the first message begins at {first}"
-    text = f"something else than a From_ line stands at offset {offset}, and {behind}"
-    mailbox.problems.append(Problem(GARBAGE, text, offset, None))
-    return "not an mbox: a session is refused"
-
-
-def _first_message(fd: int, position: int, size: int) -> int:
-    """Where the first From_ line after an empty line stands, or -1."""
-    before = b""
-    while position < size:
-        block = os.pread(fd, min(BLOCK, size - position), position)
-        if not block:
-            raise Truncated
-        window = before + block
-        for mark in (b"\n\nFrom ", b"\n\r\nFrom "):
-            if (found := window.find(mark)) >= 0:
-                return position - len(before) + found + len(mark) - len(b"From ")
-        before = window[-8:]
-        position += len(block)
-    return -1
+    mailbox.problems += problems.find(fd, listing, mailbox.ids)
 
 
 def _read_headers(mailbox: Mailbox, fd: int, listing: Listing) -> None:
     """The From_ line and the subject of each message; and which have CRs."""
     mailbox.lines = lines = []
     with_cr = []
-    for index, start in enumerate(listing.starts):
-        line = os.pread(fd, min(listing.bodies[index] - start, FROM_LINE), start)
+    for index in range(len(listing)):
         header = styles.header(fd, listing, index)
-        if line.endswith(b"\r\n") or b"\r\n" in header:
+        line, newline, _ = header[:FROM_LINE].partition(b"\n")
+        if (newline and line.endswith(b"\r")) or b"\r\n" in header:
             with_cr.append(index)
         lines.append((line.removeprefix(b"From ").strip(), texts.subject(header)))
     if with_cr:
@@ -245,42 +200,3 @@ def _read_headers(mailbox: Mailbox, fd: int, listing: Listing) -> None:
         of_all = f"in {len(with_cr)} of {len(listing)} messages; the first is {first + 1}"
         text = f"lines end with CR LF, {of_all}"
         mailbox.problems.append(Problem(CRLF, text, listing.starts[first], first + 1))
-
-
-def _find_problems(mailbox: Mailbox, fd: int, listing: Listing) -> None:
-    if listing.hides_first:
-        end = listing.starts[0] if len(listing) else listing.end
-        text = f"a mail program's own record stands before offset {end}; it is not shown"
-        mailbox.problems.append(Problem(HIDDEN, text, 0, None))
-    first_with = {unique_id: number for number, unique_id in enumerate(mailbox.ids, 1)}
-    for number, unique_id in enumerate(mailbox.ids, 1):
-        base = _base(unique_id, first_with)
-        if base:
-            twin = first_with.get(base)
-            whose = f"message {twin}" if twin else "a message that is gone"
-            text = f"message {number} has the unique-id of {whose}, and a suffix"
-            offset = listing.starts[number - 1]
-            mailbox.problems.append(Problem(DUPLICATE, text, offset, number))
-    if not listing.end or not len(listing):
-        return
-    last = os.pread(fd, 3, max(0, listing.end - 3))
-    if not last.endswith(b"\n"):
-        text = "the last line has no line end; what is delivered next may become a part of it"
-        mailbox.problems.append(Problem(NO_LINE_END, text, listing.end, len(listing)))
-    elif not last.endswith((b"\n\n", b"\n\r\n")):
-        text = "there is no empty line at the end; a message that is delivered without one before"
-        text += " it becomes a part of the last"
-        mailbox.problems.append(Problem(NO_EMPTY_LINE, text, listing.end, len(listing)))
-
-
-def _base(unique_id: bytes, others: dict[bytes, int]) -> bytes:
-    """The id that another message had first; b"" where this one has no suffix.
-
-    In ids that qpopper wrote into messages a hyphen says nothing.
-    """
-    base, hyphen, suffix = unique_id.partition(b"-")
-    if hyphen and len(base) <= DIGITS and not base.strip(b"0123456789abcdef"):
-        return base
-    base, hyphen, suffix = unique_id.rpartition(b"-")
-    is_suffix = len(suffix) == SUFFIX_DIGITS and not suffix.strip(b"0123456789abcdef")
-    return base if hyphen and is_suffix and base in others else b""

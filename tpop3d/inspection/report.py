@@ -9,13 +9,13 @@ import stat
 import time
 
 from tpop3d.inspection import locks, texts
-from tpop3d.inspection.mailbox import DUPLICATE, Mailbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tpop3d.inspection.locks import Dotlock, Lock, Process
+    from tpop3d.inspection.mailbox import Mailbox
     from tpop3d.inspection.remains import Found
 
 SENDER, SUBJECT = 30, 60  # characters that are shown
@@ -55,12 +55,14 @@ def as_text(mailbox: Mailbox) -> Iterator[str]:
 def _problems(mailbox: Mailbox) -> Iterator[str]:
     if not mailbox.problems:
         yield "  problems      none"
-    alike = [problem for problem in mailbox.problems if problem.kind == DUPLICATE]
+    alike: dict[str, int] = {}
     for problem in mailbox.problems:
-        if problem.kind != DUPLICATE or problem in alike[:SHOWN_ALIKE]:
+        alike[problem.kind] = alike.get(problem.kind, 0) + problem.count
+        if alike[problem.kind] <= SHOWN_ALIKE:
             yield f"  problem       {problem.text}"
-    if len(alike) > SHOWN_ALIKE:
-        yield f"  problem       ... and {len(alike) - SHOWN_ALIKE} more such messages"
+    for kind, number in alike.items():
+        if number > SHOWN_ALIKE:
+            yield f"  problem       ... and {number - SHOWN_ALIKE} more of this kind: {kind}"
 
 
 def _table(mailbox: Mailbox) -> Iterator[str]:
