@@ -164,7 +164,7 @@ class _Session:
 
     def _update(self, conversation: Conversation, spool: Spool, transaction: Transaction) -> str:
         """UPDATE: remove what is marked, let go of the maildrop, and only then answer."""
-        if self._has_left_early() and any(transaction.deleted):
+        if any(transaction.deleted) and self._has_left_early():
             # It may read on: then it gets the answers to all that came before QUIT, and this one.
             conversation.say(replies.LEFT_EARLY)
             self._wire.flush()
