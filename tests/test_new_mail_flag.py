@@ -138,7 +138,7 @@ def test_where_the_journal_cannot_be_written_nothing_changes(path, flag):
 def test_a_removal_that_another_session_finishes_leaves_it_too(path, flag, monkeypatch):
     set_flag(path, flag)
 
-    def half(journal, spool, directory):
+    def half(journal, spool, *_):
         os.pwrite(spool, journal.read(journal.plan.first, journal.plan.first + 10), 0)
         raise OSError(5, "Input/output error")
 
