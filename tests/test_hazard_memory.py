@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import authkit
 import doors
 from inspecting import inspect
 from mailsite import ENVIRONMENT, IS_ROOT
@@ -26,18 +27,21 @@ from tpop3d.trial import UNOPENED
 from trying import attempt
 
 TINY = b"From \n\n"
-COUNT = 1_400_000
+COUNT = 500_000
 SPOOL = mbox(*[b"Subject: %d\n\n%b\n" % (n, b"x" * 3000) for n in range(4)])
 REFUSED = b"-ERR [SYS/PERM] maildrop needs more memory than it gets here\r\n"
-WHY = 'reason="needs more memory than session-memory: 64M"'
+WHY = 'reason="needs more memory than session-memory: 24M"'
 
 
 @pytest.fixture
-def large(site):
-    """More than a million messages of 7 octets, and a limit that is too low for them."""
+def large(site, patched, monkeypatch):
+    """Half a million messages of 7 octets, and a limit that is too low for them, and for others
+    to be set: more would take its time."""
+    server = patched("")
+    monkeypatch.setattr(authkit, "SERVER", server)
     site.add("anna", TINY * COUNT)
     site.add("bert", SPOOL)
-    site.configure({"session-memory": "64M"})
+    site.configure({"session-memory": "24M"})
     return site
 
 
@@ -85,7 +89,7 @@ def test_others_are_served_meanwhile(large):
 def test_with_more_it_is_served(large):
     large.configure({"session-memory": "1G"})
     with doors.inetd(large) as wire:
-        assert log_in(wire, "anna").startswith(b"+OK maildrop has 1400000 messages")
+        assert log_in(wire, "anna").startswith(b"+OK maildrop has 500000 messages")
         assert limits_of(wire.process.pid) == [1 << 30, (1 << 30) + RESERVE]
         assert wire.ask("QUIT").startswith(b"+OK")
 
@@ -94,6 +98,8 @@ PATCHED = """
 import sys
 from tpop3d.mailspool import spool
 from tpop3d.session import gatekeeper, relay
+from tpop3d import directives
+directives.LEAST_MEMORY = 1
 def fails(*arguments, **named):
     raise MemoryError
 def fails_later(*arguments):
@@ -129,7 +135,7 @@ def test_one_that_is_open_and_needs_more(site, patched):
     """Nothing that is marked is removed."""
     patched(NO_MORE)
     site.add("anna", mbox(*[b"%d\n" % n for n in range(100_000)]))
-    site.configure({"session-memory": "64M"})
+    site.configure({"session-memory": "24M"})
     before = site.spool("anna").read_bytes()
     with doors.inetd(site) as wire:
         assert log_in(wire, "anna").startswith(b"+OK")
@@ -144,7 +150,7 @@ def test_in_the_middle_of_a_message_the_client_is_told_nothing(site, patched):
     """It would take that for a part of it."""
     patched("spool.Spool.blocks = fails_later")
     site.add("anna", SPOOL)
-    site.configure({"session-memory": "64M"})
+    site.configure({"session-memory": "24M"})
     with doors.inetd(site) as wire:
         assert log_in(wire, "anna").startswith(b"+OK")
         wire.send(b"RETR 1\r\n")
@@ -193,7 +199,7 @@ def test_recover(site, patched):
     place.mkdir(mode=0o700)
     (place / "journal").touch()
     os.chown(place, uid, gid)
-    site.configure({"session-memory": "64M"})
+    site.configure({"session-memory": "24M"})
     command = [*server, "--recover", "-f", str(site.conf)]
     done = subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True)
     assert done.returncode == 1
@@ -203,7 +209,7 @@ def test_recover(site, patched):
 
 def test_test_login(large):
     outcome = attempt(large)
-    assert outcome.of("maildrop") == ["refused: needs more memory than session-memory: 64M"]
+    assert outcome.of("maildrop") == ["refused: needs more memory than session-memory: 24M"]
     assert outcome.status == UNOPENED
     assert outcome.stderr == ""
 
@@ -211,7 +217,7 @@ def test_test_login(large):
 def test_inspect(large):
     done = inspect(large)
     path = large.spool("anna")
-    assert done.stderr == f"tpop3d: {path}: needs more memory than session-memory: 64M\n"
+    assert done.stderr == f"tpop3d: {path}: needs more memory than session-memory: 24M\n"
     assert (done.returncode, done.stdout) == (1, "")
 
 

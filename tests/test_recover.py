@@ -405,7 +405,9 @@ def test_what_only_its_user_may_see_is_left_to_him(site, monkeypatch):
 def test_a_listener_that_stops_does_not_wait_for_it(site, crashed, held, stopped):
     with doors.standalone(site, settings={"lock-timeout-seconds": 1000}) as door:
         poll(lambda: journals_of(crashed) == {"bert"}, "the others to be recovered")
-        (child,) = [one for one in site.processes() if holds(one, held)]
+        (child,) = poll(
+            lambda: [one for one in site.processes() if holds(one, held)], "the process for bert"
+        )
         if stopped:
             os.kill(child, signal.SIGSTOP)
     door.logs.wait_for("recovery was told to end, and [123] maildrops are not recovered")
@@ -417,7 +419,9 @@ def test_a_listener_that_stops_does_not_wait_for_it(site, crashed, held, stopped
 def test_a_recovery_that_is_killed_is_logged(site, crashed, held):
     with doors.standalone(site, settings={"lock-timeout-seconds": 1000}) as door:
         poll(lambda: journals_of(crashed) == {"bert"}, "the others to be recovered")
-        (child,) = [one for one in site.processes() if holds(one, held)]
+        (child,) = poll(
+            lambda: [one for one in site.processes() if holds(one, held)], "the process for bert"
+        )
         parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(parent, signal.SIGKILL)
         door.logs.wait_for("recovery was ended by signal 9")
