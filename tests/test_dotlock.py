@@ -204,14 +204,14 @@ def test_ours_of_a_living_process_is_broken_by_age(path, lock):
 
 
 def test_without_proc_it_names_pid_and_host(path, lock, monkeypatch):
-    real = open
+    real = os.open
 
     def open_(name, *rest, **more):
         if str(name).startswith("/proc"):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
         return real(name, *rest, **more)
 
-    monkeypatch.setattr("builtins.open", open_)
+    monkeypatch.setattr(os, "open", open_)
     content = b"%d\n%b\n" % (dead_pid(), HOST)
     assert here() == HOST + b"\n"
     assert not is_of_here(content)

@@ -95,11 +95,15 @@ class Dotlock:
             return ""
         gone: bool | str = False
         try:
-            seen = look(self.path)
+            # A close look comes later, where nobody knows its name.
+            is_untouched = _is_untouched(os.lstat(self.path), ours.status)
+            seen = ours if is_untouched else look(self.path)
             if seen is None or not _may_be(seen, ours):
                 return ""  # somebody has broken it, and may have another there
             if self._is(ours, seen):
                 gone = self._take_away(seen)
+        except FileNotFoundError:
+            return ""
         except OSError as error:
             gone = f"{self.path} cannot be removed ({error.strerror})"
         if gone is True:
@@ -216,6 +220,12 @@ class Dotlock:
         status = os.fstat(fd)
         self._clock = status.st_mtime
         return Seen(status, content)
+
+
+def _is_untouched(now: os.stat_result, before: os.stat_result) -> bool:
+    return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == (
+        before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns,
+    )  # fmt: skip
 
 
 def _may_be(seen: Seen, ours: Seen) -> bool:

@@ -158,8 +158,11 @@ def here() -> bytes:
 def _boot() -> bytes:
     """What tells this running of the kernel from all others; b"" where it is not known."""
     try:
-        with open(BOOT_ID, "rb") as file:
-            boot = file.read(64)
+        fd = os.open(BOOT_ID, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            boot = os.read(fd, 64)
+        finally:
+            os.close(fd)
     except OSError:
         boot = os.environb.get(BOOT_ID_VARIABLE, b"")
     boot = boot.strip().replace(b"-", b"")  # systemd writes none
