@@ -474,6 +474,19 @@ def test_mail_that_is_just_coming_to_our_lock_is_not_lost(path):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_nobody_waits_for_an_old_lock_that_somebody_has_open(path):
+    """He may be at work, or hang for ever. It is neither broken nor waited for."""
+    lock = Dotlock(str(path), is_local=True)
+    path.write_bytes(b"0\n")
+    with path.open("ab"):
+        assert lock.take() is False
+        age(path)
+        assert str(path) in lock.take()
+        assert os.listdir(path.parent) == [path.name]
+    assert lock.take() is True
+    lock.remove()
+
+
 def test_who_only_reads_our_lock_does_not_keep_it(path):
     lock = Dotlock(str(path), is_local=True)
     assert lock.take() is True

@@ -50,6 +50,7 @@ class Dotlock:
     def take(self) -> bool | str:
         """Make it. False: somebody has it. A text: why it can be neither made nor removed, so that
         nobody need wait for it. Raises OSError."""
+        gone: bool | str = True
         for _ in range(2):  # the second time after what was in the way is gone
             self._clock = None
             cannot = ""
@@ -78,7 +79,7 @@ class Dotlock:
             gone = self._take_away(seen)
             if isinstance(gone, str):
                 return gone
-        return False
+        return False if gone else f"{self.path} is old, and somebody writes to it"
 
     def refresh(self) -> None:
         """Say that it is still held, so that nobody takes it for stale."""
