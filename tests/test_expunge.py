@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spools import covered_whole, good, mbox, messages_of, odd_spools, opened, separators_lead
 from tpop3d.mailspool import journal
-from tpop3d.mailspool.expunge import kept_ranges
+from tpop3d.mailspool.deletion import kept_ranges
 from tpop3d.mailspool.refusal import PARTIAL, TEMPORARY
 
 

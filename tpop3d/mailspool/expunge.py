@@ -19,7 +19,7 @@ SECOND = 1_000_000_000  # nanoseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import TypeVar
 
     Done = TypeVar("Done")
@@ -32,32 +32,6 @@ class Unfinished(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(error)
         self.error = error
-
-
-def kept_ranges(
-    starts: Sequence[int], end: int, deleted: Sequence[int], size: int
-) -> list[tuple[int, int]]:
-    """What stays, from the first deleted message on: ranges of offsets, in order, not touching.
-
-    `end` is where the last message ends; what comes after it, up to `size`, was delivered later.
-    """
-    ranges: list[tuple[int, int]] = []
-    count = len(starts)
-    index = deleted.index(1)
-    while index < count:
-        if deleted[index]:
-            index += 1
-            continue
-        first = index
-        while index < count and not deleted[index]:
-            index += 1
-        ranges.append((starts[first], starts[index] if index < count else end))
-    if size > end:
-        if ranges and ranges[-1][1] == end:
-            ranges[-1] = (ranges[-1][0], size)
-        else:
-            ranges.append((end, size))
-    return ranges
 
 
 def expunge(

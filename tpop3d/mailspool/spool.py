@@ -12,13 +12,15 @@ import os
 from tpop3d.mailspool import idfile, refusal, statefile, styles
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.arrays import array
-from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag, kept_ranges
+from tpop3d.mailspool.deletion import first_other, kept_ranges, last_kept, surplus
+from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
 from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
 from tpop3d.mailspool.refusal import Refusal, Truncated, named_by, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
-from tpop3d.mailspool.uniqueids import unique_ids
+from tpop3d.mailspool.uniqueids import UniqueIds
+from tpop3d.mailspool.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,10 +76,8 @@ class Spool:
         self._locks: SpoolLocks | None = None
         self._fd = NO_FILE
         self._listing = Listing(0)
-        self._status: os.stat_result | None = None  # when the spool was last found good
-        self._was_settled = False  # then
-        self._ids: list[bytes] = []  # of the first messages, perhaps not of all
-        self._given = idfile.Given(terms.style)  # what is remembered of them
+        self._watch: Watch | None = None  # once it was scanned
+        self._ids = UniqueIds(terms.style, state)
         self._read = bytearray()  # 1 for each message that was read to its end
         self._is_known = False  # the listing, from an index
         self._is_news = False  # what is known of it, to the index
@@ -147,28 +147,30 @@ class Spool:
 
     def _scan(self) -> Refusal | None:
         try:
-            self._given = idfile.load(self._state, self._terms.style)
+            self._ids.load()
         except OSError as error:
             return of_error(error, f"{self._state}/{idfile.NAME}")
         try:
             status = os.fstat(self._fd)
-            self._saw(status)
+            self._watch = Watch(self.path, self._fd)
+            self._watch.saw(status)
             known = None
             if self._terms.index:
-                known = indexes.load(self._state, self._fd, status, self._given, self._refresh)
+                given = self._ids.given
+                known = indexes.load(self._state, self._fd, status, given, self._refresh)
             if known is not None:
-                self._listing, self._ids = known.listing, known.ids
+                self._listing, self._ids.known = known.listing, known.ids
             else:
                 # Other styles want more of a message than its first octets.
                 with_digests = self._terms.style == styles.TPOP3D
-                leads = self._given.separators_lead or None  # None: as it looks
+                leads = self._ids.given.separators_lead or None  # None: as it looks
                 self._listing = scan_all(
                     self._fd, status.st_size, with_digests, leads, self._refresh
                 )
                 if is_internal(self._fd, self._listing):
                     self._listing.drop_first()
             if self._listing.separators_lead and self._listing.has_surplus:
-                self._given.separators_lead = True
+                self._ids.given.separators_lead = True
             self._is_known = known is not None
             self._is_news = known is None or not known.is_current
             self._read = bytearray(len(self._listing))
@@ -191,45 +193,9 @@ class Spool:
         leads = self._listing.separators_lead
         return scan(self._fd, start, end, separators_lead=leads, refresh=self._refresh)
 
-    def _saw(self, status: os.stat_result) -> None:
-        """The spool is good, and has this status now."""
-        self._status = status
-        self._was_settled = indexes.is_settled(status)
-
     def changed(self) -> str:
-        """How the spool changed other than by growing; "" if it did not.
-
-        Cheap as long as nothing has touched it. Otherwise the start of every message must be what
-        and where it was, and what follows the last one must be new messages.
-        """
-        if self._fd == NO_FILE:
-            return ""
-        try:
-            named = os.lstat(self.path)
-            if self._status is not None and _look(named) == _look(self._status):
-                return ""
-            status = os.fstat(self._fd)
-            if (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino):
-                return "another file has its name"
-            if status.st_size < self._listing.end:
-                return "it became shorter"
-            if why := self._differs(status.st_size):
-                return why
-        except OSError as error:
-            return error.strerror or "it cannot be read"
-        self._saw(status)
-        return ""
-
-    def _differs(self, size: int) -> str:
-        listing = self._listing
-        if (index := indexes.differing(self._fd, listing)) >= 0:
-            return f"message {index + 1} is another"
-        if size > listing.end and len(listing):
-            # A deliverer may be at work: it is enough that nothing contradicts a new message.
-            grown = os.pread(self._fd, 64, listing.end).lstrip(b"\r\n")
-            if not (grown.startswith(b"From ") or b"From ".startswith(grown)):
-                return "its last message grew"
-        return ""
+        """How the spool changed other than by growing; "" if it did not."""
+        return self._watch.changed(self._listing) if self._watch is not None else ""
 
     def blocks(self, index: int) -> Iterator[bytes]:
         """Yield the stored content of a message. Raises `Truncated` where it is gone."""
@@ -250,12 +216,9 @@ class Spool:
 
     def unique_ids(self) -> Sequence[bytes]:
         """The unique-id of each message, computed when first asked for."""
-        if len(self._ids) < len(self._listing):
-            name, given = self._terms.style, self._given
-            style = styles.style_for(name, self._fd, self._listing, self._ids, given)
-            self._ids = unique_ids(self._fd, self._listing, self._ids, style, given)
-            self._is_news = True
-        return self._ids
+        is_new = len(self._ids.known) < len(self._listing)
+        self._is_news |= is_new
+        return self._ids.of(self._fd, self._listing) if is_new else self._ids.known
 
     def expunge(self, deleted: Sequence[int]) -> Refusal | None:
         """Remove the messages whose entry in `deleted` is 1. Mail that came meanwhile is kept."""
@@ -267,18 +230,17 @@ class Spool:
             self.unique_ids()
         except OSError as error:
             return of_error(error, "nothing removed")
-        locks = self._locks
+        locks, watch = self._locks, self._watch
         assert locks is not None  # there are messages, so it was scanned
+        assert watch is not None
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
             self.warning = locks.warning
             return refused
-        if not self._was_settled:
-            self._status = None  # its times would not tell a change: look closely
         try:
-            is_touched = self._status is None or _look(os.lstat(self.path)) != _look(self._status)
+            is_touched = watch.is_touched()
             if why := self.changed():
                 return Refusal(refusal.TEMPORARY, f"nothing removed: {why}")
-            return self._expunge_locked(deleted, is_touched)
+            return self._expunge_locked(deleted, watch, is_touched)
         except Unfinished as error:
             self._is_news = False
             indexes.forget(self._state)
@@ -292,7 +254,9 @@ class Spool:
             locks.release()
             self.warning = locks.warning
 
-    def _expunge_locked(self, deleted: Sequence[int], is_touched: bool) -> Refusal | None:
+    def _expunge_locked(
+        self, deleted: Sequence[int], watch: Watch, is_touched: bool
+    ) -> Refusal | None:
         listing = self._listing
         before = os.fstat(self._fd)
         size, end = before.st_size, listing.end
@@ -302,111 +266,38 @@ class Spool:
             added = end - listing.end
             if not 0 <= added <= LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
                 return Refusal(refusal.TEMPORARY, "nothing removed: its last message grew")
-        if (index := self._first_other(deleted, is_touched, end)) >= 0:
-            self.distrust()
-            why = f"nothing removed: message {index + 1} is another"
-            return Refusal(refusal.TEMPORARY, why)
+        # What was scanned in this session, and not touched since, is not looked at again, nor what
+        # was read as the index knows it.
+        if is_touched or self._is_known:
+            seen = bytes(len(listing)) if is_touched else self._read
+            if (index := first_other(listing, deleted, seen, end, self._scan_part)) >= 0:
+                self.distrust()
+                why = f"nothing removed: message {index + 1} is another"
+                return Refusal(refusal.TEMPORARY, why)
         starts = listing.starts
-        surplus = self._surplus(deleted) if size == end else 0
-        if surplus:
+        extra = surplus(self._fd, listing, deleted) if size == end else 0
+        if extra:
             starts = starts[:]
-            starts[_last_kept(deleted) + 1] -= surplus
+            starts[last_kept(deleted) + 1] -= extra
         ranges = kept_ranges(starts, end, deleted, size)
-        following = self._prepare_ids(deleted, is_optional=not ranges)
-        first = starts[deleted.index(1)]
-        is_prepared = following is not None
+        following = self._ids.prepare(deleted, is_optional=not ranges)
+        first, is_prepared = starts[deleted.index(1)], following is not None
         try:
             expunge(
                 self._fd, self.path, self._state, first, ranges, size, is_prepared, self._refresh
             )
         finally:
             keep_new_mail_flag(self._fd, before)
-        self._given = following or self._given
-        if self._terms.style == styles.DOVECOT:
-            styles.forget_old(self._state)
         try:
-            self._ids = [one for one, mark in zip(self._ids, deleted, strict=True) if not mark]
+            self._ids.remove(deleted, following)
             listing.remove(deleted, end)
-            listing.end -= surplus
-            self._saw(os.fstat(self._fd))
+            listing.end -= extra
+            watch.saw(os.fstat(self._fd))
             self._is_news = True
         except MemoryError:  # they are removed all the same
             self._is_news = False
             indexes.forget(self._state)
         return None
-
-    def _first_other(self, deleted: Sequence[int], is_touched: bool, end: int) -> int:
-        """The first message to be removed that is not what it was, or -1. `end` is where the last
-        one ends now.
-
-        Somebody may have made further messages within it. What was scanned in this session, and
-        not touched since, is not looked at again, nor what was read as the index knows it.
-        """
-        if not (is_touched or self._is_known):
-            return -1
-        listing = self._listing
-        index, count = 0, len(listing)
-        while index < count:
-            if not deleted[index] or (self._read[index] and not is_touched):
-                index += 1
-                continue
-            first = index
-            while index < count and deleted[index]:
-                index += 1
-            stop = listing.starts[index] if index < count else end
-            there = self._scan_part(listing.starts[first], stop)
-            for known in range(first, index):
-                at = known - first
-                if at == len(there) or there.starts[at] != listing.starts[known]:
-                    return known
-                # The last one may have got its line's end meanwhile.
-                has_grown = known == count - 1 and end != listing.end
-                if there.octets[at] != listing.octets[known] and not has_grown:
-                    return known
-            if len(there) > index - first:
-                return index - 1
-        return -1
-
-    def _surplus(self, deleted: Sequence[int]) -> int:
-        """How many octets of empty lines to remove with the last messages, from before them.
-
-        Where separators lead, one was written for each of them, perhaps behind another one. A
-        single one stays: without it, what is delivered next might become a part of what is there.
-        """
-        listing = self._listing
-        if not (listing.separators_lead and deleted[-1] and 0 in deleted):
-            return 0
-        last = _last_kept(deleted)
-        end = listing.ends[last]
-        line = 2 if os.pread(self._fd, 2, end) == b"\r\n" else 1
-        return listing.starts[last + 1] - end - line
-
-    def _prepare_ids(self, deleted: Sequence[int], is_optional: bool) -> idfile.Given | None:
-        """Write down what is to be remembered of ids when these messages are gone; None: nothing.
-        Raises OSError; where it is optional, it is done as well as it can be."""
-        left = [one for one, mark in zip(self._ids, deleted, strict=True) if not mark]
-        following = self._remembered(left, is_first_gone=bool(deleted[0]))
-        if not (following.octets() or self._given.mark):
-            return None
-        try:
-            idfile.prepare(self._state, following)
-        except OSError:
-            idfile.discard(self._state)
-            if not is_optional:
-                raise
-            if not left:
-                idfile.forget(self._state)
-            return None
-        return following
-
-    def _remembered(self, ids: Sequence[bytes], is_first_gone: bool = False) -> idfile.Given:
-        """What there is to remember of messages that have these ids."""
-        is_dovecot = self._terms.style == styles.DOVECOT
-        given = self._given.of(ids, is_all_needed=is_dovecot)
-        if is_dovecot:
-            styles.note_validity(given, ids, is_first_gone)
-        given.separators_lead &= len(ids) > 0
-        return given
 
     def close(self) -> None:
         """Let go of the spool, and of the session lock last. Once is enough; more do no harm."""
@@ -421,7 +312,8 @@ class Spool:
 
     def _remember(self) -> None:
         """Write down what the ids depend on; and the index, where it is worth it."""
-        if not self._is_news or self._status is None:
+        watch = self._watch
+        if not self._is_news or watch is None or watch.status is None:
             return
         try:
             if self._listing.digests:
@@ -430,12 +322,11 @@ class Spool:
             return
         finally:
             self._is_news = False
-        if len(self._ids) == len(self._listing):
-            self._given = self._remembered(self._ids)
-        idfile.save(self._state, self._given)
+        self._ids.save(is_complete=len(self._ids.known) == len(self._listing))
         if self._terms.index and self._listing.end >= indexes.WORTH and len(self._listing):
-            seen = self._status, self._was_settled
-            indexes.save(self._state, self._fd, *seen, self._listing, self._ids, self._given)
+            seen = watch.status, watch.was_settled
+            known, given = self._ids.known, self._ids.given
+            indexes.save(self._state, self._fd, *seen, self._listing, known, given)
         else:
             indexes.forget(self._state)
 
@@ -491,13 +382,3 @@ def _wrong_file(status: os.stat_result, owner: int) -> str:
     if status.st_uid != owner:
         return f"owned by uid {status.st_uid}, not by the mailbox's user (uid {owner})"
     return ""
-
-
-def _last_kept(deleted: Sequence[int]) -> int:
-    """The last message that stays; there is one."""
-    return len(deleted) - 1 - deleted[::-1].index(0)
-
-
-def _look(status: os.stat_result) -> tuple[int, ...]:
-    """What tells at a glance that a file is the same, and that nobody has touched it."""
-    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ctime_ns

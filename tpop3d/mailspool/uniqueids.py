@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import os
 
+from tpop3d.mailspool import idfile
 from tpop3d.mailspool.idfile import Given
 from tpop3d.mailspool.md5 import md5
 from tpop3d.mailspool.scan import BLOCK, DIGEST, Listing, digest_of, line_end
-from tpop3d.mailspool.styles import NUMBERED, TPOP3D, header
+from tpop3d.mailspool.styles import (
+    DOVECOT,
+    NUMBERED,
+    TPOP3D,
+    forget_old,
+    header,
+    note_validity,
+    style_for,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +60,73 @@ def unique_ids(
     for index in range(len(known), len(listing)):
         maker.take(index, maker.remembered(index) or maker.made(index))
     return maker.ids
+
+
+class UniqueIds:
+    """The unique-ids of a maildrop, in a style, and what its state directory remembers of them."""
+
+    def __init__(self, style: str, state: str) -> None:
+        self.given = Given(style)
+        self.known: list[bytes] = []  # of the first messages, perhaps not of all
+        self._style = style
+        self._state = state
+
+    def load(self) -> None:
+        """Learn what is remembered. Raises OSError."""
+        self.given = idfile.load(self._state, self._style)
+
+    def of(self, fd: int, listing: Listing) -> list[bytes]:
+        """The id of each message of a listing, of whose first ones they may be known. Raises
+        OSError."""
+        style = style_for(self._style, fd, listing, self.known, self.given)
+        self.known = unique_ids(fd, listing, self.known, style, self.given)
+        return self.known
+
+    def prepare(self, deleted: Sequence[int], is_optional: bool) -> Given | None:
+        """Before messages whose entry in `deleted` is 1 are removed: write down what is to be
+        remembered afterwards; None: nothing. Raises OSError; where it is optional, it is done as
+        well as it can be."""
+        left = _left(self.known, deleted)
+        following = self._of(left, is_first_gone=bool(deleted[0]))
+        if not (following.octets() or self.given.mark):
+            return None
+        try:
+            idfile.prepare(self._state, following)
+        except OSError:
+            idfile.discard(self._state)
+            if not is_optional:
+                raise
+            if not left:
+                idfile.forget(self._state)
+            return None
+        return following
+
+    def remove(self, deleted: Sequence[int], following: Given | None) -> None:
+        """They are removed; `following` is what `prepare` has returned."""
+        self.known = _left(self.known, deleted)
+        self.given = following or self.given
+        if self._style == DOVECOT:
+            forget_old(self._state)
+
+    def save(self, is_complete: bool) -> None:
+        """Remember what there is to remember, as far as that is possible. `is_complete`: of all
+        messages the ids are known; otherwise nothing is forgotten."""
+        if is_complete:
+            self.given = self._of(self.known)
+        idfile.save(self._state, self.given)
+
+    def _of(self, ids: Sequence[bytes], is_first_gone: bool = False) -> Given:
+        """What there is to remember of messages that have these ids."""
+        is_dovecot = self._style == DOVECOT
+        given = self.given.of(ids, is_all_needed=is_dovecot)
+        if is_dovecot:
+            note_validity(given, ids, is_first_gone)
+        given.separators_lead &= len(ids) > 0
+        return given
+
+
+def _left(ids: Sequence[bytes], deleted: Sequence[int]) -> list[bytes]:
+    return [one for one, mark in zip(ids, deleted, strict=True) if not mark]
 
 
 class _Maker:
