@@ -5,6 +5,7 @@ of each file what was there at its last fsync, any of the pages that were writte
 sizes since; of the directory what was there at its fsync, and any of the changes since.
 """
 
+import functools
 import itertools
 import os
 import random
@@ -24,6 +25,8 @@ SHAPES = {
     "small": mbox(*[b"message %d\n" % n for n in range(4)]),
     "pages": mbox(*[b"%d\n" % n + b"%d" % n * (3000 + 700 * n) + b"\n" for n in range(4)]),
     "large": mbox(b"a\n", b"y" * 30_000 + b"\n", b"b\n", b"z" * 9000 + b"\n"),
+    # What they have for ids depends on who else is there, or was.
+    "twins": b"".join(b"From a\n" + b"z" * 600 + b"%d\n\n" % n for n in (1, 2, 1, 1)),
 }
 OLD = {shape: octets + NEW[0] for shape, octets in SHAPES.items()}
 # Marks for the four messages and for the new one behind them.
@@ -181,6 +184,12 @@ class Disk:
                     names[more[0]] = inode
         return names
 
+    def old(self, octets, number, shape):
+        """What was there before, if these are on the disk after so many moments: what was delivered
+        and is not on the disk yet was never there."""
+        is_doubtful = not self.first_sync or number <= self.first_sync
+        return octets if is_doubtful and octets.startswith(SHAPES[shape]) else OLD[shape]
+
     def _moment(self):
         files = {inode: file.copy() for inode, file in self.files.items()}
         self.moments.append((files, dict(self.names), list(self.doubtful)))
@@ -245,6 +254,18 @@ def expunge(path, marks, disk):
     return told
 
 
+@functools.cache
+def ids_of(octets):
+    """The ids when all are there, and nobody has been there before."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "spool")
+        path.write_bytes(octets)
+        spool = patient(path)
+        ids = list(spool.unique_ids())
+        spool.close()
+        return ids
+
+
 def check_after(path, layout, old, marks, is_told):
     """After the power cut mail is delivered, and then somebody opens the spool."""
     state = f"{path}.state"
@@ -255,11 +276,19 @@ def check_after(path, layout, old, marks, is_told):
     assert not isinstance(spool, Refusal), spool
     assert spool.found is None or not spool.found.is_alarming, spool.found.line
     found = path.read_bytes()
-    messages = itertools.zip_longest(messages_of(old), marks[: len(messages_of(old))])
+    messages = list(itertools.zip_longest(messages_of(old), marks[: len(messages_of(old))]))
     new = b"".join([message for message, mark in messages if not mark])
     assert found in ([new + NEW[1]] if is_told else [old + NEW[1], new + NEW[1]])
     stored = [b"".join(spool.blocks(n)) for n in range(len(spool))]
     assert stored == [one.partition(b"\n")[2][:-1] for one in messages_of(found)]
+    ids = ids_of(old + NEW[1])
+    if found != old + NEW[1]:
+        ids = [
+            one
+            for one, (_, mark) in itertools.zip_longest(ids, messages, fillvalue=(0, 0))
+            if not mark
+        ]
+    assert list(spool.unique_ids()) == ids
     spool.close()
     assert not [name for name in os.listdir(state) if name.startswith("journal")]
 
@@ -286,9 +315,7 @@ def test_a_power_cut_while_messages_are_removed(place, monkeypatch, shape):
             told = expunge(path, marks, disk)
         for number, moment in enumerate(disk.moments, 1):
             for layout in layouts(moment, disk, chance, 200):
-                # What was delivered and is not on the disk yet was never there.
-                is_old = number <= disk.first_sync and layout[0].startswith(SHAPES[shape])
-                old = layout[0] if is_old else OLD[shape]
+                old = disk.old(layout[0], number, shape)
                 check_after(path, layout, old, marks, is_told=number >= told)
                 cases += 1
     print(f"{cases} power cuts")
@@ -315,9 +342,10 @@ def test_a_power_cut_while_it_is_recovered_that_somebody_was_killed(place, monke
                 except Killed:
                     disk.last = None
                     patient(path).close()
-            for moment in disk.moments[last:]:
+            for number, moment in enumerate(disk.moments[last:], last + 1):
                 for layout in layouts(moment, disk, chance, 10):
-                    check_after(path, layout, OLD[shape], marks, is_told=False)
+                    old = disk.old(layout[0], number, shape)
+                    check_after(path, layout, old, marks, is_told=False)
                     cases += 1
     print(f"{cases} power cuts")
     assert cases > 1500

@@ -163,7 +163,8 @@ def save(directory: str, given: Given) -> None:
         return
     try:
         if octets:
-            statefile.replace(f"{directory}/{NAME}", [octets])
+            # Otherwise a power cut might take what is remembered already, too.
+            statefile.replace(f"{directory}/{NAME}", [octets], durable=True)
         else:
             forget(directory)
         given.mark = mark
@@ -172,8 +173,8 @@ def save(directory: str, given: Given) -> None:
 
 
 def prepare(directory: str, given: Given) -> None:
-    """Have it on the disk, but for its name, to be remembered when an expunge is done: it has its
-    mark by then. Raises OSError."""
+    """Have it on the disk, to be remembered when an expunge is done: it has its mark by then. Raises
+    OSError."""
     octets = given.octets()
     fd = statefile.create(f"{directory}/{NEXT}")
     try:
@@ -181,6 +182,7 @@ def prepare(directory: str, given: Given) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+    sync_directory(directory)  # or the journal might have its name, and this not
     given.mark = mark_of(octets)
 
 

@@ -282,6 +282,7 @@ class Spool:
         ranges = kept_ranges(starts, end, deleted, size)
         following = self._ids.prepare(deleted, is_optional=not ranges)
         first, is_prepared = starts[deleted.index(1)], following is not None
+        self._is_news = False  # if this is interrupted, what is known is not of what is there
         try:
             expunge(
                 self._fd, self.path, self._state, first, ranges, size, is_prepared, self._refresh
