@@ -28,6 +28,12 @@ def fails(*_):
     raise OSError(5, "Input/output error")
 
 
+def place_of(site, user, uid, gid):
+    """The state directory of a mailbox."""
+    name = states.name_of(states.real_path(str(site.spool(user))), uid)
+    return states.prepare(str(site.state), name, uid, gid)
+
+
 def interrupted(site, user, monkeypatch):
     """An expunge that was interrupted before it was carried out; returns the state directory."""
     uid = USERS[user] if IS_ROOT else os.geteuid()
@@ -35,8 +41,7 @@ def interrupted(site, user, monkeypatch):
     site.add(user, SPOOL)
     path = site.spool(user)
     os.chown(path, uid, gid)
-    name = states.name_of(states.real_path(str(path)), uid)
-    place = states.prepare(str(site.state), name, uid, gid)
+    place = place_of(site, user, uid, gid)
     with monkeypatch.context() as patch:
         patch.setattr(expunge_module, "carry_out", fails)
         spool = open_spool(str(path), uid, place, terms())
@@ -351,7 +356,7 @@ def test_whatever_else_a_user_puts_there(site, crashed, name, make):
 def test_what_was_left_of_files_is_removed(site):
     """Where somebody was killed before a journal was one, it can be as large as the spool."""
     uid, gid = (2001, 2001) if IS_ROOT else (os.geteuid(), os.getegid())
-    place = states.prepare(str(site.state), str(site.spool("bert")), uid, gid)
+    place = place_of(site, "bert", uid, gid)
     names = "journal.new", "index.new", "uidvalidity.new", "ids.new", "ids.next"
     left = [f"{place}/{name}" for name in names]
     for path in left:
@@ -373,7 +378,7 @@ def test_what_was_left_of_files_is_removed(site):
 def test_what_a_session_was_about_to_finish_is_not_left(site, finished):
     """It was under way when the recovery looked."""
     uid, gid = (2001, 2001) if IS_ROOT else (os.geteuid(), os.getegid())
-    place = states.prepare(str(site.state), str(site.spool("bert")), uid, gid)
+    place = place_of(site, "bert", uid, gid)
     Path(place, "index.new").write_bytes(b"under way")
     with open(f"{place}/lock", "w+b") as lock:
         os.chown(f"{place}/lock", uid, gid)
@@ -389,7 +394,7 @@ def test_what_a_session_was_about_to_finish_is_not_left(site, finished):
 
 def test_what_only_its_user_may_see_is_left_to_him(site, monkeypatch):
     """To root, NFS refuses what is in a directory of somebody's."""
-    place = states.prepare(str(site.state), str(site.spool("bert")), os.geteuid(), os.getegid())
+    place = place_of(site, "bert", os.geteuid(), os.getegid())
     assert not recovering._has_left(place)
     for code, is_left in ((13, IS_ROOT), (5, True), (116, True), (20, False)):
 
