@@ -310,8 +310,8 @@ TWINS = {
 }
 
 
-# Others may remove them, too; but which of two that are the same they have removed nobody knows, and
-# what goes with dovecot's first message nothing else says.
+# Others may remove them, too; but which of two that are the same they have removed nobody knows,
+# and what goes with dovecot's first message nothing else says.
 REMOVED = [(style, deleted, True) for style in STYLES for deleted in (0, 1)]
 REMOVED += [(style, 1 if style == DOVECOT else 0, False) for style in STYLES]
 

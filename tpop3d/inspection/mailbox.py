@@ -13,7 +13,7 @@ from tpop3d.inspection.locks import Dotlock, Holders, Lock
 from tpop3d.inspection.problems import CHANGED, CRLF, Problem
 from tpop3d.mailspool import idfile, styles
 from tpop3d.mailspool import state as states
-from tpop3d.mailspool.refusal import Truncated, named_by
+from tpop3d.mailspool.refusal import Truncated, letting_go, named_by
 from tpop3d.mailspool.scan import Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import unique_ids
 
@@ -144,7 +144,7 @@ def _read(mailbox: Mailbox) -> None:
             mailbox.status = before = os.fstat(fd)
             mailbox.problems, mailbox.listing, mailbox.reason = [], None, ""
             try:
-                _read_once(mailbox, fd, before)
+                letting_go(lambda: _read_once(mailbox, fd))
             except Truncated:
                 mailbox.reason = "it became shorter while it was read"
             after = os.fstat(fd)
@@ -159,7 +159,9 @@ def _read(mailbox: Mailbox) -> None:
         os.close(fd)
 
 
-def _read_once(mailbox: Mailbox, fd: int, status: os.stat_result) -> None:
+def _read_once(mailbox: Mailbox, fd: int) -> None:
+    status = mailbox.status
+    assert status is not None
     known = None
     given = idfile.Given(mailbox.settings.style)
     if mailbox.place:

@@ -173,7 +173,7 @@ def save(directory: str, given: Given) -> None:
 
 
 def prepare(directory: str, given: Given) -> None:
-    """Have it on the disk, to be remembered when an expunge is done: it has its mark by then. Raises
+    """Have it on the disk, to be remembered when an expunge is done, and with its mark. Raises
     OSError."""
     octets = given.octets()
     fd = statefile.create(f"{directory}/{NEXT}")

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import stat
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Done = TypeVar("Done")
+
 IN_USE = "in use"  # locked by another session or program: RFC 2449's [IN-USE]
 TEMPORARY = "temporary"  # trying again later may help: RFC 3206's [SYS/TEMP]
 PERMANENT = "permanent"  # somebody has to mend something: RFC 3206's [SYS/PERM]
@@ -42,6 +49,20 @@ def named_by(mode: int) -> str:
         stat.S_IFBLK: "a block device, not a regular file",
     }
     return names.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def letting_go(act: Callable[[], Done]) -> Done:
+    """Do something; where that wants more memory than there is, what has taken it is let go of
+    before MemoryError is raised.
+
+    Otherwise its traceback holds all that, and the interpreter may find no room for a number which
+    it needs to leave a `finally` or `except`: it then tries for ever (CPython 3.11 to 3.13).
+    """
+    try:
+        return act()
+    except MemoryError:
+        pass
+    raise MemoryError
 
 
 def of_error(error: OSError, doing: str) -> Refusal:

@@ -17,7 +17,7 @@ from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
 from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
-from tpop3d.mailspool.refusal import Refusal, Truncated, named_by, of_error
+from tpop3d.mailspool.refusal import Refusal, Truncated, letting_go, named_by, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import UniqueIds
 from tpop3d.mailspool.watch import Watch
@@ -147,7 +147,7 @@ class Spool:
 
     def _scan(self) -> Refusal | None:
         try:
-            self._ids.load()
+            letting_go(self._ids.load)
         except OSError as error:
             return of_error(error, f"{self._state}/{idfile.NAME}")
         try:
@@ -164,8 +164,9 @@ class Spool:
                 # Other styles want more of a message than its first octets.
                 with_digests = self._terms.style == styles.TPOP3D
                 leads = self._ids.given.separators_lead or None  # None: as it looks
-                self._listing = scan_all(
-                    self._fd, status.st_size, with_digests, leads, self._refresh
+                size = status.st_size
+                self._listing = letting_go(
+                    lambda: scan_all(self._fd, size, with_digests, leads, self._refresh)
                 )
                 if is_internal(self._fd, self._listing):
                     self._listing.drop_first()
@@ -218,7 +219,9 @@ class Spool:
         """The unique-id of each message, computed when first asked for."""
         is_new = len(self._ids.known) < len(self._listing)
         self._is_news |= is_new
-        return self._ids.of(self._fd, self._listing) if is_new else self._ids.known
+        if is_new:
+            letting_go(lambda: self._ids.of(self._fd, self._listing))
+        return self._ids.known
 
     def expunge(self, deleted: Sequence[int]) -> Refusal | None:
         """Remove the messages whose entry in `deleted` is 1. Mail that came meanwhile is kept."""
@@ -280,7 +283,7 @@ class Spool:
             starts = starts[:]
             starts[last_kept(deleted) + 1] -= extra
         ranges = kept_ranges(starts, end, deleted, size)
-        following = self._ids.prepare(deleted, is_optional=not ranges)
+        following = letting_go(lambda: self._ids.prepare(deleted, is_optional=not ranges))
         first, is_prepared = starts[deleted.index(1)], following is not None
         self._is_news = False  # if this is interrupted, what is known is not of what is there
         try:
@@ -323,7 +326,8 @@ class Spool:
             return
         finally:
             self._is_news = False
-        self._ids.save(is_complete=len(self._ids.known) == len(self._listing))
+        is_complete = len(self._ids.known) == len(self._listing)
+        letting_go(lambda: self._ids.save(is_complete))
         if self._terms.index and self._listing.end >= indexes.WORTH and len(self._listing):
             seen = watch.status, watch.was_settled
             known, given = self._ids.known, self._ids.given
