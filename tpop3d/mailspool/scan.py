@@ -238,14 +238,17 @@ class _Scanner:
             head = window[start - base : start - base + min(HEAD, stop - start)]
         else:
             head = os.pread(self._fd, min(HEAD, stop - start), start)
-        has_end = body < stop or last[-1] == 10  # the From_ line
-        if body - start > HEAD or head.find(b"\r", 0, body - start - 1 - has_end) >= 0:
-            # It is no From_ line, so it is sent.
-            newlines += has_end
-            pairs += has_end and os.pread(self._fd, 2, body - 2) == b"\r\n"
-            body = start
+        is_ended = last[-1] == 10
+        cr = head.find(b"\r", 0, body - start)
+        if body - start > HEAD or cr >= 0:
+            has_end = is_ended or body < stop  # the From_ line
+            if body - start > HEAD or cr < body - start - 1 - has_end:
+                # It is no From_ line, so it is sent.
+                newlines += has_end
+                pairs += has_end and os.pread(self._fd, 2, body - 2) == b"\r\n"
+                body = start
         end = stop
-        if stop > body and last[-1] == 10:
+        if is_ended and stop > body:
             if listing.separators_lead:
                 end, lines, those_with_cr = self._strip(body, stop)
                 newlines -= lines
@@ -259,19 +262,19 @@ class _Scanner:
                 newlines -= 1
                 pairs -= 1
         octets = end - body + newlines - pairs
-        is_open = end == stop and last[-1] != 10  # its last line has no end
-        if end > body and is_open:
+        if end > body and not is_ended:
             octets += 2  # RETR ends the last line
         listing.starts.append(start)
         listing.bodies.append(body)
         listing.ends.append(end)
         listing.octets.append(octets)
-        if end - start < HEAD:
-            head = head[: end - start]
-        listing.prints.append(crc32(head))
+        own = head[: end - start] if end - start < HEAD else head
+        listing.prints.append(crc32(own))
         if self._with_digests:
-            covered = _covered(head, end - start, is_open)
-            listing.digests += md5(covered, usedforsecurity=False).digest()
+            # Nearly always the one empty line that there is to be is there.
+            if end - start < HEAD and (stop - end != 1 or cr >= 0):
+                head = _covered(own, not is_ended)
+            listing.digests += md5(head, usedforsecurity=False).digest()
 
     def _strip(self, body: int, stop: int) -> tuple[int, int, int]:
         """Where the content ends without the empty lines at the end of `body`..`stop`, how many
@@ -293,11 +296,9 @@ class _Scanner:
         return end, lines, those_with_cr
 
 
-def _covered(head: bytes | bytearray, length: int, is_open: bool) -> bytes | bytearray:
-    """What an id is made of: the first octets of a message of `length` octets and one empty line
-    behind it; `is_open`: its last line has no end yet. Lines end as the From_ line does."""
-    if length >= HEAD:
-        return head
+def _covered(head: bytes | bytearray, is_open: bool) -> bytes | bytearray:
+    """What an id is made of: the first octets of a message, of which `head` is all, and one empty
+    line behind it; `is_open`: its last line has no end yet. Lines end as the From_ line does."""
     newline = line_end(head)
     return (head + (newline if is_open else b"") + newline)[:HEAD]
 
@@ -309,10 +310,11 @@ def line_end(head: bytes | bytearray) -> bytes:
 
 def digest_of(fd: int, listing: Listing, index: int) -> bytes:
     """The MD5 that a message's id is made of. Raises OSError."""
-    start, end = listing.starts[index], listing.ends[index]
-    head = os.pread(fd, min(HEAD, end - start), start)
-    covered = _covered(head, end - start, not head.endswith(b"\n"))
-    return md5(covered, usedforsecurity=False).digest()
+    length = listing.ends[index] - listing.starts[index]
+    head: bytes | bytearray = os.pread(fd, min(HEAD, length), listing.starts[index])
+    if length < HEAD:
+        head = _covered(head, not head.endswith(b"\n"))
+    return md5(head, usedforsecurity=False).digest()
 
 
 def _refuse_garbage(fd: int, start: int, first: int) -> None:
