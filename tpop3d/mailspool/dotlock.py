@@ -46,6 +46,7 @@ class Dotlock:
         self._ours: Seen | None = None  # the one that we have made
         self._left: Seen | None = None  # one that we have made, and could not remove
         self._clock: float | None = None  # the file system's time, at the last try
+        self._here = b""  # what it says of where it was made
 
     def take(self) -> bool | str:
         """Make it. False: somebody has it. A text: why it can be neither made nor removed, so that
@@ -211,7 +212,8 @@ class Dotlock:
     def _write(self, fd: int) -> Seen:
         """Say who we are, and learn what time it is there. On a full disk the file stays empty,
         and locks all the same."""
-        content = b"%d\n%b" % (os.getpid(), here())
+        self._here = self._here or here()
+        content = b"%d\n%b" % (os.getpid(), self._here)
         try:
             content = content[: os.write(fd, content)]
         except OSError as error:

@@ -118,6 +118,8 @@ def remove(path: str) -> bool:
     there."""
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        return True
     except IsADirectoryError:
         try:
             os.rmdir(path)
