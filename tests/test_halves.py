@@ -83,7 +83,7 @@ def test_ids_are_the_same_with_digests_and_without(octets):
     fd = memory_file(octets)
     try:
         with_digests = unique_ids(fd, scan(fd, 0, len(octets), with_digests=True))
-        assert with_digests == unique_ids(fd, scan(fd, 0, len(octets)))
+        assert list(with_digests) == list(unique_ids(fd, scan(fd, 0, len(octets))))
     finally:
         os.close(fd)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from spools import content_of, good, mbox, messages_of, separators_lead
+from tpop3d.mailspool import idfile
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.idfile import Given
+from tpop3d.mailspool.scan import DIGEST
+from tpop3d.mailspool.styles import TPOP3D
 
 NEW = mbox(b"Subject: new\n\nnew mail\n", b"Subject: newer\n\nmore\n")
 TWIN = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")
@@ -316,7 +319,7 @@ def test_another_style_of_ids_makes_others(path):
     listed = indexes.load(f"{path}.state", fd, path.stat(), Given("other"))
     os.close(fd)
     assert len(listed.listing) == 5
-    assert listed.ids == []
+    assert list(listed.ids) == []
 
 
 def test_times_before_1970_are_no_reason_to_fail(path):
@@ -339,6 +342,30 @@ def test_nobody_asks_for_ids(path):
     ids = visit(path)
     index_of(path).unlink()
     assert visit(path) == ids
+
+
+def test_of_a_small_spool_no_ids_are_made_that_nobody_asks_for(path, monkeypatch):
+    """Twins would be remembered."""
+    put(path, TWIN + TWIN)
+    remembered = index_of(path).with_name("ids")
+    good(path, index=False).close()
+    monkeypatch.setattr(indexes, "WORTH", 3 * len(TWIN))
+    good(path).close()
+    assert not remembered.exists()
+    visit(path)
+    assert remembered.exists()
+
+
+def test_ids_are_written_some_at_a_time(path, monkeypatch):
+    monkeypatch.setattr(indexes, "BLOCK", 2)
+    put(path, NEW + TWIN * 6)
+    ids = visit(path)
+    given = idfile.load(f"{path}.state", TPOP3D)
+    fd = os.open(path, os.O_RDONLY)
+    listed = indexes.load(f"{path}.state", fd, path.stat(), given)
+    os.close(fd)
+    assert list(listed.ids) == ids
+    assert len(listed.ids.rest) == 5
 
 
 def test_it_is_the_users_alone(path):
@@ -398,27 +425,36 @@ def test_a_write_cut_short_is_continued(path, monkeypatch):
 def ids_without_writing(path):
     """The index that lies there is left to lie."""
     spool = good(path)
-    found = spool.unique_ids()
+    found = list(spool.unique_ids())
     spool._is_news = False
     spool.close()
     return found
 
 
-def promising(octets, count, ids):
+def promising(octets, count, packed, others):
     """An index whose header says so; sparse, it is that long."""
     fields = list(indexes._HEADER.unpack_from(octets))
-    fields[10:12] = count, ids
+    fields[10:13] = count, packed, others
     header = indexes._HEADER.pack(*fields)
+    ids = packed * DIGEST + others
     return header, len(header) + count * indexes._ROW + ids + indexes._TRAILER.size
 
 
 @pytest.mark.parametrize(
-    ("count", "octets"),
-    [(len(OCTETS), 0), (5, 1 << 31), (1 << 36, 1 << 31), (5, 5 * 71 + 1), (2**64 - 1, 2**64 - 1)],
+    ("count", "packed", "others"),
+    [
+        (len(OCTETS), 0, 0),
+        (5, 0, 1 << 31),
+        (5, 6, 0),
+        (5, 1 << 31, 0),
+        (1 << 36, 5, 1 << 31),
+        (5, 0, 5 * 71 + 1),
+        (2**64 - 1, 2**64 - 1, 2**64 - 1),
+    ],
 )
-def test_what_promises_more_than_the_spool_has_is_not_read(path, count, octets):
+def test_what_promises_more_than_the_spool_has_is_not_read(path, count, packed, others):
     wanted = visit(path)
-    header, length = promising(index_of(path).read_bytes(), count, octets)
+    header, length = promising(index_of(path).read_bytes(), count, packed, others)
     index_of(path).write_bytes(header)
     os.truncate(index_of(path), min(length, 1 << 43))
     with pytest.MonkeyPatch.context() as patch:

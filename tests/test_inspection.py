@@ -84,7 +84,7 @@ def test_of_odd_spools_too(octets):
         spool = good(path, index=False)
         assert mailbox.listing is not None
         assert mailbox.listing.octets == spool.octets
-        assert mailbox.ids == list(spool.unique_ids())
+        assert list(mailbox.ids) == list(spool.unique_ids())
         assert len(mailbox.lines) == len(spool)
         spool.close()
 

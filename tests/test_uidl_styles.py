@@ -16,6 +16,7 @@ from test_uniqueids import plain_id
 from tpop3d.config import DIRECTIVES
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool.idfile import NAME, NEXT, Given
+from tpop3d.mailspool.ids import Ids
 from tpop3d.mailspool.scan import is_internal, scan
 from tpop3d.mailspool.styles import (
     DOVECOT,
@@ -48,7 +49,9 @@ def ids_of(octets, style, known=(), given=None):
         listing = scan(fd, 0, len(octets))
         if is_internal(fd, listing):
             listing.drop_first()
-        return unique_ids(fd, listing, known, style_for(style, fd, listing, known, given), given)
+        known = Ids(rest=list(known))
+        how = style_for(style, fd, listing, known, given)
+        return list(unique_ids(fd, listing, known, how, given))
     finally:
         os.close(fd)
 
@@ -220,6 +223,24 @@ def test_what_earlier_versions_kept_of_dovecots_ids_is_taken_over(tmp_path):
     assert kept_by(path, 0) == theirs[2:16] + kept_by(path)[14:]
     assert not any(len(one) == 16 for one in kept_by(path, *range(14)))
     assert not list((tmp_path / "ann.state").glob("uid*"))
+
+
+def test_the_validity_is_remembered_where_there_is_too_much_else(tmp_path, monkeypatch):
+    path, place = tmp_path / "ann", tmp_path / "ann.state"
+    octets = mbox(BASE + b"X-UID: 1\n\none\n", b"X-UID: 2\n\ntwo\n") + 9 * mbox(b"twin\n")
+    path.write_bytes(octets)
+    second = b"%08x%08x" % (2, VALIDITY)
+    assert kept_by(path, 0)[0] == second
+    size = (place / NAME).stat().st_size
+    assert len(idfile.load(str(place), DOVECOT).entries) == 9
+    (place / NAME).unlink()
+    for limit, count in ((size, 9), (size - 1, 0)):
+        path.write_bytes(octets)
+        monkeypatch.setattr(idfile, "MAX_FILE", limit)
+        assert kept_by(path, 0)[0] == second
+        given = idfile.load(str(place), DOVECOT)
+        assert (given.validity, len(given.entries)) == (VALIDITY, count)
+        assert kept_by(path)[0] == second
 
 
 def test_after_a_message_without_a_number_there_is_none():

@@ -3,18 +3,21 @@
 import hashlib
 import os
 
+import pytest
 from hypothesis import given, settings
 
 from spools import mbox, messages_of, odd_spools
+from tpop3d.mailspool import uniqueids
+from tpop3d.mailspool.ids import Ids
 from tpop3d.mailspool.scan import scan
 from tpop3d.mailspool.uniqueids import unique_ids
 
 
-def ids_of(octets):
+def ids_of(octets, known=()):
     fd = os.memfd_create("spool")
     os.write(fd, octets)
     try:
-        return unique_ids(fd, scan(fd, 0, len(octets)))
+        return list(unique_ids(fd, scan(fd, 0, len(octets)), Ids(rest=list(known))))
     finally:
         os.close(fd)
 
@@ -70,3 +73,25 @@ def test_only_identical_messages_are_counted():
 def test_mail_that_arrives_changes_no_id():
     octets = twin(b"one") + twin(b"two") + mbox(b"Subject: short\n\ntext\n")
     assert ids_of(octets + twin(b"new"))[:3] == ids_of(octets)
+
+
+@pytest.mark.parametrize("few", [0, 1, 3, 100])
+def test_ids_are_the_same_however_they_are_looked_for(monkeypatch, few):
+    """All known ids are looked at a few times at most."""
+    octets = twin(b"one") * 20 + twin(b"two") + twin(b"one") + LONG.replace(b"x", b"y") + b"\n"
+    wanted = ids_of(octets)
+    looks = []
+    real = Ids.find
+
+    def find(ids, unique_id):
+        looks.append(unique_id)
+        return real(ids, unique_id)
+
+    monkeypatch.setattr(uniqueids, "FEW", few)
+    monkeypatch.setattr(Ids, "find", find)
+    for count in range(len(wanted)):
+        looks.clear()
+        assert ids_of(octets, wanted[:count]) == wanted
+        assert len(looks) <= few
+        if count == len(wanted) - 1 and few:
+            assert len(looks) == 1

@@ -13,6 +13,7 @@ from tpop3d.inspection.locks import Dotlock, Holders, Lock
 from tpop3d.inspection.problems import CHANGED, CRLF, Problem
 from tpop3d.mailspool import idfile, styles
 from tpop3d.mailspool import state as states
+from tpop3d.mailspool.ids import Ids
 from tpop3d.mailspool.refusal import Truncated, letting_go, named_by
 from tpop3d.mailspool.scan import Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uniqueids import unique_ids
@@ -58,7 +59,7 @@ class Mailbox:
         self.others: list[str] = []  # names in the state directory
         self.problems: list[Problem] = []
         self.listing: Listing | None = None
-        self.ids: list[bytes] = []
+        self.ids = Ids()
         self.lines: list[tuple[bytes, bytes]] = []  # the From_ line and the subject of each message
 
     @property
@@ -173,7 +174,7 @@ def _read_once(mailbox: Mailbox, fd: int) -> None:
     else:
         try:
             leads = given.separators_lead or None  # None: as it looks
-            listing, ids = scan(fd, 0, status.st_size, separators_lead=leads), []
+            listing, ids = scan(fd, 0, status.st_size, separators_lead=leads), Ids()
         except NotAnMbox as error:
             mailbox.reason = "not an mbox: a session is refused"
             mailbox.problems.append(problems.garbage(fd, error.offset, status.st_size))

@@ -8,9 +8,10 @@ import re
 from bisect import bisect_right
 
 from tpop3d.inspection import texts
+from tpop3d.mailspool.ids import DIGITS, Ids
 from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import BLOCK
-from tpop3d.mailspool.uniqueids import DIGITS, SUFFIX_DIGITS
+from tpop3d.mailspool.uniqueids import SUFFIX_DIGITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class _Many:
         return [*self._found, Problem(self._kind, text, None, None, self._further)]
 
 
-def find(fd: int, listing: Listing, ids: list[bytes]) -> list[Problem]:
+def find(fd: int, listing: Listing, ids: Ids) -> list[Problem]:
     """All that is odd about a mailspool with messages. Raises `Truncated` and OSError."""
     return [
         *_hidden(listing),
@@ -123,7 +124,7 @@ def _hidden(listing: Listing) -> list[Problem]:
     return [Problem(HIDDEN, text, 0, None)]
 
 
-def _duplicates(listing: Listing, ids: list[bytes]) -> list[Problem]:
+def _duplicates(listing: Listing, ids: Ids) -> list[Problem]:
     found = _Many(DUPLICATE)
     first_with = {unique_id: number for number, unique_id in enumerate(ids, 1)}
     for number, unique_id in enumerate(ids, 1):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 NAME = "ids"
 NEXT = "ids.next"
 FORM = b"tpop3d-ids-1"
+CRC_LINE = 9  # octets
 MAX_FILE = 1 << 25  # octets: 190,000 messages, all of them copies of one another
 
 
@@ -61,7 +62,9 @@ class Given:
 
     def add(self, unique_id: bytes, own: bytes, digest: bytes) -> None:
         """Remember the id of a message that would have the id `own` if it were alone."""
-        self.entries[unique_id] = own, digest
+        pair = own, digest
+        first = self.entries.get(own)
+        self.entries[unique_id] = first if first == pair else pair  # copies share one
 
     def is_about(self, own: bytes) -> bool:
         """Is anything remembered of messages that would have this id alone?"""
@@ -83,25 +86,33 @@ class Given:
         left = Given(self.style)
         left.validity, left.last, left.mark = self.validity, self.last, self.mark
         left.separators_lead = self.separators_lead
-        left.entries = {one: self.entries[one] for one in ids if one in self.entries}
+        if self.entries:
+            left.entries = {one: self.entries[one] for one in ids if one in self.entries}
         if not is_all_needed:
             sharing: dict[bytes, int] = {}
             for own, _ in left.entries.values():
                 sharing[own] = sharing.get(own, 0) + 1
-            for one, (own, _) in list(left.entries.items()):
-                if one == own and sharing[own] == 1:
-                    del left.entries[one]
+            pairs = left.entries.items()
+            alone = [one for one, (own, _) in pairs if one == own and sharing[own] == 1]
+            for one in alone:
+                del left.entries[one]
         return left
 
     def octets(self) -> bytes:
-        """The file's content; b"" where there is nothing to remember."""
+        """The file's content; b"" where there is nothing to remember. Where nobody would read it,
+        since it is longer than `MAX_FILE`, it has no more than the first line."""
         if not (self.entries or self.validity or self.separators_lead):
             return b""
         words = FORM, self.style.encode(), self.validity, self.last, self.separators_lead
         first = b"%b %b %d %d %d\n" % words
-        lines = [b"%b %b %b\n" % (digest, own, one) for one, (own, digest) in self.entries.items()]
-        octets = first + b"".join(lines)
-        return octets + b"%08x\n" % crc32(octets)
+        octets = bytearray(first)
+        for one, (own, digest) in self.entries.items():
+            octets += b"%b %b %b\n" % (digest, own, one)
+            if len(octets) > MAX_FILE - CRC_LINE:
+                octets[:] = first
+                break
+        octets += b"%08x\n" % crc32(octets)
+        return bytes(octets)
 
 
 def load(directory: str, style: str) -> Given:
@@ -144,7 +155,7 @@ def _parsed(octets: bytes, style: str) -> Given:
         return given
     for line in lines:
         digest, own, unique_id = line.split(b" ")
-        given.entries[unique_id] = own, digest
+        given.add(unique_id, own, digest)
     for unique_id, (own, digest) in reversed(given.entries.items()):
         given._alike.setdefault(own, {}).setdefault(digest, []).append(unique_id)
     return given

@@ -9,7 +9,8 @@ is as if there were none. It lies in the mailbox's state directory as `index`, a
 
     header   see `_HEADER`
     columns  of `Listing`, one after the other
-    ids      the unique-ids, LF between them; none where nobody has asked for them yet
+    ids      the unique-ids, none where nobody has asked for them yet: those that are packed (see
+             ids.py), and then the others, an LF behind each
     trailer  the CRC-32 of all that
 """
 
@@ -21,26 +22,36 @@ from binascii import crc32
 from time import time_ns
 
 from tpop3d.mailspool import statefile
+from tpop3d.mailspool.ids import Ids
 from tpop3d.mailspool.refusal import Truncated
-from tpop3d.mailspool.scan import COLUMNS, Listing, NotAnMbox, do_nothing, do_separators_lead, scan
+from tpop3d.mailspool.scan import (
+    COLUMNS,
+    DIGEST,
+    Listing,
+    NotAnMbox,
+    do_nothing,
+    do_separators_lead,
+    scan,
+)
 from tpop3d.mailspool.styles import MAX_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tpop3d.mailspool.idfile import Given
     from tpop3d.mailspool.statefile import Octets
 
 NAME = "index"
 UNDER_WAY = "index.new"
-MAGIC = b"tpop3dX2"
+MAGIC = b"tpop3dX3"
 SAMPLE = 4096  # octets at either end of the spool that must be the same
 SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell every change
 WORTH = 1 << 18  # octets: a smaller spool is scanned as fast as its index is read
+BLOCK = 4096  # ids that are written at a time
 LINE_END = 2  # octets at most
 SHORTEST = len(b"From ")  # octets of a message
-_HEADER = struct.Struct("<8s16s5Q3I2Q3B")
+_HEADER = struct.Struct("<8s16s5Q3I3Q3B")
 _ROW = sum(getattr(Listing(0), name).itemsize for name in COLUMNS)  # octets of a message's columns
 _TRAILER = struct.Struct("<I")
 
@@ -50,7 +61,7 @@ class Known:
 
     __slots__ = ("ids", "is_current", "listing")
 
-    def __init__(self, listing: Listing, ids: list[bytes], is_current: bool) -> None:
+    def __init__(self, listing: Listing, ids: Ids, is_current: bool) -> None:
         self.listing = listing
         self.ids = ids
         self.is_current = is_current  # nothing had to be brought up to date
@@ -70,37 +81,61 @@ def load(
     except OSError:
         return None
     try:
-        return _known(_all_of(fd, status.st_size), spool, status, given, refresh)
+        return _known(_Sections(fd, status.st_size), spool, status, given, refresh)
     except (ValueError, struct.error, OSError, Truncated, NotAnMbox, MemoryError):
         return None
     finally:
         os.close(fd)
 
 
-def _all_of(fd: int, spool_size: int) -> bytes:
-    """The octets of an index, of which there are as many as its header says, and no more than a
-    spool of this size can be worth. Raises ValueError where that is not so, and OSError."""
-    header = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
-    end, count, ids_length = header[4], header[10], header[11]
-    is_possible = count * SHORTEST <= end <= spool_size and ids_length <= count * (MAX_ID + 1)
-    length = _HEADER.size + count * _ROW + ids_length + _TRAILER.size
-    if not is_possible or os.fstat(fd).st_size != length:
-        raise ValueError("it is no index of this spool")
-    return statefile.read_part(fd, 0, length)
+class _Sections:
+    """The sections of an index that is open as `fd`, read one after the other: all of them at once
+    may be large.
+
+    There are as many octets as its header says, and no more than a spool of this size can be
+    worth. Raises ValueError where that is not so, and OSError.
+    """
+
+    def __init__(self, fd: int, spool_size: int) -> None:
+        self._fd = fd
+        self._position = self._crc = 0
+        self.header = _HEADER.unpack(self.take(_HEADER.size))
+        end, (count, packed, others) = self.header[4], self.header[10:13]
+        is_possible = count * SHORTEST <= end <= spool_size
+        are_possible = packed <= count and others <= count * (MAX_ID + 1)
+        length = _HEADER.size + count * _ROW + packed * DIGEST + others + _TRAILER.size
+        if not is_possible or not are_possible or os.fstat(fd).st_size != length:
+            raise ValueError("it is no index of this spool")
+
+    def take(self, length: int) -> bytes:
+        """The next octets. Raises OSError."""
+        octets = statefile.read_part(self._fd, self._position, length)
+        self._position += length
+        self._crc = crc32(octets, self._crc)
+        return octets
+
+    def take_ids(self, packed: int, others: int) -> Ids:
+        """Ids: so many that are packed, and so many octets of others. Raises OSError."""
+        ids = Ids(self.take(packed * DIGEST))
+        ids.rest = self.take(others).split(b"\n")
+        ids.rest.pop()  # what stands behind the last LF
+        return ids
+
+    def are_whole(self) -> bool:
+        """Do they have the CRC-32 that comes next? Raises OSError."""
+        crc = self._crc
+        return self.take(_TRAILER.size) == _TRAILER.pack(crc)
 
 
 def _known(
-    octets: bytes,
+    sections: _Sections,
     spool: int,
     status: os.stat_result,
     given: Given,
     refresh: Callable[[], None],
 ) -> Known | None:
-    view = memoryview(octets)
-    if _TRAILER.unpack_from(octets, len(octets) - 4)[0] != crc32(view[:-4]):
-        return None
-    magic, style, *numbers, was_settled, hides_first, separators_lead = _HEADER.unpack_from(octets)
-    inode, device, end, mtime, ctime, head, tail, mark, count, ids_length = numbers
+    magic, style, *numbers, was_settled, hides_first, separators_lead = sections.header
+    inode, device, end, mtime, ctime, head, tail, mark, count, packed, others = numbers
     if magic != MAGIC or (inode, device) != (status.st_ino, status.st_dev):
         return None
     if status.st_size < end or not count or mark != given.mark:
@@ -109,15 +144,14 @@ def _known(
         return None
     listing = Listing(end, bool(separators_lead))
     listing.hides_first = bool(hides_first)
-    position = _HEADER.size
     for name in COLUMNS:
         column = getattr(listing, name)
-        length = count * column.itemsize
-        column.frombytes(view[position : position + length])
-        position += length
-    ids = octets[position : position + ids_length].split(b"\n") if ids_length else []
+        column.frombytes(sections.take(count * column.itemsize))
+    ids = sections.take_ids(packed, others)
+    if not sections.are_whole():
+        return None
     if style.rstrip(b"\0").decode() != given.style:
-        ids = []
+        ids = Ids()
     is_same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == (end, mtime, ctime)
     if is_same and was_settled:
         return Known(listing, ids, True)
@@ -134,7 +168,7 @@ def _known(
     return _with_more(spool, listing, new, ids)
 
 
-def _with_more(spool: int, listing: Listing, new: Listing, ids: list[bytes]) -> Known | None:
+def _with_more(spool: int, listing: Listing, new: Listing, ids: Ids) -> Known | None:
     """Mail has come. The last message is in `new`, too: its separator may have come later, or its
     last line's end."""
     end = listing.ends[-1]
@@ -142,7 +176,7 @@ def _with_more(spool: int, listing: Listing, new: Listing, ids: list[bytes]) -> 
         return None
     added = new.ends[0] - end
     if added and (added > LINE_END or os.pread(spool, added, end).strip(b"\r\n")):
-        del ids[len(listing) - 1 :]  # what came next is a part of it: it is another message now
+        ids.cut(len(listing) - 1)  # what came next is a part of it: it is another message now
     for name in COLUMNS:
         column = getattr(listing, name)
         column.pop()
@@ -152,7 +186,7 @@ def _with_more(spool: int, listing: Listing, new: Listing, ids: list[bytes]) -> 
     return Known(listing, ids, False)
 
 
-def _again(old: Listing, new: Listing, ids: list[bytes]) -> Known | None:
+def _again(old: Listing, new: Listing, ids: Ids) -> Known | None:
     """Somebody has changed something within a message, or separators are others than before.
     Where messages start they still do, so that they keep their ids."""
     if old.hides_first:
@@ -172,7 +206,7 @@ def save(
     seen: os.stat_result,
     was_settled: bool,
     listing: Listing,
-    ids: list[bytes],
+    ids: Ids,
     given: Given,
 ) -> None:
     """Remember what is known of a spool that had the status `seen` when this was true, and
@@ -182,7 +216,6 @@ def save(
     """
     try:
         head, tail = samples(spool, listing.end)
-        blob = b"\n".join(ids)
         header = _HEADER.pack(
             MAGIC,
             given.style.encode(),
@@ -195,18 +228,29 @@ def save(
             tail,
             given.mark,
             len(listing),
-            len(blob),
+            len(ids.packed) // DIGEST,
+            sum(map(len, ids.rest)) + len(ids.rest),
             was_settled,
             listing.hides_first,
             listing.separators_lead,
         )
-        parts = [header, *(getattr(listing, name) for name in COLUMNS), blob]
-        statefile.replace(f"{directory}/{NAME}", _with_trailer(parts))
+        parts = _with_trailer(_parts(header, listing, ids))
+        statefile.replace(f"{directory}/{NAME}", parts)
     except (OSError, struct.error):  # the latter: times before 1970
         forget(directory)
 
 
-def _with_trailer(parts: list[Octets]) -> Iterator[Octets]:
+def _parts(header: bytes, listing: Listing, ids: Ids) -> Iterator[Octets]:
+    yield header
+    for name in COLUMNS:
+        yield getattr(listing, name)
+    yield ids.packed
+    # To join many takes more memory than what comes of it.
+    for first in range(0, len(ids.rest), BLOCK):
+        yield b"\n".join(ids.rest[first : first + BLOCK]) + b"\n"
+
+
+def _with_trailer(parts: Iterable[Octets]) -> Iterator[Octets]:
     found = 0
     for part in parts:
         found = crc32(part, found)

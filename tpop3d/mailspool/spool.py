@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tpop3d.mailspool.ids import Ids
     from tpop3d.mailspool.locks import Pause
 
 LINE_ENDS = 4  # octets: what completes a last line and separates it from the next message
@@ -215,7 +216,7 @@ class Spool:
         self._is_news = False
         indexes.forget(self._state)
 
-    def unique_ids(self) -> Sequence[bytes]:
+    def unique_ids(self) -> Ids:
         """The unique-id of each message, computed when first asked for."""
         is_new = len(self._ids.known) < len(self._listing)
         self._is_news |= is_new
@@ -319,8 +320,10 @@ class Spool:
         watch = self._watch
         if not self._is_news or watch is None or watch.status is None:
             return
+        size = self._listing.end
+        is_indexed = self._terms.index and size >= indexes.WORTH and len(self._listing) > 0
         try:
-            if self._listing.digests:
+            if is_indexed and self._listing.digests:
                 self.unique_ids()  # all but made
         except OSError:
             return
@@ -328,7 +331,7 @@ class Spool:
             self._is_news = False
         is_complete = len(self._ids.known) == len(self._listing)
         letting_go(lambda: self._ids.save(is_complete))
-        if self._terms.index and self._listing.end >= indexes.WORTH and len(self._listing):
+        if is_indexed:
             seen = watch.status, watch.was_settled
             known, given = self._ids.known, self._ids.given
             indexes.save(self._state, self._fd, *seen, self._listing, known, given)

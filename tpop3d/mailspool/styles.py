@@ -15,10 +15,11 @@ from tpop3d.mailspool.md5 import md5
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
 
     from tpop3d.mailspool.idfile import Given
+    from tpop3d.mailspool.ids import Ids
     from tpop3d.mailspool.scan import Listing
 
     class Style(Protocol):
@@ -65,9 +66,7 @@ class Plain:
         """A message has its id already: nothing follows from that."""
 
 
-def style_for(
-    name: str, fd: int, listing: Listing, known: Sequence[bytes], given: Given
-) -> Style | None:
+def style_for(name: str, fd: int, listing: Listing, known: Ids, given: Given) -> Style | None:
     """The style, for the messages after those whose ids are `known`; None: it is tpop3d's own."""
     if name == POPA3D:
         return Plain(popa3d)
@@ -197,7 +196,7 @@ def _has_time(line: bytes) -> bool:
     )
 
 
-def note_validity(given: Given, ids: Sequence[bytes], is_first_gone: bool) -> None:
+def note_validity(given: Given, ids: Iterable[bytes], is_first_gone: bool) -> None:
     """Note what dovecot's ids are made of, for messages that have these: it is lost with the first
     message, and cannot be made up."""
     numbered = [one for one in ids if len(one) == NUMBERED]

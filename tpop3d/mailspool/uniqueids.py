@@ -11,6 +11,7 @@ import os
 
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool.idfile import Given
+from tpop3d.mailspool.ids import DIGITS, Ids
 from tpop3d.mailspool.md5 import md5
 from tpop3d.mailspool.scan import BLOCK, DIGEST, Listing, digest_of, line_end
 from tpop3d.mailspool.styles import (
@@ -29,37 +30,40 @@ if TYPE_CHECKING:
 
     from tpop3d.mailspool.styles import Style
 
-DIGITS = 32
 SUFFIX_DIGITS = 8
+FEW = 16  # times that all ids are looked at for one, before it is remembered where each stands
 
 
 def unique_ids(
     fd: int,
     listing: Listing,
-    known: Sequence[bytes] = (),
+    known: Ids | None = None,
     style: Style | None = None,
     given: Given | None = None,
-) -> list[bytes]:
+) -> Ids:
     """The id of each message: the one that it was given; or that of the style, or 32 hex digits,
     and a suffix where another message has them.
 
-    `known` are those that the first messages have already, and keep. `given` is what is remembered
-    of ids, and what there is to remember is added to it. The suffix is made of the whole content,
-    so that it does not depend on what stands between; of messages that are the same octet for
-    octet, the second and later ones are counted. Raises OSError.
+    `known` are those that the first messages have already, and keep; others may be added to it.
+    `given` is what is remembered of ids, and what there is to remember is added to it. The suffix
+    is made of the whole content, so that it does not depend on what stands between; of messages
+    that are the same octet for octet, the second and later ones are counted. Raises OSError.
     """
+    ids = Ids() if known is None else known
     if given is None:
         given = Given(TPOP3D)
     has_digests = len(listing.digests) == DIGEST * len(listing)
-    if has_digests and not (known or style or given.entries):
-        digits = listing.digests.hex().encode()
-        ids = [digits[first : first + DIGITS] for first in range(0, len(digits), DIGITS)]
-        if len(set(ids)) == len(ids):
-            return ids
-    maker = _Maker(fd, listing, known, style, given)
-    for index in range(len(known), len(listing)):
+    if has_digests and not (len(ids) or style or given.entries) and _are_unique(listing.digests):
+        return Ids(listing.digests)
+    maker = _Maker(fd, listing, ids, style, given)
+    for index in range(len(ids), len(listing)):
         maker.take(index, maker.remembered(index) or maker.made(index))
-    return maker.ids
+    return ids
+
+
+def _are_unique(digests: bytearray) -> bool:
+    """Is each another already by its first half? A set of numbers takes less than one of ids."""
+    return len(set(memoryview(digests).cast("Q")[::2])) == len(digests) // DIGEST
 
 
 class UniqueIds:
@@ -67,7 +71,7 @@ class UniqueIds:
 
     def __init__(self, style: str, state: str) -> None:
         self.given = Given(style)
-        self.known: list[bytes] = []  # of the first messages, perhaps not of all
+        self.known = Ids()  # of the first messages, perhaps not of all
         self._style = style
         self._state = state
 
@@ -75,7 +79,7 @@ class UniqueIds:
         """Learn what is remembered. Raises OSError."""
         self.given = idfile.load(self._state, self._style)
 
-    def of(self, fd: int, listing: Listing) -> list[bytes]:
+    def of(self, fd: int, listing: Listing) -> Ids:
         """The id of each message of a listing, of whose first ones they may be known. Raises
         OSError."""
         style = style_for(self._style, fd, listing, self.known, self.given)
@@ -86,7 +90,7 @@ class UniqueIds:
         """Before messages whose entry in `deleted` is 1 are removed: write down what is to be
         remembered afterwards; None: nothing. Raises OSError; where it is optional, it is done as
         well as it can be."""
-        left = _left(self.known, deleted)
+        left = self.known.without(deleted)
         following = self._of(left, is_first_gone=bool(deleted[0]))
         if not (following.octets() or self.given.mark):
             return None
@@ -96,14 +100,14 @@ class UniqueIds:
             idfile.discard(self._state)
             if not is_optional:
                 raise
-            if not left:
+            if not len(left):
                 idfile.forget(self._state)
             return None
         return following
 
     def remove(self, deleted: Sequence[int], following: Given | None) -> None:
         """They are removed; `following` is what `prepare` has returned."""
-        self.known = _left(self.known, deleted)
+        self.known = self.known.without(deleted)
         self.given = following or self.given
         if self._style == DOVECOT:
             forget_old(self._state)
@@ -115,7 +119,7 @@ class UniqueIds:
             self.given = self._of(self.known)
         idfile.save(self._state, self.given)
 
-    def _of(self, ids: Sequence[bytes], is_first_gone: bool = False) -> Given:
+    def _of(self, ids: Ids, is_first_gone: bool = False) -> Given:
         """What there is to remember of messages that have these ids."""
         is_dovecot = self._style == DOVECOT
         given = self.given.of(ids, is_all_needed=is_dovecot)
@@ -125,22 +129,19 @@ class UniqueIds:
         return given
 
 
-def _left(ids: Sequence[bytes], deleted: Sequence[int]) -> list[bytes]:
-    return [one for one, mark in zip(ids, deleted, strict=True) if not mark]
-
-
 class _Maker:
     """The ids of the messages so far, and what is known of the one that is at hand."""
 
     def __init__(
-        self, fd: int, listing: Listing, known: Sequence[bytes], style: Style | None, given: Given
+        self, fd: int, listing: Listing, ids: Ids, style: Style | None, given: Given
     ) -> None:
-        self.ids = list(known)
+        self._ids = ids
         self._fd = fd
         self._listing = listing
         self._style = style
         self._given = given
-        self._indexes = {one: index for index, one in enumerate(self.ids)}  # of ids
+        self._indexes: dict[bytes, int] | None = None  # of ids; None: not yet
+        self._looked = 0  # times that all ids were looked at
         self._counts: dict[bytes, int] = {}  # the last number that each suffix got
         self._header = b""
         # Of messages that have numbers of dovecot's, by the ids that they would have without.
@@ -148,10 +149,23 @@ class _Maker:
 
     def take(self, index: int, unique_id: bytes) -> None:
         """The message has this id."""
-        self._indexes[unique_id] = index
-        self.ids.append(unique_id)
+        if self._indexes is not None:
+            self._indexes[unique_id] = index
+        self._ids.append(unique_id)
         if self._numbered is not None and len(unique_id) == NUMBERED:
             self._numbered.setdefault(self._hashed(index), []).append(index)
+
+    def __contains__(self, unique_id: object) -> bool:
+        return isinstance(unique_id, bytes) and self._index(unique_id) >= 0
+
+    def _index(self, unique_id: bytes) -> int:
+        """The index of the message that has this id, or -1."""
+        if self._indexes is None:
+            self._looked += 1
+            if self._looked <= FEW:
+                return self._ids.find(unique_id)
+            self._indexes = {one: index for index, one in enumerate(self._ids)}
+        return self._indexes.get(unique_id, -1)
 
     def remembered(self, index: int) -> bytes | None:
         """The id that a message was given, if that is remembered."""
@@ -164,7 +178,7 @@ class _Maker:
             own = style(self._header) or own
         if not given.is_about(own):
             return None
-        unique_id = given.find(own, self._whole(index), self._indexes)
+        unique_id = given.find(own, self._whole(index), self)
         if unique_id and style and style.is_by_history:
             if len(unique_id) == NUMBERED:
                 style.pass_number(unique_id)
@@ -181,17 +195,18 @@ class _Maker:
             own = self._hashed(index)
         if is_refused:
             self._add_numbered(own)
-        if own not in self._indexes:
+        first = self._index(own)
+        if first < 0:
             if is_refused:
                 self._given.add(own, own, self._whole(index))
             return own
         if own not in self._given.entries:
-            self._given.add(own, own, self._whole(self._indexes[own]))
+            self._given.add(own, own, self._whole(first))
         unique_id = own
         if len(own) > DIGITS:  # a suffix may make one too long that is not our own
             unique_id = self._hashed(index)
         whole = self._whole(index)
-        if unique_id in self._indexes:
+        if unique_id in self:
             unique_id = self._with_suffix(unique_id, whole)
         self._given.add(unique_id, own, whole)
         return unique_id
@@ -201,18 +216,18 @@ class _Maker:
         not be taken for it."""
         if self._numbered is None:
             self._numbered = {}
-            for index, one in enumerate(self.ids):
+            for index, one in enumerate(self._ids):
                 if len(one) == NUMBERED:
                     self._numbered.setdefault(self._hashed(index), []).append(index)
         for index in self._numbered.pop(own, ()):
-            self._given.add(self.ids[index], own, self._whole(index))
+            self._given.add(self._ids[index], own, self._whole(index))
 
     def _with_suffix(self, unique_id: bytes, whole: bytes) -> bytes:
         suffixed = unique_id + b"-" + whole[:SUFFIX_DIGITS]
         candidate = suffixed
         # Counted on from the last one, so that a spool of nothing but copies is counted once.
         count = self._counts.get(suffixed, 1)
-        while candidate in self._indexes:
+        while candidate in self:
             count += 1
             candidate = b"%b-%d" % (suffixed, count)
         self._counts[suffixed] = count

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
     from tpop3d.pop3.authorization import Policy
 
+    class Ids(Protocol):
+        """An id of each message."""
+
+        def __getitem__(self, index: int, /) -> bytes: ...
+
+        def __iter__(self) -> Iterator[bytes]: ...
+
     class Maildrop(Protocol):
         """What a session needs of an open maildrop. Messages are counted from 0 here."""
 
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
         def blocks(self, index: int) -> Iterator[bytes]:
             """The stored octets of a message."""
 
-        def unique_ids(self) -> Sequence[bytes]:
+        def unique_ids(self) -> Ids:
             """The unique-id of each message, 1 to 70 octets of 0x21 to 0x7E."""
 
 
@@ -121,7 +128,7 @@ class Transaction:
         self,
         command: Command,
         header: bytes,
-        values: Callable[[], Sequence[int] | Sequence[bytes]],
+        values: Callable[[], Sequence[int] | Ids],
         form: bytes,
     ) -> Reply:
         """One value of a message, or of each message."""
@@ -135,18 +142,18 @@ class Transaction:
             return Reply(b"+OK " + form % (index + 1, values()[index]))
         return Reply(header, self._lines(values(), form + b"\r\n"))
 
-    def _lines(self, values: Sequence[int] | Sequence[bytes], form: bytes) -> Iterator[bytes]:
+    def _lines(self, values: Sequence[int] | Ids, form: bytes) -> Iterator[bytes]:
         """The lines of a listing: they begin with a digit, so none needs a dot."""
         deleted = self.deleted
-        for first in range(0, len(deleted), LINES_PER_BLOCK):
-            yield b"".join(
-                [
-                    form % (first + n, value)
-                    for n, value in enumerate(values[first : first + LINES_PER_BLOCK], 1)
-                    if not deleted[first + n - 1]
-                ]
-            )
-        yield b".\r\n"
+        lines: list[bytes] = []
+        for index, value in enumerate(values):
+            if not deleted[index]:
+                lines.append(form % (index + 1, value))
+                if len(lines) == LINES_PER_BLOCK:
+                    yield b"".join(lines)
+                    lines.clear()
+        lines.append(b".\r\n")
+        yield b"".join(lines)
 
     def retr(self, command: Command) -> Reply:
         """RETR msg"""
