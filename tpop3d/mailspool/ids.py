@@ -45,9 +45,12 @@ class Ids:
         """Those of the messages whose entry in `deleted` is 0; of the others it is 1."""
         count, packed = self._count, self.packed
         left = Ids()
+        first = 0  # of those that stay, one behind the other
         for index in range(count):
-            if not deleted[index]:
-                left.packed += packed[DIGEST * index : DIGEST * (index + 1)]
+            if deleted[index]:
+                left.packed += packed[DIGEST * first : DIGEST * index]
+                first = index + 1
+        left.packed += packed[DIGEST * first :]
         marks = deleted[count:]
         left.rest = [one for one, mark in zip(self.rest, marks, strict=True) if not mark]
         return left
