@@ -178,7 +178,7 @@ def test_a_relay_that_needs_more(site, patched):
     with doors.standalone_tls(site, "immediate") as door:
         with closing(door.connect()) as wire:
             assert wire.line() == b""
-        door.logs.wait_for('tls failed .*reason="needs more memory than session-memory"')
+        door.logs.wait_for('tls trouble .*reason="needs more memory than session-memory"')
         for word in ("internal", "attack", "ended"):
             assert word not in door.logs.text()
 

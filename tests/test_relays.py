@@ -314,7 +314,7 @@ def test_one_that_is_silent_is_ended_in_time(listen):
     door = listen("pass", more="import tpop3d.doors.connections as c; c.GRACE = 0.2",
                   login_seconds=1)  # fmt: skip
     wire = hands(door)
-    assert "the relay does not answer" in door.logs.wait_for("tls failed rip=127.0.0.1")
+    assert "the relay does not answer" in door.logs.wait_for("tls trouble rip=127.0.0.1")
     assert wire.line() == b""
     poll(lambda: greeted_or_none(door), "a free place")
 
@@ -323,7 +323,7 @@ def test_one_that_dies_at_once_ends_its_connection(listen):
     door = listen("os._exit(3)")
     wire = hands(door)
     assert wire.line() == b""
-    assert "the relay has died" in door.logs.wait_for("tls failed rip=127.0.0.1")
+    assert "the relay has died" in door.logs.wait_for("tls trouble rip=127.0.0.1")
     door.logs.wait_for(r"relay \d+ ended with status 3")
     poll(lambda: greeted_or_none(door), "a free place")
 

@@ -20,7 +20,7 @@ from tpop3d.doors.served import DIED, HELD_BACK, LEAVING, UNHEARD, Gatekeeper, S
 from tpop3d.session import channel as channels
 from tpop3d.session.channel import Asked, Ending, Line, Order, TlsWanted, Violation
 from tpop3d.session.monitor import GRACE, Monitor, log_violation
-from tpop3d.session.relaychannel import Secured
+from tpop3d.session.relaychannel import Failed, Secured
 from tpop3d.session.wire import ERROR, SIGNAL
 
 TYPE_CHECKING = False
@@ -136,11 +136,15 @@ class Connections:
         if not self._give(served, greets=served.monitor.tls.mode == IMMEDIATE):
             self._finish(served, ERROR)
 
-    def _relay_over(self, served: Served, why: str) -> None:
+    def _relay_over(self, served: Served, why: Failed) -> None:
         """A connection has no relay any more. Who speaks on it will find it closed."""
-        if served in self.served and not served.monitor.summary.tls:
-            served.monitor.log_failed_tls(why)
-            self._finish(served, "")
+        if served not in self.served or served.monitor.summary.tls:
+            return
+        if why.reason == SIGNAL:
+            self._finish(served, SIGNAL)  # it is we who end it
+            return
+        served.monitor.log_failed_tls(why)
+        self._finish(served, "")
 
     def first_deadline(self) -> float | None:
         """When `expire` must be called next."""
@@ -159,7 +163,7 @@ class Connections:
                 self._punish(served.gatekeeper, "the gatekeeper does not answer")
             elif served.relay is not None and not served.monitor.summary.tls:
                 self._relays.kill(served)
-                self._relay_over(served, "the relay does not answer")
+                self._relay_over(served, Failed("the relay does not answer", is_ours=True))
             else:
                 self._finish(served, ERROR)
 
@@ -185,6 +189,10 @@ class Connections:
                 message = one.channel.receive()
             except BlockingIOError:
                 # What was ready had the same number, and is closed: a dead gatekeeper's channel.
+                return
+            except OSError as error:
+                self.complain(f"gatekeeper: {error.strerror}")
+                self._pool.kill(one)
                 return
             if message is None:
                 # It is dead, most likely, and will be buried.
@@ -262,8 +270,11 @@ class Connections:
         if self._attempts.bury(pid, status):
             return
         one = self._pool.bury(pid, status)
-        if one is not None and one.served is not None:
-            self._lose_gatekeeper(one.served)
+        if one is None or one.served is None:
+            return
+        if not one.is_dropped and one.served.child <= 0:
+            one.served.apologize()
+        self._lose_gatekeeper(one.served)
 
     def _lose_gatekeeper(self, served: Served) -> None:
         """A gatekeeper has died with a connection."""
@@ -287,4 +298,4 @@ class Connections:
                 self._pool.drop(served.gatekeeper)
             elif served.relay is not None and not served.monitor.summary.tls:
                 self._relays.kill(served)
-                self._relay_over(served, SIGNAL)
+                self._relay_over(served, Failed(SIGNAL))

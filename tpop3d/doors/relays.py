@@ -50,7 +50,7 @@ class Relays:
         self,
         loop: Loop,
         secured: Callable[[Served, Secured], None],
-        over: Callable[[Served, str], None],
+        over: Callable[[Served, Failed], None],
     ) -> None:
         self._loop = loop
         self._secured = secured
@@ -252,16 +252,16 @@ class Relays:
                 self._loop.after(RETRY, self._fill)
             elif message is None:
                 self._part(served)
-                self._over(served, "the relay has died")
+                self._over(served, Failed("the relay has died", is_ours=True))
             elif isinstance(message, Failed):
                 if relay.has_failed:
                     raise Violation("TLS fails again")
                 relay.has_failed = True
                 if not served.monitor.summary.tls:
                     self._part(served)
-                    self._over(served, message.reason)
+                    self._over(served, message)
                 else:
-                    served.monitor.log_failed_tls(message.reason)
+                    served.monitor.log_failed_tls(message)
             elif served.monitor.summary.tls:
                 raise Violation("TLS begins again")
             else:
@@ -275,4 +275,4 @@ class Relays:
             else:
                 log_violation(served.monitor.summary.client, relay.number, violation, "relay")
                 self.kill(served)
-                self._over(served, str(violation))
+                self._over(served, Failed(str(violation), is_ours=True))

@@ -6,7 +6,8 @@ import _socket
 import os
 
 from tpop3d.addresses import IMMEDIATE
-from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
+from tpop3d.doors.inetd import say
+from tpop3d.pop3.replies import INTERNAL_ERROR, TOO_MANY_CONNECTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Served:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def apologize(self) -> None:
+        """Tell the client, if it can be told at once, that this is not its fault."""
+        if self.fd >= 0 and self.child != LEAVING:  # what comes next there is TLS
+            say(self.fd, INTERNAL_ERROR)
 
     def hang_up(self) -> None:
         """End the connection, also for a process that keeps a duplicate of it."""

@@ -17,6 +17,8 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.addresses import IMMEDIATE
 from tpop3d.auth.driver import YES
+from tpop3d.doors import inetd
+from tpop3d.pop3 import replies
 from tpop3d.session import channel as channels
 from tpop3d.session import gatekeeper, signals
 from tpop3d.session.channel import Asked, Channel, Ending, Line, Order, TlsWanted, Violation
@@ -40,6 +42,10 @@ class _Ended(Exception):
     def __init__(self, how: str) -> None:
         super().__init__(how)
         self.how = how
+
+
+class _Died(Exception):
+    """The gatekeeper has ended too early; what it died of is logged when it is buried."""
 
 
 def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None:
@@ -68,7 +74,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
             one.start_relay()
             _import_rest()
             one.begin_tls()
-        channel.give_order(Order(one.fds, monitor.policy, monitor.seconds_left))
+        _give_order(channel, Order(one.fds, monitor.policy, monitor.seconds_left))
         _import_rest()
         request = one.admitted(channel)
     except _Ended as ended:
@@ -77,9 +83,20 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
         if ended.how:
             summary.log_end(ended.how)
         return
-    except (Violation, OSError) as error:
-        log_violation(summary.client, pid, error)
+    except Violation as violation:
+        log_violation(summary.client, pid, violation)
         _end(pid)
+        one.hang_up()
+        summary.log_end(ERROR)
+        return
+    except Exception as error:
+        # Trouble of the machine, or a bug. Nobody has attacked, and the client is to come again.
+        if isinstance(error, _Died):
+            one.log_last_words(channel)
+        else:
+            logs.error(f"internal error: {logs.describe(error)}")
+        _end(pid, isinstance(error, _Died))
+        one.apologize()
         one.hang_up()
         summary.log_end(ERROR)
         return
@@ -117,6 +134,12 @@ class _Connection:
         self._deadline = monitor.summary.started + config.login_seconds + GRACE
         self._relay: RelayProcess | None = None
         self._has_no_relay = False  # and is to have none
+        self._is_readable = monitor.tls.mode != IMMEDIATE  # what we say is what the client reads
+
+    def apologize(self) -> None:
+        """Tell the client, if it can be told at once, that this is not its fault."""
+        if self._is_readable:
+            inetd.say(self.fds[1], replies.INTERNAL_ERROR)
 
     def hang_up(self) -> None:
         """Close it; where there is a relay, wait until the client has what was sent."""
@@ -137,7 +160,7 @@ class _Connection:
         while True:
             message = self._receive(channel)
             if message is None:
-                raise _Ended(ERROR)  # it is dead; what it died of is logged when it is ended
+                raise _Died
             if isinstance(message, Line):
                 monitor.log(message)
                 continue
@@ -150,6 +173,14 @@ class _Connection:
                 raise _Ended(message.how or ERROR)
             if self._try_login(channel, message):
                 return message
+
+    def log_last_words(self, channel: Channel) -> None:
+        """What a gatekeeper that has died said last is what it died of."""
+        try:
+            while isinstance(message := channel.receive(), Line):
+                self._monitor.log(message)
+        except (Violation, OSError):
+            pass
 
     def _try_login(self, channel: Channel, request: Asked) -> bool:
         """Decide about an attempt, and answer it if it is refused."""
@@ -190,7 +221,7 @@ class _Connection:
         if self._wakeup in ready:
             raise _Ended(SIGNAL)
         if not ready and who == "relay":
-            self._monitor.log_failed_tls("the relay does not answer")
+            self._fail_to_relay("the relay does not answer")
             raise _Ended("")
         if not ready:
             raise Violation("the gatekeeper does not answer")
@@ -228,13 +259,26 @@ class _Connection:
             self._await(channel.fileno(), "relay")
             message = channel.receive()
             channel.give_no_more()  # the session has nothing to say to it
-        except OSError:
+        except ConnectionError:
             pass  # it has died
         if isinstance(message, relaychannel.Secured):
             self._monitor.secure(message)
+            self._is_readable = True
             return
-        self._monitor.log_failed_tls(_why(message))
+        failed = message if isinstance(message, relaychannel.Failed) else None
+        if failed is not None and failed.reason == SIGNAL:
+            raise _Ended(SIGNAL)
+        if failed is not None:
+            self._monitor.log_failed_tls(failed)
+        else:
+            self._fail_to_relay(_why(message))
         raise _Ended("")
+
+    def _fail_to_relay(self, why: str) -> None:
+        """Say what is wrong with the relay, which is not the client's doing."""
+        from tpop3d.session.relaychannel import Failed
+
+        self._monitor.log_failed_tls(Failed(why, is_ours=True))
 
     def _let_go(self, inner: int) -> None:
         """Speak on `inner` from now on. Whoever has noted the client's descriptors must not find
@@ -268,13 +312,14 @@ class _Connection:
         if not self._relay_is_ready():
             channel.give_verdict(channels.NO_TLS)
             return
+        self._is_readable = False
         channel.give_verdict(channels.BEGIN_TLS)
         message = self._receive(channel)
         while isinstance(message, Line):
             self._monitor.log(message)
             message = self._receive(channel)
         if message is None:
-            raise _Ended(ERROR)
+            raise _Died
         if not isinstance(message, Ending):
             raise Violation("no end before TLS")
         self._monitor.count(message)
@@ -282,7 +327,7 @@ class _Connection:
             raise _Ended(message.how or ERROR)
         self.begin_tls()
         policy, seconds = self._monitor.policy, self._monitor.seconds_left
-        channel.give_order(Order(self.fds, policy, seconds, greets=False))
+        _give_order(channel, Order(self.fds, policy, seconds, greets=False))
 
 
 def _why(message: object) -> str:
@@ -292,13 +337,24 @@ def _why(message: object) -> str:
     return message.reason if isinstance(message, Failed) else "the relay has died"
 
 
-def _end(pid: int) -> None:
-    """End the gatekeeper, and see that it has ended."""
+def _give_order(channel: Channel, order: Order) -> None:
+    """Hand the connection to the gatekeeper."""
+    try:
+        channel.give_order(order)
+    except ConnectionError:
+        raise _Died from None
+
+
+def _end(pid: int, is_dying: bool = False) -> None:
+    """End the gatekeeper, and see that it has ended. One that is dying already, as its channel
+    tells, has its status from that; it is told."""
     ended, status = os.waitpid(pid, os.WNOHANG)
     if not ended:
         os.kill(pid, _signal.SIGKILL)
-        os.waitpid(pid, 0)
-    elif os.WIFSIGNALED(status):
+        _, status = os.waitpid(pid, 0)
+        if not is_dying:
+            return
+    if os.WIFSIGNALED(status):
         logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
-    elif os.WEXITSTATUS(status):
+    elif os.WEXITSTATUS(status) or is_dying:
         logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tpop3d.addresses import Tls
     from tpop3d.config import Config
     from tpop3d.session.channel import Asked, Ending, Line, TlsWanted
-    from tpop3d.session.relaychannel import Secured
+    from tpop3d.session.relaychannel import Failed, Secured
 
 MAX_FAILED_LOGINS = 3
 MAX_LINES = 2  # of one connection, without -v
@@ -80,9 +80,11 @@ class Monitor:
         self._octets = self.summary.octets_in, self.summary.octets_out
         self.policy = Policy(self.policy.apop_timestamp, plaintext=True, secured=True)
 
-    def log_failed_tls(self, reason: str) -> None:
-        """Say why there is no TLS, or no more of it."""
-        logs.notice(logs.event("tls failed", rip=self.summary.client, reason=reason))
+    def log_failed_tls(self, failed: Failed) -> None:
+        """Say why there is no TLS, or no more of it: where it is not the client's doing, in words
+        that nobody takes for that."""
+        what, log = ("tls trouble", logs.error) if failed.is_ours else ("tls failed", logs.notice)
+        log(logs.event(what, rip=self.summary.client, reason=failed.reason))
 
     def count(self, told: Asked | TlsWanted | Ending) -> None:
         """Take the octets that a gatekeeper has counted."""

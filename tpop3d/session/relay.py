@@ -44,10 +44,10 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> No
     except ConnectionError:
         status = 0  # nobody is there any more to have a relay
     except MemoryError:
-        channel.tell(relaychannel.FAILED, OUT_OF_MEMORY)
+        channel.tell(relaychannel.BROKEN, OUT_OF_MEMORY)
         status = 0
     except BaseException as error:
-        channel.tell(relaychannel.FAILED, f"internal error: {logs.describe(error)}")
+        channel.tell(relaychannel.BROKEN, f"internal error: {logs.describe(error)}")
     finally:
         os._exit(status)
 

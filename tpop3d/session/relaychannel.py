@@ -21,7 +21,8 @@ _TEXT = frozenset(
 UNKNOWN = ord("_")  # in place of what is in no text
 READY = b"R"
 SECURED = b"S"
-FAILED = b"F"
+FAILED = b"F"  # by the client, or between it and us
+BROKEN = b"B"  # by our own fault
 
 
 class RelayOrder:
@@ -55,12 +56,14 @@ class Secured:
 
 
 class Failed:
-    """There will be no TLS, or no more of it, and this is why."""
+    """There will be no TLS, or no more of it, and this is why. `is_ours`: the trouble is not the
+    client's doing, nor between it and us."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("is_ours", "reason")
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, is_ours: bool = False) -> None:
         self.reason = reason
+        self.is_ours = is_ours
 
 
 class RelayChannel:
@@ -111,8 +114,8 @@ class RelayChannel:
             raise Violation("an impossible message of a relay")
         if kind == READY and not text:
             return Ready()
-        if kind == FAILED and text:
-            return Failed(text.decode())
+        if kind in (FAILED, BROKEN) and text:
+            return Failed(text.decode(), is_ours=kind == BROKEN)
         version, _, cipher = text.decode().partition(" ")
         if kind != SECURED or not version or not cipher or " " in cipher:
             raise Violation("a message of a relay of no known kind")

@@ -29,7 +29,7 @@ class RelayProcess:
         self._pid = pid
         self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
 
-    def await_end(self, wakeup: int, seconds: float) -> str:
+    def await_end(self, wakeup: int, seconds: float) -> Failed | None:
         """Wait until the client has what was sent, or does not take it, `seconds` at most; returns
         what has broken the TLS, if anything. For one that is told to end, by `wakeup`, that is no
         reason to stay."""
@@ -37,12 +37,12 @@ class RelayProcess:
         is_over = self._is_over(seconds, wakeup) or self._is_over(PARTING_SECONDS + GRACE)
         return self._bury() if is_over else self.kill()
 
-    def kill(self) -> str:
+    def kill(self) -> Failed | None:
         """End it; returns what has broken the TLS, if anything."""
         try:
             os.kill(self._pid, _signal.SIGKILL)
         except PermissionError:
-            return ""  # we are the mailbox's user by now
+            return None  # we are the mailbox's user by now
         return self._bury(is_killed=True)
 
     def _is_over(self, seconds: float, *wakeup: int) -> bool:
@@ -52,7 +52,7 @@ class RelayProcess:
             poll.register(fd, select.POLLIN)
         return self._descriptor in dict(poll.poll(milliseconds(seconds)))
 
-    def _bury(self, is_killed: bool = False) -> str:
+    def _bury(self, is_killed: bool = False) -> Failed | None:
         _, status = os.waitpid(self._pid, 0)
         os.close(self._descriptor)
         if os.WIFSIGNALED(status) and not is_killed:
@@ -64,7 +64,7 @@ class RelayProcess:
         except (Violation, BlockingIOError):
             last = None
         self.channel.close()
-        return last.reason if isinstance(last, Failed) else ""
+        return last if isinstance(last, Failed) else None
 
 
 def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
@@ -84,7 +84,7 @@ def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProc
         try:
             found = tls.serving(pairs, min_version, ciphers, tickets=False, look=False)
         except tls.Unusable as error:
-            theirs.tell(relaychannel.FAILED, str(error))
+            theirs.tell(relaychannel.BROKEN, str(error))
             os._exit(0)
         relay.run(cell, theirs, [found.context])
     except BaseException as error:
