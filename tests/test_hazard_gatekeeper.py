@@ -104,7 +104,7 @@ def test_what_ours_never_sends_ends_the_connection_and_is_logged(door, site, att
     assert b"+'" not in rest  # no verdict was a yes
     line = wire.logs.wait_for("attack ")
     assert complaint in line
-    assert re.search(r"attack rip=\S+ gatekeeper=\d+ reason=", line)
+    assert re.search(r"attack serving=\S+ gatekeeper=\d+ reason=", line)
     wire.logs.wait_for("session user=- .*end=error")
     assert "login user=root" not in wire.logs.text().replace("reason", "") or attack.startswith("l")
 

@@ -302,7 +302,7 @@ def test_one_that_lies_is_ended_with_its_connection(listen, lie):
     door = listen(body)
     wire = hands(door)
     line = door.logs.wait_for("attack ")
-    assert "rip=127.0.0.1 relay=" in line
+    assert "attack serving=127.0.0.1 relay=" in line
     assert reason in line
     assert wire.line() == b""
     poll(lambda: greeted_or_none(door), "a free place")

@@ -174,5 +174,9 @@ def apop_timestamp() -> bytes:
 
 def log_violation(client: str, number: int, what: object, who: str = "gatekeeper") -> None:
     """A gatekeeper, or a relay, that does what ours never do is in somebody else's hands; `client`
-    is "" where it has no connection."""
-    logs.error(logs.event("attack", rip=client, **{who: number}, reason=str(what)))
+    is "" where it has no connection.
+
+    Whoever took a gatekeeper over may have been served before: the client is named in words of
+    which no filter makes a culprit.
+    """
+    logs.error(logs.event("attack", serving=client, **{who: number}, reason=str(what)))
