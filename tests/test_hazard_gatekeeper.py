@@ -109,6 +109,27 @@ def test_what_ours_never_sends_ends_the_connection_and_is_logged(door, site, att
     assert "login user=root" not in wire.logs.text().replace("reason", "") or attack.startswith("l")
 
 
+@pytest.mark.parametrize("level", [0, 1, 2, 4, 5, 6])
+def test_no_line_is_more_urgent_than_an_error_or_less_than_debugging_with_verbose_too(
+    door, site, level
+):
+    """At emerg syslogd would write it on everybody's terminal."""
+    site.configure({"log-level": "debug"})
+    wire = door(f"channel.log(7, 'first')\nchannel.log({level}, 'second')\ntime.sleep(60)")
+    assert wire.reader.read() == b""
+    wire.logs.wait_for("attack .*a line of a level that is none of its own")
+    wire.logs.wait_for("gatekeeper rip=.* says=first")
+    assert "says=second" not in wire.logs.text()
+
+
+def test_errors_are_few_with_verbose_too(door, site):
+    site.configure({"log-level": "debug"})
+    wire = door("for n in range(9): channel.log(3, f'trouble{n}')\ntime.sleep(60)")
+    assert wire.reader.read() == b""
+    wire.logs.wait_for("attack .*nobody asked for")
+    assert wire.logs.text().count("says=trouble") == 2
+
+
 def test_an_answer_that_never_comes_is_not_waited_for(door):
     wire = door("import time\ntime.sleep(600)")
     assert wire.reader.read() == b""  # after login-seconds and some

@@ -17,7 +17,7 @@ from tpop3d.session.wire import EOF, ERROR, INJECTION, QUIT, RECEIVE, SIGNAL, TI
 
 MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
 MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
-MAX_LEVEL = 7  # of syslog's levels, the least urgent
+LOG_ERR, LOG_DEBUG = 3, 7  # syslog(3): the levels of what a gatekeeper may have to say
 MAX_LINE = 1000  # octets of a line for the log
 MAX_ORDER = 512  # octets of an order, or of a verdict
 MAX_MESSAGE = 2 * MAX_NAME + MAX_PENDING + 64
@@ -316,6 +316,6 @@ def _line(message: bytes) -> Line:
     if not _LINE.size <= len(message) <= _LINE.size + MAX_LINE:
         raise Violation("a line of the wrong length")
     _, level = _LINE.unpack_from(message)
-    if level > MAX_LEVEL:
-        raise Violation("a line of no level")
+    if level not in (LOG_ERR, LOG_DEBUG):
+        raise Violation("a line of a level that is none of its own")
     return Line(level, message[_LINE.size :].decode("latin-1"))

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from tpop3d.session.relaychannel import Failed, Secured
 
 MAX_FAILED_LOGINS = 3
-MAX_LINES = 2  # of one connection, without -v
-LOG_ERR = 3  # syslog(3); more urgent is nothing that a gatekeeper has to say
+MAX_LINES = 2  # of one connection, without those of -v
 MAX_UNDECIDED = 10  # attempts that could not be checked, of one connection
 GRACE = 5.0  # seconds after `login-seconds` in which a gatekeeper has to report the end
 HOST_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
@@ -141,14 +140,15 @@ class Monitor:
         return self.verdict
 
     def log(self, line: Line) -> None:
-        """Write a gatekeeper's line: as many as it likes with -v, else only that it has failed.
+        """Write a gatekeeper's line: that it has failed; and with -v, what it does, in as many as
+        it likes.
 
         It is marked as such: whoever reads the log must not take it for ours.
         """
-        if not self._is_verbose:
-            self._lines += 1
-            if line.level != LOG_ERR or self._lines > MAX_LINES:
-                raise Violation("lines for the log that nobody asked for")
+        is_error = line.level == channels.LOG_ERR
+        self._lines += is_error
+        if self._lines > MAX_LINES or not (is_error or self._is_verbose):
+            raise Violation("lines for the log that nobody asked for")
         logs.write(line.level, logs.event("gatekeeper", rip=self.summary.client, says=line.text))
 
     def answer(self, answer: str) -> bytes:
