@@ -78,6 +78,34 @@ def test_a_line_that_cannot_be_read_comes_between_user_and_pass_too(reply):
     assert state.handle(b"PASS secret") is replies.USER_FIRST
 
 
+HTTP = [
+    b"GET / HTTP/1.1", b"POST /x?y HTTP/1.0", b"GET /", b"GET", b"OPTIONS * HTTP/1.1",
+    b"PRI * HTTP/2.0", b"PUT http://example.org/ HTTP/1.1", b"USER /ann HTTP/1.1",
+    b"ANYTHING / HTTP/1.1", b"CONNECT localhost:110 HTTP/1.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", HTTP)
+def test_http_ends_the_connection_where_it_comes_first_and_only_there(line):
+    assert Authorization(OPEN).handle(line) is replies.NOT_HTTP
+    for reply in (replies.LINE_TOO_LONG, replies.MALFORMED_LINE):
+        assert Authorization(OPEN).refuse_line(reply, line) is replies.NOT_HTTP
+        state = Authorization(OPEN)
+        state.refuse_line(reply, b"x")
+        assert state.refuse_line(reply, line) is reply
+    state = Authorization(OPEN)
+    state.handle(b"CAPA")
+    assert state.handle(line) is not replies.NOT_HTTP
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"USER /ann", b"get", b"", b"/ HTTP/1.1", b"QUIT", b"AUTH PLAIN =", b"GETA x"],
+)
+def test_what_is_no_http_is_answered_as_ever(line):
+    assert Authorization(OPEN).handle(line) is not replies.NOT_HTTP
+
+
 def test_the_answer_to_user_is_the_same_for_every_name():
     names = [b"ann", b"root", b"nobody-of-this-name", b"a b", b"../x", b"x" * 200, b"\xff"]
     assert {said(Authorization(OPEN).handle(b"USER " + name)) for name in names} == {

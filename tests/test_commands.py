@@ -7,7 +7,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol import bytewise, pieces
-from tpop3d.pop3.commands import MAX_COMMAND, OVERLONG, LineBuffer, is_malformed, number, parse
+from tpop3d.pop3.commands import (
+    BEGINNING,
+    MAX_COMMAND,
+    OVERLONG,
+    LineBuffer,
+    is_malformed,
+    number,
+    parse,
+)
 
 LINES = [
     # octets, lines, what stays in the buffer
@@ -196,3 +204,16 @@ NUMBERS = [
 @pytest.mark.parametrize(("word", "value"), NUMBERS)
 def test_numbers_are_plain_decimal(word, value):
     assert number(word) == value
+
+
+@pytest.mark.parametrize("size", [256, 5000])
+@pytest.mark.parametrize("piece", [1, 100, 9999])
+def test_how_an_overlong_line_began_is_known(size, piece):
+    octets = b"NOOP\r\n" + (b"GET /" + b"x" * size)[:size] + b"\r\nNOOP\r\n"
+    buffer, found = LineBuffer(), []
+    for start in range(0, len(octets), piece):
+        buffer.feed(octets[start : start + piece])
+        while (line := buffer.next_line(MAX_COMMAND)) is not None:
+            found.append(line)
+    assert found == [b"NOOP", OVERLONG, b"NOOP"]
+    assert buffer.beginning == (b"GET /" + b"x" * 99)[:BEGINNING]

@@ -7,7 +7,7 @@ attempt is for the monitor, and this file runs where no password file can be rea
 from __future__ import annotations
 
 from tpop3d.pop3 import replies, sasl
-from tpop3d.pop3.commands import MAX_COMMAND, MAX_RESPONSE, Command, parse
+from tpop3d.pop3.commands import MAX_COMMAND, MAX_RESPONSE, Command, is_http, parse
 from tpop3d.pop3.replies import Reply
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ START_TLS = StartTls()
 class Authorization:
     """The state of one connection before login."""
 
-    __slots__ = ("_awaits_plain", "_name", "_user_just_given", "policy", "utf8")
+    __slots__ = ("_awaits_plain", "_is_first", "_name", "_user_just_given", "policy", "utf8")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -81,6 +81,7 @@ class Authorization:
         self._name = b""
         self._user_just_given = False
         self._awaits_plain = False
+        self._is_first = True  # line of this client
 
     @property
     def limit(self) -> int:
@@ -92,13 +93,23 @@ class Authorization:
         """Is the next line a secret whatever it looks like?"""
         return self._awaits_plain
 
-    def refuse_line(self, reply: Reply) -> Reply:
-        """Forget what a line that could not be read interrupts; returns `reply`."""
+    def refuse_line(self, reply: Reply, line: bytes = b"") -> Reply:
+        """Forget what a line that could not be read interrupts; returns `reply`. `line` is how it
+        began."""
         self._awaits_plain = self._user_just_given = False
-        return reply
+        return replies.NOT_HTTP if self._is_http(line) else reply
+
+    def _is_http(self, line: bytes) -> bool:
+        """Is this the first line, and is the client none of ours? A browser can be made to connect
+        here, by a page of somebody else's who has commands of POP3 in what it sends then, and the
+        replies taken for a page of ours (ALPACA, https://alpaca-attack.com)."""
+        was_first, self._is_first = self._is_first, False
+        return was_first and is_http(line)
 
     def handle(self, line: bytes) -> Reply | Attempt | StartTls:
         """Answer one line."""
+        if self._is_http(line):
+            return replies.NOT_HTTP
         if self._awaits_plain:
             self._awaits_plain = False
             return _plain(line)

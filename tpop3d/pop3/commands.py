@@ -12,14 +12,22 @@ MAX_DIGITS = 10  # of a number: more is no number of a message or a line
 # What `LineBuffer.next_line` returns for a line over its limit. No line contains LF, so the
 # value cannot be a line.
 OVERLONG = b"\n"
+BEGINNING = 32  # octets of an overlong line that are kept
+
+# The methods of HTTP (RFC 9110 section 9, RFC 5789, RFC 4918 section 9; of HTTP/2, its preface).
+HTTP_METHODS = (
+    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH",
+    b"PROPFIND", b"PROPPATCH", b"MKCOL", b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"PRI",
+)  # fmt: skip
 
 
 class LineBuffer:
     """Octets that were received and not yet read as lines."""
 
-    __slots__ = ("_discarding", "_octets", "_searched")
+    __slots__ = ("_discarding", "_octets", "_searched", "beginning")
 
     def __init__(self, octets: bytes = b"") -> None:
+        self.beginning = b""  # of the latest overlong line
         self._octets = bytearray(octets)
         self._searched = 0
         self._discarding = False
@@ -38,8 +46,9 @@ class LineBuffer:
         end = self._octets.find(b"\n", self._searched)
         if end < 0:
             self._searched = len(self._octets)
-            if self._searched >= limit:
+            if self._searched >= limit and not self._discarding:
                 self._discarding = True
+                self.beginning = bytes(self._octets[:BEGINNING])
             if self._discarding:
                 self._octets.clear()
                 self._searched = 0
@@ -48,6 +57,8 @@ class LineBuffer:
         del self._octets[: end + 1]
         self._searched = 0
         if self._discarding or len(line) > limit:
+            if not self._discarding:
+                self.beginning = line[:BEGINNING]
             self._discarding = False
             return OVERLONG
         return line[:-2] if line.endswith(b"\r\n") else line[:-1]
@@ -78,6 +89,13 @@ class Command:
 def is_malformed(line: bytes) -> bool:
     """Does the line hold a NUL or a CR, which no command or response may?"""
     return b"\0" in line or b"\r" in line
+
+
+def is_http(line: bytes) -> bool:
+    """Does the line, or its beginning, begin as a request of HTTP does: with one of its methods, or
+    with another word and a path?"""
+    word, _, rest = line.partition(b" ")
+    return word in HTTP_METHODS or (rest.startswith(b"/") and b" HTTP/" in rest)
 
 
 def parse(line: bytes) -> Command:

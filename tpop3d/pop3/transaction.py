@@ -89,7 +89,7 @@ class Transaction:
         self.retrieved = Tally()
         self.topped = Tally()
 
-    def refuse_line(self, reply: Reply) -> Reply:
+    def refuse_line(self, reply: Reply, line: bytes = b"") -> Reply:
         """A line that could not be read interrupts nothing here; returns `reply`."""
         return reply
 

@@ -13,7 +13,7 @@ import struct
 
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.commands import MAX_RESPONSE
-from tpop3d.session.wire import EOF, ERROR, INJECTION, QUIT, RECEIVE, SIGNAL, TIMEOUT
+from tpop3d.session.wire import EOF, ERROR, HTTP, INJECTION, QUIT, RECEIVE, SIGNAL, TIMEOUT
 
 MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
 MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
@@ -43,7 +43,7 @@ _LINE = struct.Struct("!cB")  # kind, level; the line follows
 _DESCRIPTORS = struct.Struct("2i")
 _METHODS = {b"U": "USER", b"P": "PLAIN", b"A": "APOP"}
 _ENDS = {b"q": QUIT, b"e": EOF, b"t": TIMEOUT, b"s": SIGNAL, b"x": ERROR, b"a": "",
-         b"i": INJECTION, b"z": STLS}  # fmt: skip
+         b"i": INJECTION, b"h": HTTP, b"z": STLS}  # fmt: skip
 DIGEST_LENGTH = 32
 
 

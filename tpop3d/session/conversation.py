@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         def limit(self) -> int: ...
         @property
         def confidential(self) -> bool: ...
-        def refuse_line(self, reply: Reply) -> Reply: ...
+        def refuse_line(self, reply: Reply, line: bytes) -> Reply: ...
         def handle(self, line: bytes) -> Reply | T: ...
 
 
@@ -78,10 +78,10 @@ class Conversation:
     def _next(self, state: State[T]) -> Reply | T:
         line = self._wire.read_line(state.limit)
         if line is OVERLONG:
-            return state.refuse_line(replies.LINE_TOO_LONG)
+            return state.refuse_line(replies.LINE_TOO_LONG, self._wire.beginning())
         if is_malformed(line):
             logs.debug("C: (malformed)")
-            return state.refuse_line(replies.MALFORMED_LINE)
+            return state.refuse_line(replies.MALFORMED_LINE, line)
         if logs.is_verbose():
             logs.debug(f"C: {_loggable(line, state.confidential)}")
         return state.handle(line)

@@ -19,7 +19,7 @@ from tpop3d.session import signals
 from tpop3d.session.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.privileges import OUT_OF_MEMORY, confine
-from tpop3d.session.wire import ERROR, INJECTION, QUIT, Ended, Wire
+from tpop3d.session.wire import ERROR, HTTP, INJECTION, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ ANSWERS = {
     channels.UNDECIDED: replies.LOGIN_UNDECIDED,
     channels.UNDECIDED_FOR_LAST: replies.LOGIN_UNDECIDED_LAST,
 }
+
+ENDS = {replies.GOODBYE: QUIT, replies.NOT_HTTP: HTTP}  # how a connection ends with such a reply
 
 
 class MonitorGone(Exception):
@@ -78,7 +80,7 @@ def _serve(order: Order, channel: Channel, wakeup: int) -> None:
     wire = Wire(fd_in, fd_out, wakeup)
     try:
         how = authorize(wire, order, channel)
-        if how in (QUIT, ERROR, INJECTION) and wire.has_unread():
+        if how in (QUIT, ERROR, INJECTION, HTTP) and wire.has_unread():
             wire.part()
     except Ended as ended:
         how = ended.how
@@ -114,7 +116,7 @@ def authorize(wire: Wire, order: Order, channel: Channel) -> str:
         answer: Reply | Attempt | StartTls = conversation.run(state)
         if isinstance(answer, Reply):
             wire.flush()
-            return QUIT if answer is replies.GOODBYE else ERROR
+            return ENDS.get(answer, ERROR)
         wire.flush()
         if isinstance(answer, StartTls):
             if how := _leave_to_tls(wire, conversation, channel):

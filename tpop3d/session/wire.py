@@ -24,6 +24,7 @@ EOF = "eof"
 ERROR = "error"
 SIGNAL = "signal"
 INJECTION = "injection"  # something was sent behind STLS
+HTTP = "http"  # the client speaks another protocol
 
 RECEIVE = 1 << 16  # octets asked for at a time
 GATHER = 1 << 16  # octets of replies that are gathered before they are sent
@@ -105,6 +106,10 @@ class Wire:
             self._lines.feed(received)
             line = self._lines.next_line(limit)
         return line
+
+    def beginning(self) -> bytes:
+        """How the line began that was too long for `read_line`."""
+        return self._lines.beginning
 
     def send(self, blocks: Iterable[bytes]) -> None:
         """Gather octets for the client, and send when they are many. Raises `Ended`."""
