@@ -193,6 +193,7 @@ def test_a_gatekeeper_that_dies_with_a_client_ends_that_connection_only(site):
         assert other.line().startswith(b"+OK")
         for pid in before:
             os.kill(pid, signal.SIGKILL)
+        assert wire.line().startswith(b"-ERR [SYS/TEMP]")
         assert wire.line() == b""
         poll(lambda: greeted([door.connect()]), "a free place")
         # The first of the two deaths makes room; the second may be noticed after that.
