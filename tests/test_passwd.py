@@ -4,10 +4,12 @@ import os
 import pwd
 import secrets
 import subprocess
+from time import time
 
 import pytest
 
 import authkit
+import pamkit
 from mailsite import IS_ROOT, MAIL_USER, need
 from tpop3d.auth import passwords
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login
@@ -39,7 +41,7 @@ def made():
 def user(made):
     """The same user with its password, unlocked and not expired."""
     set_password(made, PASSWORD)
-    run("chage", "-E", "-1", made)
+    run("chage", "-M", "-1", "-E", "-1", made)
     return made
 
 
@@ -125,6 +127,61 @@ def test_the_day_of_expiry_itself_is_too_late(user, monkeypatch, today, answer):
     run("chage", "-E", "20000", user)
     monkeypatch.setattr("tpop3d.auth.system.time", lambda: today * 86400 + 3600)
     assert verdict_of(user).answer == answer
+
+
+# Fields 3 to 8 of shadow(5), -1 for an empty one, and the reason why the account is refused.
+TODAY = int(time() // 86400)
+AGES = {
+    "nothing known": ([-1] * 6, ""),
+    "useradd's": ([TODAY - 40, 0, 99999, 7, -1, -1], ""),
+    "young enough": ([TODAY - 40, 0, 41, 7, -1, -1], ""),
+    "to be warned": ([TODAY - 40, 0, 41, 30, 5, -1], ""),
+    "on its last day": ([TODAY - 40, 0, 40, 7, 5, -1], ""),
+    "must be changed since today": ([TODAY - 40, 0, 39, 7, 5, -1], "expired password"),
+    "must be changed, for ever": ([TODAY - 40, 0, 30, 7, -1, -1], "expired password"),
+    "must be changed, no more warned": ([TODAY - 40, 0, 30, -1, 10, -1], "expired password"),
+    "inactive": ([TODAY - 40, 0, 30, 7, 9, -1], "expired password"),
+    "inactive at once": ([TODAY - 40, 0, 30, 7, 0, -1], "expired password"),
+    "to be set at the first login": ([0, 0, 99999, 7, -1, -1], "expired password"),
+    "the same without a maximum": ([0, -1, -1, -1, -1, -1], "expired password"),
+    "no maximum": ([TODAY - 40, 0, -1, 7, 0, -1], ""),
+    "a maximum of 0": ([TODAY - 40, 0, 0, -1, -1, -1], "expired password"),
+    "a maximum of 0, set today": ([TODAY, 0, 0, -1, -1, -1], ""),
+    "too young to be changed": ([TODAY, 9, 30, -1, -1, -1], ""),
+    "changed in the future": ([TODAY + 9, 0, 5, 7, 0, -1], ""),
+    "expired": ([TODAY - 40, 0, 99999, 7, -1, TODAY - 1], "expired account"),
+    "expires today": ([TODAY - 40, 0, 99999, 7, -1, TODAY], "expired account"),
+    "expires tomorrow": ([TODAY - 40, 0, 99999, 7, -1, TODAY + 1], ""),
+    "expired and inactive": ([TODAY - 40, 0, 30, 7, 0, 1], "expired account"),
+    "expired, and has yet to be set": ([0, 0, 30, 7, 0, 1], "expired account"),
+    "expired, changed in the future": ([TODAY + 9, 0, 5, 7, 0, 1], "expired account"),
+    "not known when changed": ([-1, 0, 99999, 7, -1, -1], ""),
+    "not known when changed, a maximum": ([-1, 0, 30, 7, 0, -1], "expired password"),
+}
+
+
+@pytest.fixture
+def pam_unix(monkeypatch):
+    """A driver of real pam_unix(8)."""
+    with pamkit.site(monkeypatch) as site:
+        monkeypatch.setattr("tpop3d.auth.system.SHADOW", "/etc/shadow")
+        site.service("auth required pam_unix.so", "account required pam_unix.so")
+        yield site
+
+
+@as_root
+@pytest.mark.parametrize("age", AGES)
+def test_an_account_ages_as_shadow_and_pam_unix_have_it(user, pam_unix, age):
+    """shadow(5), fields 3 to 8: who has to change the password, or may not do even that any more,
+    is let in by nobody."""
+    days, reason = AGES[age]
+    run("chage", *(f"-{option}{day}" for option, day in zip("dmMWIE", days, strict=True)), user)
+    verdict, theirs = verdict_of(user), pam_unix.ask(user, PASSWORD)
+    assert (theirs.answer, theirs.reason) == (verdict.answer, verdict.reason)
+    assert (verdict.answer, verdict.reason) == (NO if reason else YES, reason)
+    wrong, theirs = verdict_of(user, "wrong"), pam_unix.ask(user, "wrong")
+    assert (theirs.answer, theirs.reason) == (wrong.answer, wrong.reason)
+    assert (wrong.answer, wrong.reason) == (NO, "wrong password")
 
 
 @as_root

@@ -143,7 +143,7 @@ def _why(name: bytes, is_known: bool, accepted: bool) -> str:
     except OSError:
         shadow = None
     if accepted:
-        return "expired account" if shadow and shadow.expired else "refused account"
+        return (shadow and shadow.refusal) or "refused account"
     if not is_known:
         return "unknown user"
     locked = shadow and shadow.found and system.is_locked(shadow.stored)

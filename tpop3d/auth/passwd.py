@@ -49,8 +49,8 @@ class Passwd:
             return Verdict.no("locked account")
         if not good:
             return Verdict.no("wrong password")
-        if shadow.expired:
-            return Verdict.no("expired account")
+        if shadow.refusal:
+            return Verdict.no(shadow.refusal)
         return self._maildrops.of(name, user)
 
 

@@ -72,7 +72,8 @@ def is_locked(stored: bytes) -> bool:
 
 
 class Shadow:
-    """What /etc/shadow says of a user: `stored`, the hash, and `expired` (shadow(5), field 8).
+    """What /etc/shadow says of a user: `stored`, the hash, and `refusal`, why the right password
+    lets nobody in, "" if it does (shadow(5), fields 3, 5, 7 and 8).
 
     Where it says nothing, `stored` is a hash of nobody's, and `found` is False.
 
@@ -83,7 +84,7 @@ class Shadow:
     def __init__(self, name: bytes) -> None:
         self.found = False
         self.stored = b"*"
-        self.expired = False
+        self.refusal = ""
         self.decoy = b""
         with open(SHADOW, "rb") as file:
             lines = file.read().split(b"\n")
@@ -96,5 +97,22 @@ class Shadow:
             if fields[0] == name:
                 self.found = True
                 self.stored = fields[1]
-                day = fields[7] if len(fields) > 7 else b""
-                self.expired = day.isdigit() and int(day) <= time() // DAY
+                self.refusal = _aged([_day(field) for field in fields[2:8]], int(time() // DAY))
+
+
+def _day(field: bytes) -> int:
+    """A number of days, -1 for none."""
+    return int(field) if field.isdigit() else -1
+
+
+def _aged(days: list[int], today: int) -> str:
+    """Why an account is refused by its days, or "". pam_unix(8) says the same: of a password that
+    was changed nobody knows when, too."""
+    changed, _, most, _, _, expires = (*days, *[-1] * 6)[:6]
+    if 0 <= expires <= today:
+        return "expired account"
+    # A password that has to be changed cannot be changed here, within the days of field 7 neither.
+    # One that was changed in the future is a clock that went wrong: pam_unix(8) lets it in.
+    if changed == 0 or 0 <= most < today - changed:
+        return "expired password"
+    return ""
