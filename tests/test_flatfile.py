@@ -127,7 +127,65 @@ def test_the_domain_may_choose_the_file(tmp_path):
     assert driver.authenticate(login(b"carl", b"example.net")).answer == YES
     assert driver.authenticate(login(b"ann", b"example.net")).answer == NO
     assert driver.authenticate(login(b"ann")).answer == NO  # no domain, no file
-    assert driver.authenticate(login(b"ann", b"missing.example")).answer == CANNOT_SAY
+    assert driver.authenticate(login(b"ann", b"missing.example")).answer == NO
+
+
+@pytest.mark.parametrize("name", ["$(domain)", "$(domain)/passwd", "x-$(domain[0])/$(domain).flat"])
+def test_a_domain_without_a_file_is_a_no_and_no_trouble(tmp_path, name):
+    """Whoever guesses domains is refused, and fail2ban's filter counts that."""
+    file = tmp_path / name.replace("$(domain)", "example.org").replace("$(domain[0])", "e")
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"ann:{plaintext}secret\n")
+    driver = driver_of(tmp_path / name)
+    assert driver.authenticate(login(b"ann", b"example.org")).answer == YES
+    for domain in (b"example.net", b"x" * 250, b"x" * 255):
+        verdict = driver.authenticate(login(b"ann", domain))
+        assert (verdict.answer, verdict.reason) == (NO, "no password file for this domain")
+    if "/" in name:  # a file where others have a directory
+        file.unlink()
+        file.parent.rmdir()
+        file.parent.touch()
+        assert driver.authenticate(login(b"ann", b"example.org")).answer == NO
+
+
+def test_domains_that_have_all_gone_are_trouble(tmp_path):
+    """A file system that is not mounted: its mount point is empty, or is missing with what is
+    above it."""
+    place = tmp_path / "above" / "domains"
+    driver = driver_of(place / "$(domain)" / "passwd")
+    verdict = driver.authenticate(login(b"ann", b"example.org"))
+    why = f"{place}: No such file or directory"
+    assert (verdict.answer, verdict.reason) == (CANNOT_SAY, why)
+    place.mkdir(parents=True)
+    verdict = driver.authenticate(login(b"ann", b"example.org"))
+    why = f"{place}: is empty; is the file system mounted?"
+    assert (verdict.answer, verdict.reason) == (CANNOT_SAY, why)
+    (place / "example.net").mkdir()
+    assert driver.authenticate(login(b"ann", b"example.org")).answer == NO
+
+
+@pytest.mark.parametrize("link", ["example.org", "example.org/passwd"])
+def test_a_domain_whose_file_is_a_link_to_nothing_is_trouble(tmp_path, link):
+    (tmp_path / "example.net").mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "not mounted" / "x")
+    verdict = driver_of(tmp_path / "$(domain)" / "passwd").authenticate(
+        login(b"ann", b"example.org")
+    )
+    why = f"{tmp_path}/{link}: is a link to what is not there"
+    assert (verdict.answer, verdict.reason) == (CANNOT_SAY, why)
+
+
+def test_a_file_of_a_domain_that_cannot_be_read_is_trouble(tmp_path):
+    driver = driver_of(tmp_path / "$(domain)")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    domains = [b"directory", b"loop"]
+    if not IS_ROOT:
+        (tmp_path / "secret").touch(mode=0)
+        domains.append(b"secret")
+    for domain in domains:
+        assert driver.authenticate(login(b"ann", domain)).answer == CANNOT_SAY
 
 
 @pytest.mark.parametrize("domain", [b"../example.org", b".", b"..", b"a/b", b"\0", b".x"])
@@ -141,6 +199,7 @@ def test_a_domain_reaches_no_other_directory(tmp_path, domain):
 @pytest.mark.parametrize("domain", [b"x\x1b[2J", b"x user=root end", b'x"y', b"\xff\x85"])
 def test_a_domain_forges_no_log_line(tmp_path, capfd, domain):
     """The reason names the file, and the client names the domain."""
+    (tmp_path / os.fsdecode(domain)).mkdir()  # which cannot be read
     config = config_of(auth_flatfile_passwd_file=tmp_path / "$(domain)")
     attempt = Attempt("USER", b"ann@" + domain, password=b"secret")
     assert Switch(config.drivers, config).decide(attempt, b"", "").answer == CANNOT_SAY

@@ -139,8 +139,11 @@ def test_a_forged_name_forges_no_log_line(ann, name):
 def test_a_forged_domain_forges_no_log_line(ann, domain):
     # The domain chooses the password file here, so it stands in errors about that file.
     ann.configure({"auth-flatfile-passwd-file": f"{ann.path}/$(domain)/passwd"})
+    for name in {domain, domain[:196]}:
+        (ann.path / os.fsdecode(name) / "passwd").mkdir(parents=True)
     script = b"".join(attempts(b"ann@" + domain))
     log = run_server(ann, [script])[1]
+    assert log.count(b"Is a directory") == 6  # the driver's, and the login's
     assert [line for line in log.splitlines() if not re.fullmatch(rb"[ -~]+", line)] == []
     assert b" rip=10.0.0.1" not in re.sub(rb'"[^"]*"', b"", log)
 

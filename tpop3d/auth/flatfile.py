@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, ClassVar
 
+NO_FILE = "no password file for this domain"
+ABSENT = (2, 20, 36)  # ENOENT, ENOTDIR, ENAMETOOLONG of errno(3): so no file is there
 FILE_VARIABLES = ("domain",)
 NEWLINE, HASH = b"\n#"
 BLANKS = b" \t\r\v\f"  # that a line may begin with
@@ -52,7 +54,7 @@ class Flatfile:
         values = {"user": login.name, "local_part": login.local_part, "domain": login.domain}
         path = self._file.expand(values)
         if path is None:
-            return Verdict.no("no password file for this domain")
+            return Verdict.no(NO_FILE)
         names = [login.name]
         if len(self._file.parts) > 1:
             # The domain chose the file. In a file for all, anna is not anna@example.org.
@@ -60,6 +62,8 @@ class Flatfile:
         try:
             stored, decoy = _look_up(path, names)
         except OSError as error:
+            if len(self._file.parts) > 1 and error.errno in ABSENT:
+                return _without_file(path, self._file.required(values))
             return Verdict.cannot_say(f"{path}: {error.strerror}")
         if refusal := login.refusal(stored, decoy, "crypt"):
             return refusal
@@ -72,6 +76,28 @@ class Flatfile:
             login.name, self._user.uid, gid, mailboxes, required=required, lock_gid=lock_gid
         )
         return Verdict.yes(account)
+
+
+def _without_file(path: str, required: str) -> Verdict:
+    """What is said of a domain whose file is not there: no, unless others may be missing, too.
+
+    `required` is the directory above all such files. A file system that is not mounted leaves it
+    empty, or away. A link that leads nowhere is there, and so is what it stands for.
+    """
+    try:
+        with os.scandir(required) as entries:
+            if next(entries, None) is None:
+                return Verdict.cannot_say(f"{required}: is empty; is the file system mounted?")
+    except PermissionError:
+        pass  # it is there, and we may not list it
+    except OSError as error:
+        return Verdict.cannot_say(f"{required}: {error.strerror}")
+    above = path
+    while len(above) > len(required):
+        if os.path.islink(above) and not os.path.exists(above):
+            return Verdict.cannot_say(f"{above}: is a link to what is not there")
+        above = os.path.dirname(above)
+    return Verdict.no(NO_FILE)
 
 
 def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:
