@@ -42,7 +42,7 @@ def test_a_connected_socket_is_one_session(site):
             assert wire.ask("STAT").startswith(b"+OK 2 ")
             assert wire.ask("QUIT").startswith(b"+OK")
             assert wire.line() == b""
-        door.logs.wait_for("session user=anna rip=127.0.0.1 .*end=quit")
+        door.logs.wait_for("session rip=127.0.0.1 user=anna .*end=quit")
 
 
 def test_a_listening_socket_is_the_listeners(site):
@@ -92,7 +92,7 @@ def test_a_socket_for_tls_is_served_with_tls(site, options, how):
     by_name, arguments = (["--fdname=pop3s"], []) if how == "name" else ([], ["--tls"])
     with doors.activated(site, *options, *by_name, arguments=arguments) as door:
         check(tlskit.wrap(door.connect()))
-        door.logs.wait_for("session user=anna rip=127.0.0.1 .* tls=TLSv1.3 .*end=quit")
+        door.logs.wait_for("session rip=127.0.0.1 user=anna .* tls=TLSv1.3 .*end=quit")
 
 
 @pytest.mark.parametrize("mode", ["none", "stls", "immediate"])
@@ -223,4 +223,4 @@ def test_several_listening_sockets_are_all_the_listeners(site):
             assert wire.ask("QUIT").startswith(b"+OK")
             wire.close()
         for source in ("127.0.0.1", "unix", "::1")[: len(made)]:
-            logs.wait_for(f"session user=anna rip={source} .*end=quit")
+            logs.wait_for(f"session rip={source} user=anna .*end=quit")

@@ -337,7 +337,10 @@ def test_the_listener_itself_never_imports_openssl(site, monkeypatch):
             assert wire.ask("PASS secret").startswith(b"+OK")
             assert wire.ask("QUIT").startswith(b"+OK")
             wire.close()
-            poll(lambda n=count: door.logs.text().count("session user=anna") == n, "its end")
+            poll(
+                lambda n=count: door.logs.text().count("session rip=127.0.0.1 user=anna") == n,
+                "its end",
+            )
         mapped = Path(f"/proc/{listener}/maps").read_text()
     imported = [line.split() for line in trace.read_text().splitlines()]
     by_listener = {name for pid, name in imported if int(pid) == listener}

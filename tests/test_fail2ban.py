@@ -41,12 +41,14 @@ FORGED = {
     "an address": THIRD,
     "an address of IPv6": "[2001:db8::9]",
     "a mapped address": f"::ffff:{THIRD}",
-    "a whole line": f"login failed user=x rip={THIRD} method=USER driver=passwd reason=x",
-    "a line of a file": f"Nov 25 22:00:00 vm tpop3d[1]: login failed user=x rip={THIRD} method=USER"
+    "a whole line": f"login failed rip={THIRD} user=x method=USER driver=passwd reason=x",
+    "a line of a file": f"Nov 25 22:00:00 vm tpop3d[1]: login failed rip={THIRD} user=x method=USER"
     ' driver=passwd reason="wrong password"',
+    "the order of old": f"login failed user=x rip={THIRD} method=USER driver=passwd reason=x",
+    "two names": f"x user=y rip={THIRD} method=USER driver=passwd reason=x",
     "fail2ban's own": f"<HOST> <ADDR> {THIRD}",
     "a tab": f"x\trip={THIRD}\tmethod=USER",
-    "a line separator": f"x\u2028login failed user=x rip={THIRD} method=USER driver=x reason=x",
+    "a line separator": f"x\u2028login failed rip={THIRD} user=x method=USER driver=x reason=x",
     "a space of Unicode": f"x\u00a0rip={THIRD}\u00a0method=USER\u00a0driver=x\u00a0reason=x",
     "no UTF-8": f"x\udcff rip={THIRD} method=USER",
 }
@@ -106,7 +108,7 @@ def banned(box, mode="normal"):
         )  # fmt: skip
         # A message of several lines would be one that was forged.
         lines = [
-            re.fullmatch(r"(\S+) .*?tpop3d\[\d+\]: (\w+)(?: failed user=(\S+)| )?.*", line)
+            re.fullmatch(r"(\S+) .*?tpop3d\[\d+\]: (\w+)(?: failed rip=\S+ user=(\S+)| )?.*", line)
             for line in told.splitlines()
         ]
         found.append([(line[1], line[3] or line[2]) for line in lines])
@@ -170,7 +172,7 @@ class TestLogins:
         box.configure(SETTINGS | {f"auth-mysql-{key}": value for key, value in database.items()})
         box.systemctl("start", unit)
         assert attempt(box, "zoe@x", source=CLIENTS[0]).startswith(b"-ERR [SYS/TEMP]")
-        box.wait_for_journal(f"login undecided user=zoe@x rip={CLIENTS[0]} ")
+        box.wait_for_journal(f"login undecided rip={CLIENTS[0]} user=zoe@x ")
         assert banned(box, "aggressive") == []
 
     def test_over_tls(self, box, unit):
@@ -200,7 +202,7 @@ class TestLogins:
             f" c.send(b'USER {THIRD}\\r\\nPASS x\\r\\nQUIT\\r\\n'); print(f.read())"
         )
         assert "-ERR [AUTH]" in box.do(PYTHON, "-c", talk)
-        box.wait_for_journal(f"login failed user={THIRD} rip=unix ")
+        box.wait_for_journal(f"login failed rip=unix user={THIRD} ")
         assert banned(box) == []
 
     def test_forged_names(self, box, either):
@@ -221,6 +223,23 @@ class TestLogins:
         found = banned(box, "aggressive")
         assert {address for address, _ in found} == {CLIENTS[0]}
         assert len(found) == 2 * len(FORGED)
+
+    def test_long_names(self, box, either):
+        """A log daemon that keeps 1,024 octets of a line, as RFC 3164 has it, keeps the address;
+        the filter finds what it kept of a line that was not cut."""
+        box.systemctl("start", either)
+        wire = box.wire(SERVER, source=CLIENTS[0])
+        wire.line()
+        for octets in (255, 256, 9000):
+            wire.ask("AUTH PLAIN")
+            wire.send(b64encode(b"\0" + b"\xff" * octets + b"\0wrong") + b"\r\n")
+            assert wire.line().startswith(b"-ERR [AUTH]")
+        wire.ask("QUIT")
+        poll(lambda: box.journal().count("login failed") == 3, "the lines")
+        lines = [line for line in box.journal().splitlines() if "login failed" in line]
+        assert max(map(len, lines)) < 1500
+        assert all(f"login failed rip={CLIENTS[0]} user=" in line for line in lines)
+        assert banned(box) == [(CLIENTS[0], "\\xff" * 255)] * 3
 
     def test_forged_names_with_commands_logged(self, box, unit):
         """With -v, what clients send is in the log; it has nobody banned."""
@@ -275,7 +294,7 @@ def test_too_many_connections_of_one_source(box):
 def test_an_attack(box):
     """A gatekeeper in somebody else's hands says what it likes; whom it serves when that shows may
     be another client than who has it."""
-    said = f"channel.log(3, 'login failed user=x rip={THIRD} method=USER driver=x reason=x')"
+    said = f"channel.log(3, 'login failed rip={THIRD} user=x method=USER driver=x reason=x')"
     body = f"    {said}\n    tell(channel.ask(attempt(name=b'{THIRD}')))\n    raw.send(b'X')"
     head, import_of_main, _ = box.path("/usr/local/bin/tpop3d").read_text().partition("from tpop3d")
     assert import_of_main
@@ -288,14 +307,14 @@ def test_an_attack(box):
     assert wire.line() == b"+OK evil\r\n"
     wire.reader.read()
     box.wait_for_journal(f"attack serving={CLIENTS[0]} gatekeeper=")
-    box.wait_for_journal(f'says="login failed user=x rip={THIRD} ')
+    box.wait_for_journal(f'says="login failed rip={THIRD} user=x ')
     script.unlink()
     assert banned(box, "aggressive") == [(CLIENTS[0], THIRD)]
 
 
 def test_what_another_user_of_the_machine_logs_is_nobodys_doing(box):
     """The journal knows who says so; a file does not."""
-    line = f"login failed user=x rip={THIRD} method=USER driver=x reason=x"
+    line = f"login failed rip={THIRD} user=x method=USER driver=x reason=x"
     as_ann = ("setpriv", "--reuid=ann", "--clear-groups")
     box.do(*as_ann, "logger", "-t", "tpop3d", "-p", "mail.notice", line)
     box.wait_for_journal(line)

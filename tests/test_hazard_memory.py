@@ -2,6 +2,7 @@
 else's session."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -58,9 +59,9 @@ def log_in(wire, user):
 
 
 def one_line_says_it(logs, user="anna"):
-    logs.wait_for(rf"session user={user} .*end=error")
+    logs.wait_for(rf"session .*user={user} .*end=error")
     (line,) = [one for one in logs.lines() if "maildrop refused" in one]
-    assert f"maildrop refused user={user} " in line
+    assert re.search(rf"maildrop refused rip=\S+ user={user} ", line)
     assert WHY in line
     assert "internal" not in logs.text()
     assert "attack" not in logs.text()

@@ -17,7 +17,7 @@ SETTINGS = {"a spool for each": (180, False, 2), "a shared spool": (90, True, 60
 
 def odd_lines(door):
     """What the log has besides logins, sessions, and who came while another one was there."""
-    usual = re.compile(r" (login|session) user=|another POP3 session has the maildrop|listening on")
+    usual = re.compile(r" (login|session) rip=|another POP3 session has the maildrop|listening on")
     return [line for line in door.logs.lines() if not usual.search(line)]
 
 

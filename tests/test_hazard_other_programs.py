@@ -78,7 +78,7 @@ def test_a_program_that_changes_the_spool_ends_the_session(site, path, change, c
         assert answer == CHANGED or command == "QUIT"
         assert answer.startswith(b"-ERR [SYS/TEMP] ")
         assert wire.line() == b""
-        wire.logs.wait_for(r"session user=anna .*dele=0 left=3 .*end=error")
+        wire.logs.wait_for(r"session .*user=anna .*dele=0 left=3 .*end=error")
     assert path.read_bytes() == left
     output, _ = run_server(site, [LOGIN + b"RETR 2\r\nQUIT\r\n"])
     assert b"Subject: two\r\n" in output

@@ -62,7 +62,7 @@ def at_end(wire):
 
 
 def ended(door, rip=CLIENT):
-    return door.logs.text().count(f"session user=anna rip={rip} ")
+    return door.logs.text().count(f"session rip={rip} user=anna ")
 
 
 def complaints(door):
@@ -76,7 +76,7 @@ def test_header_and_session_in_one_packet(site, opens, header):
         wire = connect(door)
         wire.send(header + SESSION)
         assert MAIL in wire.reader.read()
-        found = door.logs.wait_for(f"session user=anna rip={CLIENT} .* end=quit")
+        found = door.logs.wait_for(f"session rip={CLIENT} user=anna .* end=quit")
         assert f" octets_in={len(SESSION)} " in found
 
 
@@ -110,7 +110,7 @@ def test_a_header_octet_by_octet(site, opens, header):
         wire.send(header[-1:])
         wire.login("anna")
         assert wire.ask("QUIT").startswith(b"+OK")
-        door.logs.wait_for(f"session user=anna rip={CLIENT} .* octets_in=30 .* end=quit")
+        door.logs.wait_for(f"session rip={CLIENT} user=anna .* octets_in=30 .* end=quit")
 
 
 @tlskit.in_both_doors
@@ -121,7 +121,7 @@ def test_a_header_and_then_nothing(site, opens):
         wire.send(line())
         assert wire.line().startswith(b"+OK")
         assert wire.line() == b""
-        door.logs.wait_for(f"session user=- rip={CLIENT} .* end=timeout")
+        door.logs.wait_for(f"session rip={CLIENT} user=- .* end=timeout")
 
 
 @tlskit.in_both_doors
@@ -211,7 +211,7 @@ def test_the_longest_header_of_all(site, opens):
         wire = connect(door)
         wire.send(header + SESSION)
         assert MAIL in wire.reader.read()
-        door.logs.wait_for(f"session user=anna rip={CLIENT} .* octets_in={len(SESSION)} ")
+        door.logs.wait_for(f"session rip={CLIENT} user=anna .* octets_in={len(SESSION)} ")
 
 
 def test_a_length_that_is_not_kept_waits_only_for_its_time(site):

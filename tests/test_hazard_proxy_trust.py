@@ -52,7 +52,7 @@ def test_a_balancer_that_speaks_for_itself(site, opens, how):
         wire = connect(door)
         wire.send(OWN[how] + SESSION)
         assert MAIL in wire.reader.read()
-        door.logs.wait_for(f"session user=anna rip={BALANCER} .* end=quit")
+        door.logs.wait_for(f"session rip={BALANCER} user=anna .* end=quit")
 
 
 @in_both_versions
@@ -65,7 +65,7 @@ def test_who_is_no_balancer_says_nothing_of_himself(site, opens, header):
         wire.send(header + b"\r\n" + SESSION)
         answers = at_end(wire)
         assert answers.startswith(b"-ERR")
-        door.logs.wait_for("session user=(anna|-) rip=127.0.0.2 ")
+        door.logs.wait_for("session rip=127.0.0.2 user=(anna|-) ")
         assert CLIENT not in door.logs.text()
         assert complaints(door) == []
 
@@ -105,18 +105,18 @@ def test_a_client_on_the_balancers_host_is_not_on_ours(site, monkeypatch, elsewh
         wire.send(header)
         must_refuse(wire, wire.line(), b"TLS")
         assert wire.ask("QUIT").startswith(b"+OK")
-        wire.logs.wait_for(f"session user=- rip={re.escape(peer)} ")
+        wire.logs.wait_for(f"session rip={re.escape(peer)} user=- ")
     monkeypatch.setattr(doors, "SERVER", elsewhere.command(*doors.SERVER))
     host = f"[{peer}]" if ":" in peer else peer
     with doors.standalone(site, host=host) as door:
         with closing(elsewhere.connect(peer, door.port)) as wire:
             wire.send(header)
             must_refuse(wire, wire.line(), b"TLS")
-        door.logs.wait_for(f"session user=- rip={re.escape(peer)} ")
+        door.logs.wait_for(f"session rip={re.escape(peer)} user=- ")
         with closing(elsewhere.connect(peer, door.port)) as wire:
             wire.send(line(far, (place, 110)))
             must_refuse(wire, wire.line(), b"TLS")
-        door.logs.wait_for(f"session user=- rip={re.escape(far)} ")
+        door.logs.wait_for(f"session rip={re.escape(far)} user=- ")
         site.configure({"plaintext-logins": "yes"})
         reload(door, "reload: the configuration is read again")
         with closing(elsewhere.connect(peer, door.port)) as wire:
@@ -159,7 +159,7 @@ def test_root_reads_the_header_and_not_an_octet_more(site, monkeypatch, opens, h
         wire = connect(door)
         wire.send(header + SESSION)
         assert MAIL in wire.reader.read()
-        door.logs.wait_for(f"session user=anna rip={CLIENT} .* end=quit")
+        door.logs.wait_for(f"session rip={CLIENT} user=anna .* end=quit")
     by_root, good = readers(site, trace)
     assert good >= 1
     taken = [int(call.rpartition(" = ")[2]) for call in by_root if " EAGAIN " not in call]

@@ -112,9 +112,9 @@ def test_the_listener(site, trace):
         for number, how in enumerate(HOW.values(), 1):
             unfinished(door.connect(), how)
             # There are two places, and one of them is free from now on.
-            poll(lambda: door.logs.text().count("session user=") == number, "its end")  # noqa: B023
+            poll(lambda: door.logs.text().count("session rip=") == number, "its end")  # noqa: B023
         whole_session(door.connect())
-        door.logs.wait_for("session user=anna .*end=quit")
+        door.logs.wait_for("session .*user=anna .*end=quit")
         # One that is turned away is not listened to, either.
         # (The last session has logged its end, and its place may be free a moment later.)
         inside = [poll(lambda: greeted_or_none(door), "a place") for _ in range(2)]
@@ -137,7 +137,7 @@ def test_nor_is_it_with_tls(site, trace, kind):
     else:
         with doors.standalone(site) as door:
             whole_session(door.connect(), secure=True)
-            door.logs.wait_for("session user=anna .*tls=TLSv1.3 .*end=quit")
+            door.logs.wait_for("session .*user=anna .*tls=TLSv1.3 .*end=quit")
     bad, good = readers(site, trace)
     assert bad == []
     # The client's connection and the relay's way to the session are both known.

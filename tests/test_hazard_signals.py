@@ -105,7 +105,7 @@ def test_during_the_expunge_it_is_finished_first(site, monkeypatch, moment, even
         (server,) = [pid for pid in site.processes() if pid != wire.process.pid]
         event(wire, server)
         wire.process.wait(20)
-        wire.logs.wait_for(f"session user=anna .*dele=1 left=7 .*end={end}")
+        wire.logs.wait_for(f"session .*user=anna .*dele=1 left=7 .*end={end}")
 
     assert ("SIGTERM" in trace.read_text()) == (event is terminate)
     assert path.read_bytes() == b"".join(messages_of(BIG)[1:])

@@ -55,7 +55,7 @@ def session(site, *commands):
         for command in (*commands, "QUIT") if last.startswith(b"+OK") else ():
             last = wire.ask_long(command)[0] if command == "UIDL" else wire.ask(command)
         assert wire.line() == b""
-        wire.logs.wait_for("session user=anna .*end=")
+        wire.logs.wait_for("session .*user=anna .*end=")
     return last, wire.logs.text()
 
 

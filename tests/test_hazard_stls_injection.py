@@ -42,7 +42,7 @@ def must_end(wire, door):
     """One refusal, the end, and one line; nothing of what came behind STLS was done."""
     assert wire.reader.read() == NO_MORE
     wire.close()
-    line = tlskit.wait_for_line(door, "session user=")
+    line = tlskit.wait_for_line(door, "session rip=")
     assert line.endswith("end=injection")
     assert "user=- " in line
     assert "login" not in door.logs.text()

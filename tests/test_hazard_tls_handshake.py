@@ -66,7 +66,7 @@ def must_have_failed(door, reason, times=1):
     assert len(lines) == times
     for line in lines:
         assert line.endswith(f"tls failed rip=127.0.0.1 reason={reason}")
-    assert not tlskit.lines_of(door, "session user=")
+    assert not tlskit.lines_of(door, "session rip=")
     assert "error" not in door.logs.text()
 
 
@@ -146,7 +146,7 @@ def test_who_speaks_tls_where_it_is_not_spoken_gets_a_greeting_in_the_clear(site
         lines = wire.reader.read().splitlines(keepends=True)
         assert lines[0].startswith(b"+OK POP3")
         assert all(line.startswith(b"-ERR ") for line in lines[1:])  # an LF may be in a hello
-        assert tlskit.wait_for_line(door, "session user=").endswith("end=eof")
+        assert tlskit.wait_for_line(door, "session rip=").endswith("end=eof")
         assert "tls failed" not in door.logs.text()
         assert is_served(door, "stls")
 
@@ -223,7 +223,7 @@ def test_a_record_that_is_not_the_clients_ends_the_session(site, opens):
         with pytest.raises(ssl.SSLError, match="ALERT_BAD_RECORD_MAC"):
             wire.line()
         wire.close()
-        line = door.logs.wait_for("session user=anna")
+        line = door.logs.wait_for("session .*user=anna")
         assert " dele=0 left=2 " in line
         assert line.endswith("end=eof")
         assert "decryption failed" in tlskit.wait_for_line(door, "tls failed")
@@ -238,7 +238,7 @@ def test_tls_that_is_cut_off_deletes_nothing(site, opens, abort):
         wire = logged_in(door)
         assert wire.ask("DELE 1").startswith(b"+OK")
         hang_up(wire, abort)
-        line = door.logs.wait_for("session user=anna")
+        line = door.logs.wait_for("session .*user=anna")
         assert " dele=0 left=2 " in line
         assert line.endswith("end=eof")
         assert site.spool("anna").read_bytes() == SPOOL
@@ -274,7 +274,7 @@ def test_who_hangs_up_behind_quit_has_deleted_or_not_as_configured(
     site.configure({"tls-mode": "immediate", "no-commit-on-early-close": careful})
     with opens(site) as door:
         quit_and_go(door, with_notify)
-        line = door.logs.wait_for("session user=anna")
+        line = door.logs.wait_for("session .*user=anna")
         assert line.endswith("end=eof" if careful == "yes" else "end=quit")
         left = SPOOL if careful == "yes" else WITHOUT_FIRST
         assert site.spool("anna").read_bytes() == left
@@ -336,7 +336,7 @@ def test_who_stops_reading_gives_its_place_back(site):
         wire.login("bert")
         wire.send(b"DELE 1\r\nRSET\r\nRETR 1\r\n")
         assert wire.line().startswith(b"+OK")
-        assert door.logs.wait_for("session user=bert").endswith("end=timeout")
+        assert door.logs.wait_for("session .*user=bert").endswith("end=timeout")
         poll(lambda: is_served_in_its_place(door), "its place")
         assert "rror" not in door.logs.text()
 
@@ -395,7 +395,7 @@ def test_a_hundred_handshakes_that_come_to_nothing_leave_nothing(site, mode):
     settings = {"tls-mode": mode, "max-children": 128, "gatekeeper-connections": 1000}
     with doors.standalone(site, settings=settings) as door:
         assert is_served(door, mode)
-        poll(lambda: len(tlskit.lines_of(door, "session user=")) == 1, "the end of the session")
+        poll(lambda: len(tlskit.lines_of(door, "session rip=")) == 1, "the end of the session")
         before = settled(door)
         assert len(before[1]) == 2
         for number in range(100):

@@ -75,7 +75,7 @@ def fetches(box, options):
 
     def journal():
         lines = box.do("journalctl", "--output=cat", f"--after-cursor={cursor}")
-        return lines if "session user=ann" in lines else None
+        return lines if " user=ann method=" in lines else None
 
     return poll(journal, "the session in the journal")
 

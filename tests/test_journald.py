@@ -98,7 +98,7 @@ def test_a_session_is_found_by_its_user(box, style):
         "POP3_EVENT": "login", **whose, **how, "POP3_MESSAGES": str(len(MESSAGES)),
     }  # fmt: skip
     assert login["MESSAGE"] == (
-        f"login user=ann rip=127.0.0.1 method=USER driver=passwd messages={len(MESSAGES)}"
+        f"login rip=127.0.0.1 user=ann method=USER driver=passwd messages={len(MESSAGES)}"
     )
     fields = ours(session)
     assert re.fullmatch(r"\d+\.\d{3}", fields.pop("POP3_SECONDS"))
@@ -110,7 +110,7 @@ def test_a_session_is_found_by_its_user(box, style):
         "POP3_DELETED": "1", "POP3_LEFT": str(len(MESSAGES) - 1), "POP3_END": "quit",
     }  # fmt: skip
     assert session["MESSAGE"].startswith(
-        f"session user=ann rip=127.0.0.1 method=USER driver=passwd retr=2/{octets} top=1/{top} "
+        f"session rip=127.0.0.1 user=ann method=USER driver=passwd retr=2/{octets} top=1/{top} "
     )
     for entry, priority in ((login, INFO), (session, NOTICE)):
         assert entry["PRIORITY"] == priority
@@ -156,7 +156,7 @@ def test_from_a_session_that_can_read_nothing_of_the_program(box, style):
 
 def test_the_readable_line_is_there_as_ever(each):
     one_session(each)
-    each.wait_for_journal(": session user=ann rip=127.0.0.1 method=USER driver=passwd retr=0/0 ")
+    each.wait_for_journal(": session rip=127.0.0.1 user=ann method=USER driver=passwd retr=0/0 ")
     for line in each.entries("SYSLOG_IDENTIFIER=tpop3d"):
         assert f"tpop3d[{line['_PID']}]: {line['MESSAGE']}\n" in each.journal()
 
@@ -167,10 +167,10 @@ def test_other_lines_have_no_fields(box):
     box.systemctl("start", EACH)
     wire = box.wire()
     wire.line()
-    wire.ask("NOOP login user=root rip=192.0.2.9")
+    wire.ask("NOOP login rip=192.0.2.9 user=root")
     wire.ask("QUIT")
     wait_for(box, 1, "POP3_EVENT=session")
-    found = [one for one in box.entries() if "login user=root" in one["MESSAGE"]]
+    found = [one for one in box.entries() if "login rip=192.0.2.9 user=root" in one["MESSAGE"]]
     assert found
     for entry in found:
         assert entry["_TRANSPORT"] == "journal"
@@ -194,7 +194,7 @@ def test_a_forged_name_forges_no_field(each, name):
         "POP3_EVENT", "POP3_USER", "POP3_REMOTE", "POP3_METHOD", "POP3_DRIVER", "POP3_REASON",
     }  # fmt: skip
     assert re.fullmatch(r"[!-~]+", failed["POP3_USER"])
-    assert failed["POP3_USER"] == re.search(r" user=(\S+) ", failed["MESSAGE"])[1]
+    assert failed["POP3_USER"] == re.search(r" user=(\S+) method=", failed["MESSAGE"])[1]
     assert (failed["POP3_REMOTE"], failed["PRIORITY"]) == ("127.0.0.1", NOTICE)
 
 
@@ -229,8 +229,10 @@ class TestElsewhere:
     def test_log_stderr(self, each):
         each.configure({"log-stderr": "yes"})
         one_session(each)
-        each.wait_for_journal("session user=ann")
-        found = [one for one in each.entries() if "session user=ann" in one["MESSAGE"]]
+        each.wait_for_journal("session rip=127.0.0.1 user=ann")
+        found = [
+            one for one in each.entries() if "session rip=127.0.0.1 user=ann" in one["MESSAGE"]
+        ]
         assert [(one["_TRANSPORT"], ours(one)) for one in found] == [("stdout", {})]
 
     def test_without_the_package(self, each):
@@ -238,7 +240,7 @@ class TestElsewhere:
         hidden = extension.rename(extension.with_name("hidden"))
         try:
             one_session(each)
-            each.wait_for_journal("session user=ann")
+            each.wait_for_journal("session rip=127.0.0.1 user=ann")
         finally:
             hidden.rename(extension)
         found = each.entries("SYSLOG_IDENTIFIER=tpop3d")
@@ -253,7 +255,7 @@ class TestElsewhere:
         box.adapt("tpop3d@.service", Service_ExecStart=command)
         box.systemctl("start", EACH)
         one_session(box)
-        box.wait_for_journal("session user=ann")
+        box.wait_for_journal("session rip=127.0.0.1 user=ann")
         found = box.entries("SYSLOG_IDENTIFIER=tpop3d")
         assert [(one["_TRANSPORT"], ours(one)) for one in found] == [("syslog", {})] * 2
 

@@ -132,4 +132,4 @@ def test_many_sessions_leave_nothing_behind(site):
         door.process.send_signal(signal.SIGUSR1)
         line = door.logs.wait_for("serving ")
         assert line.endswith(f"serving 0 of 16 connections, 0 logged in; {SESSIONS} so far")
-        assert len([one for one in door.logs.lines() if "session user=" in one]) == SESSIONS
+        assert len([one for one in door.logs.lines() if "session rip=" in one]) == SESSIONS

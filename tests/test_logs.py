@@ -90,9 +90,15 @@ def test_attempts_to_forge_an_event(value):
 
 
 def test_how_an_event_looks():
-    line = logs.event("login failed", user=b"ann", rip="", n=3, reason="wrong password", x=b"")
-    assert line == 'login failed user=ann rip=- n=3 reason="wrong password" x=-'
+    line = logs.event("login failed", rip="", user=b"ann", n=3, reason="wrong password", x=b"")
+    assert line == 'login failed rip=- user=ann n=3 reason="wrong password" x=-'
     assert logs.event("x", a="\udcff b") == r'x a="\xff b"'
+
+
+def test_of_octets_the_beginning_is_enough():
+    """Nobody has so long a name; texts are ours."""
+    line = logs.event("x", user=b"\xff" * 9000, reason="y" * 300)
+    assert line == f"x user={chr(92)}xff" + r"\xff" * 254 + f" reason={'y' * 300}"
 
 
 def test_an_event_knows_its_fields():

@@ -95,7 +95,7 @@ def reply(box, user, password="secret", **where):
 
 def reason(box, user, attempt=1):
     """What the log has of a refusal, which is the only one or the `attempt`-th."""
-    pattern = rf"login (?:failed|undecided) user={user} .*driver=pam reason=(.*)"
+    pattern = rf"login (?:failed|undecided) rip=\S+ user={user} .*driver=pam reason=(.*)"
 
     def found():
         reasons = re.findall(pattern, box.journal())
@@ -120,7 +120,7 @@ def test_who_gets_in_and_who_does_not(machine, style):
     client.login("ann")
     assert client.ask_long("RETR 1")[1] == on_the_wire(MESSAGES[0])
     assert client.ask("QUIT").startswith(b"+OK")
-    machine.wait_for_journal("session user=ann rip=127.0.0.1 method=USER driver=pam ")
+    machine.wait_for_journal("session rip=127.0.0.1 user=ann method=USER driver=pam ")
     bobs = {path: machine.path(path).read_bytes() for path in ("/etc/shadow", "/etc/passwd")}
     told, logged = set(), []
     for command, password, _ in STATES.values():

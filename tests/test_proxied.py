@@ -63,7 +63,7 @@ def door(request, site, monkeypatch):
 
 def ends(door, rip):
     """Wait for the log to say how the session of anna ended, and from where it came."""
-    return door.logs.wait_for(f"session user=anna rip={re.escape(rip)} .* end=quit")
+    return door.logs.wait_for(f"session rip={re.escape(rip)} user=anna .* end=quit")
 
 
 @in_all_versions
@@ -80,7 +80,7 @@ def test_the_log_has_the_client(site, door, send, client):
         failing = balancer.connect()
         assert failing.line().startswith(b"+OK")
         failing.send(b"USER anna\r\nPASS wrong\r\n")
-        door.logs.wait_for(f"login failed user=anna rip={re.escape(client)} ")
+        door.logs.wait_for(f"login failed rip={re.escape(client)} user=anna ")
     assert f"rip={BALANCER} " not in door.logs.text()
 
 
@@ -215,7 +215,7 @@ def test_haproxy_sees_that_the_server_is_well(site, opens, send):
         opens(site) as door,
         haproxy(site, door.port, send, more=CHECK, check="check inter 100ms rise 1") as balancer,
     ):
-        door.logs.wait_for(f"session user=- rip={BALANCER} .* end=quit")
+        door.logs.wait_for(f"session rip={BALANCER} user=- .* end=quit")
         assert balancer.connect().line().startswith(b"+OK")
         assert " is DOWN" not in balancer.logs.text()
 

@@ -9,6 +9,7 @@ import pytest
 from mailsite import PATIENCE, poll
 from protocol import run_server
 from samples import spool_of
+from tpop3d import logs
 
 MESSAGES = [b"Subject: one\n\nfirst\n", b"Subject: two\n\nsecond\n", b"Subject: three\n\nthird\n"]
 LOGIN = b"USER ann\r\nPASS secret\r\n"
@@ -52,7 +53,7 @@ def test_one_line_says_all_about_a_session(ann):
     }  # fmt: skip
     assert re.fullmatch(r"\d+\.\d{3}", fields.pop("seconds"))
     assert list(fields.items()) == [
-        ("user", "ann"), ("rip", "pipe"), ("method", "USER"), ("driver", "flatfile"),
+        ("rip", "pipe"), ("user", "ann"), ("method", "USER"), ("driver", "flatfile"),
         ("retr", "2/47"), ("top", "1/18"), ("dele", "1"), ("left", "2"),
         ("octets_in", str(len(script))), ("octets_out", str(len(output))), ("end", "quit"),
     ]  # fmt: skip
@@ -99,6 +100,38 @@ def test_a_failed_login_is_logged_with_its_reason(ann, login, reason):
     assert fields["rip"] == "pipe"
 
 
+LONG = "name of more than 255 octets"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [(b"n" * 255, "unknown user"), (b"n" * 256, LONG), (b"\xff" * 9000, LONG),
+     (b"ann@" + b"d" * 252, LONG), (b"ann" + b" " * 253, LONG)],
+)  # fmt: skip
+def test_of_a_long_name_the_beginning_is_logged_and_nobody_is_asked(ann, name, reason):
+    """USER and APOP have no room for more (RFC 2449 section 4). The client is named before the
+    name: a log daemon that cuts long lines leaves what fail2ban's filter needs."""
+    script = b"AUTH PLAIN\r\n" + b64encode(b"\0" + name + b"\0wrong") + b"\r\nQUIT\r\n"
+    out, log = run_server(ann, [script])
+    assert b"-ERR [AUTH] wrong name or password\r\n" in out
+    (failed, fields), (session, _) = events(log)
+    assert (failed, session) == ("login failed", "session")
+    assert fields["reason"] == f'"{reason}"'
+    assert fields["driver"] == ("flatfile" if reason != LONG else "-")
+    assert fields["user"] == logs.escape(name[:255])
+    assert next(iter(fields)) == "rip"
+
+
+@pytest.mark.parametrize("setting", [{"lowercase-user": "yes"}, {"auth-drivers": "flatfile"}])
+def test_a_name_over_255_octets_is_refused_though_it_has_an_entry(ann, setting):
+    passwd = ann.path / "long"
+    passwd.write_text("".join(f"{'n' * octets}:{{plaintext}}secret\n" for octets in (255, 256)))
+    ann.configure({"auth-flatfile-passwd-file": passwd, "mailbox": f"{ann.spools}/ann"} | setting)
+    for octets, reply in ((255, b"+OK maildrop"), (256, b"-ERR [AUTH]")):
+        script = b64encode(b"\0" + b"n" * octets + b"\0secret")
+        assert reply in run_server(ann, [b"AUTH PLAIN\r\n" + script + b"\r\nQUIT\r\n"])[0]
+
+
 # Forged names
 
 NAMES = {
@@ -129,7 +162,7 @@ def test_a_forged_name_forges_no_log_line(ann, name):
     found = events(log)
     assert [what for what, _ in found] == ["login failed"] * 3 + ["session"]
     for _, fields in found[:3]:
-        assert list(fields) == ["user", "rip", "method", "driver", "reason"]
+        assert list(fields) == ["rip", "user", "method", "driver", "reason"]
         assert re.fullmatch(r"(?:[!#-&(-\[\]-~]|\\x[0-9a-f]{2})+", fields["user"])
         assert fields["rip"] == "pipe"
     assert found[3][1]["user"] == "-"

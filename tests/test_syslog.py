@@ -53,10 +53,10 @@ def test_one_record_a_login_and_one_a_session(site, daemon):
         assert wire.logs.text() == ""
     priority, text = record(daemon)
     assert priority == MAIL | INFO
-    assert text.startswith("login user=anna rip=unix method=USER driver=flatfile")
+    assert text.startswith("login rip=unix user=anna method=USER driver=flatfile")
     priority, text = record(daemon)
     assert priority == MAIL | NOTICE
-    assert text.startswith("session user=anna")
+    assert text.startswith("session rip=unix user=anna")
 
 
 def test_a_refused_login_and_another_facility(site, daemon):
@@ -69,7 +69,7 @@ def test_a_refused_login_and_another_facility(site, daemon):
         wire.ask("QUIT")
     priority, text = record(daemon)
     assert priority == 19 << 3 | NOTICE
-    assert r"user=evil=1\x5cx\x20user=anna rip=" in text
+    assert r"rip=unix user=evil=1\x5cx\x20user=anna method=" in text
     assert "geheim" not in text
 
 

@@ -31,7 +31,7 @@ def test_poplib_takes_all_and_removes_one(box, style):
     client.dele(1)
     client.quit()
     poll(lambda: box.spool("ann").read_bytes() == spool_of(MESSAGES[1:]), "the spool")
-    box.wait_for_journal("session user=ann rip=127.0.0.1 ")
+    box.wait_for_journal("session rip=127.0.0.1 user=ann ")
 
 
 def test_curl_takes_one(box, style):
@@ -39,7 +39,7 @@ def test_curl_takes_one(box, style):
     assert (fetched.returncode, fetched.stdout) == (0, on_the_wire(MESSAGES[0]))
     refused = box.run("curl", "-s", "-u", "ann:wrong", "pop3://127.0.0.1/1")
     assert refused.returncode == 67  # CURLE_LOGIN_DENIED
-    box.wait_for_journal("session user=ann rip=127.0.0.1 ")
+    box.wait_for_journal("session rip=127.0.0.1 user=ann ")
 
 
 @pytest.mark.parametrize("unit", [EACH, LISTENER])
@@ -49,7 +49,7 @@ def test_ipv6(box, unit):
     client = box.wire("::1")
     client.login("ann")
     assert client.ask("QUIT").startswith(b"+OK")
-    box.wait_for_journal("session user=ann rip=::1 ")
+    box.wait_for_journal("session rip=::1 user=ann ")
 
 
 def test_mail_in_a_home_directory(box, style):
@@ -75,7 +75,7 @@ def test_the_connection_as_a_passed_socket(box):
     assert client.ask_long("RETR 1")[1] == on_the_wire(MESSAGES[0])
     assert client.ask("QUIT").startswith(b"+OK")
     assert client.line() == b""
-    box.wait_for_journal("session user=ann rip=127.0.0.1 ")
+    box.wait_for_journal("session rip=127.0.0.1 user=ann ")
 
 
 def test_more_sockets_for_the_listener(box):

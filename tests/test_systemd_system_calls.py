@@ -26,5 +26,5 @@ def test_a_filter_within_the_units_own(box, style):
     client = logged_in(box)
     assert client.ask_long("RETR 1")[0].startswith(b"+OK")
     assert client.ask("QUIT").startswith(b"+OK")
-    box.wait_for_journal("session user=ann ")
+    box.wait_for_journal("session rip=127.0.0.1 user=ann ")
     assert "was ended by signal" not in box.journal()

@@ -199,7 +199,7 @@ def test_stopped_while_the_client_takes_nothing(box):
     wire = logged_in(box)
     wire.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
     wire.send(b"RETR 1\r\n")
-    box.wait_for_journal("login user=ann")
+    box.wait_for_journal("login rip=127.0.0.1 user=ann")
     box.systemctl("stop", EACH_TLS, service_of(box, EACH_TLS))
     box.wait_for_journal("Stopped tpop3d-tls@")
     assert "timed out" not in box.journal()

@@ -39,6 +39,7 @@ FACILITIES = {
     "user": syslog.LOG_USER, "uucp": syslog.LOG_UUCP,
     **{f"local{n}": syslog.LOG_LOCAL0 + (n << 3) for n in range(8)},
 }  # fmt: skip
+MAX_OCTETS = 255  # of a value from the network; no longer name is let in
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
 _PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
 
@@ -207,8 +208,9 @@ def _octets(text: str) -> bytes:
 def event(what: str, **fields: object) -> Event:
     """A line: what happened, then the fields in their order.
 
-    Octets come from the network, and are made one word. Texts are ours: those with spaces are
-    quoted. No octets from the network ever hold a quote, so a field cannot be forged.
+    Octets come from the network, and are made one word, of which the beginning is enough. Texts
+    are ours: those with spaces are quoted. No octets from the network ever hold a quote, so a field
+    cannot be forged.
     """
     shown = {key: _shown(value) for key, value in fields.items()}
     words = [what]
@@ -222,7 +224,7 @@ def event(what: str, **fields: object) -> Event:
 def _shown(value: object) -> str:
     """A field's value as printable ASCII; spaces are kept in texts."""
     if isinstance(value, bytes):
-        return escape(value) if value else ""
+        return escape(value[:MAX_OCTETS]) if value else ""
     octets = _octets(str(value))
     return " ".join([escape(word) if word else "" for word in octets.split(b" ")])
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 YES = "yes"
 NO = "no"
 CANNOT_SAY = "cannot say"
+MAX_NAME = 255  # octets of a name that a client gives
 
 
 class Login:
@@ -227,7 +228,7 @@ def require(module: str, package: str, extra: str) -> None:
 
 def is_plain(name: bytes) -> bool:
     """May the name be part of a path, and be looked up among the system's users?"""
-    return 0 < len(name) <= 255 and name[0:1] != b"." and not name.strip(_PLAIN)
+    return 0 < len(name) <= MAX_NAME and name[0:1] != b"." and not name.strip(_PLAIN)
 
 
 _PLAIN = bytes(c for c in range(1, 256) if c not in b"/\r\n")

@@ -7,7 +7,7 @@ The first yes wins and no other driver is asked. Without a yes, one *cannot say*
 from __future__ import annotations
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, YES, Login, Verdict, checked
+from tpop3d.auth.driver import CANNOT_SAY, MAX_NAME, YES, Login, Verdict, checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Switch:
         """Why no driver is asked about an attempt, or None."""
         if attempt.password == b"" and not self._config.permit_empty_password:
             return Verdict.no("empty password")
+        if len(attempt.name) > MAX_NAME:
+            return Verdict.no(f"name of more than {MAX_NAME} octets")
         return None
 
     def walk(

@@ -129,8 +129,8 @@ class Monitor:
             undecided = self.verdict.answer == CANNOT_SAY
             line = logs.event(
                 "login undecided" if undecided else "login failed",
+                rip=self.summary.client,  # first: some log daemons cut long lines
                 user=attempt.name,
-                rip=self.summary.client,
                 method=attempt.method,
                 driver=self.verdict.driver,
                 **self.summary.secured(),

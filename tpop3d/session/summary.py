@@ -37,8 +37,8 @@ class Summary:
         """A line about what happened to whom."""
         return logs.event(
             what,
+            rip=self.client,  # first: some log daemons cut long lines
             user=self.user,
-            rip=self.client,
             method=self.method,
             driver=self.driver,
             **self.secured(),
