@@ -31,6 +31,9 @@ class Driver:
 """
 
 
+LOUD = LEAST | {"log-stderr": "yes"}  # there may be no /dev/log here
+
+
 def conf(directory, content):
     file = directory / "tpop3d.conf"
     file.touch(mode=0o600)
@@ -45,7 +48,7 @@ def directives(output):
 
 
 def test_a_right_configuration_is_printed_with_status_0(tmp_path):
-    done = tpop3d("--check-config", "-f", conf(tmp_path, text_of(LEAST) + "max-children: 7\n"))
+    done = tpop3d("--check-config", "-f", conf(tmp_path, text_of(LOUD) + "max-children: 7\n"))
     assert (done.returncode, done.stderr.decode()) == (0, NO_TLS)
     shown = directives(done.stdout)
     assert shown["max-children"] == "7"
@@ -186,7 +189,7 @@ def test_a_secret_on_a_wrong_line_is_not_quoted(tmp_path, line):
 
 
 def test_with_plaintext_logins_nobody_is_warned(tmp_path):
-    text = text_of(LEAST) + "plaintext-logins: yes\n"
+    text = text_of(LOUD) + "plaintext-logins: yes\n"
     done = tpop3d("--check-config", "-f", conf(tmp_path, text))
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -259,7 +262,12 @@ def test_a_directory_that_is_not_there_is_warned_of(tmp_path, lines, warned):
     driver = "passwd" if "auth-passwd" in lines else "flatfile"
     least = LEAST if driver == "flatfile" else {"gatekeeper-user": "nobody"}
     least = {key: value for key, value in least.items() if key != "auth-flatfile-enable"}
-    text = f"auth-{driver}-enable: yes\n" + lines.format(tmp_path) + "\n" + text_of(least)
+    text = (
+        f"auth-{driver}-enable: yes\n"
+        + lines.format(tmp_path)
+        + "\nlog-stderr: yes\n"
+        + text_of(least)
+    )
     file = conf(tmp_path, text)
     done = tpop3d("--check-config", "-f", file)
     assert done.returncode == 0

@@ -1,23 +1,30 @@
 """The log: what cannot be forged, where it goes, and what is never in it."""
 
+import errno
 import os
 import re
+import socket
 import syslog
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from authkit import CANARY
-from tpop3d import logs
+from tpop3d import logs, outlets
+from tpop3d.outlets import PATIENCE
 
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch):
-    monkeypatch.setattr(logs, "_to_stderr", True)
+    monkeypatch.setattr(logs, "_outlet", outlets.Stderr())
     monkeypatch.setattr(logs, "_threshold", syslog.LOG_INFO)
     monkeypatch.setattr(logs, "_to_journal", False)
     monkeypatch.setattr(logs, "_journal", None)
+    yield
+    logs._outlet.close()
 
 
 def is_word(text):
@@ -138,35 +145,164 @@ def test_the_levels_and_facilities_are_syslogs():
         assert number == getattr(syslog, f"LOG_{name.upper()}")
 
 
+@pytest.fixture
+def syslogd(tmp_path, monkeypatch):
+    """A datagram socket where syslogd's is expected."""
+    monkeypatch.setattr("tpop3d.outlets.SOCKET", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "log"))
+        receiver.settimeout(0)
+        yield receiver
+
+
 @pytest.mark.parametrize("facility", logs.FACILITIES)
-def test_syslog_gets_the_line_and_stderr_does_not(monkeypatch, capfd, facility):
-    opened, lines = [], []
-    monkeypatch.setattr(syslog, "openlog", lambda *args: opened.append(args))
-    monkeypatch.setattr(syslog, "syslog", lambda *args: lines.append(args))
-    monkeypatch.setattr(syslog, "setlogmask", lambda mask: None)
+def test_syslog_gets_the_line_and_stderr_does_not(syslogd, capfd, facility):
     logs.start(facility, "notice", to_stderr=False)
     logs.info("not this")
     logs.notice("this")
-    assert opened[0][0] == "tpop3d"
-    assert opened[0][1] & syslog.LOG_PID
-    assert opened[0][2] == logs.FACILITIES[facility]
-    assert lines == [(syslog.LOG_NOTICE, "this")]
+    form = rb"<(\d+)>[A-Z][a-z][a-z] [ \d]\d \d\d:\d\d:\d\d tpop3d\[(\d+)\]: this"
+    priority, pid = re.fullmatch(form, syslogd.recv(1000)).groups()
+    assert int(priority) == logs.FACILITIES[facility] | syslog.LOG_NOTICE
+    assert int(pid) == os.getpid()
+    with pytest.raises(BlockingIOError):
+        syslogd.recv(1000)
     assert capfd.readouterr().err == ""
 
 
-def test_syslog_is_connected_at_once(monkeypatch):
+def test_syslog_is_connected_at_once(syslogd, tmp_path):
     """A session may not be able to later, when it is another user in another place."""
-    opened = []
-    monkeypatch.setattr(syslog, "openlog", lambda *args: opened.append(args))
-    monkeypatch.setattr(syslog, "setlogmask", lambda mask: None)
     logs.start("mail", "info", to_stderr=False)
-    assert opened[0][1] & syslog.LOG_NDELAY
+    (tmp_path / "log").unlink()
+    logs.notice("this")
+    assert syslogd.recv(1000).endswith(b": this")
+
+
+def test_a_syslogd_that_is_started_again_is_found(syslogd, tmp_path):
+    logs.start("mail", "info", to_stderr=False)
+    syslogd.close()
+    (tmp_path / "log").unlink()
+    logs.notice("lost")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
+        again.bind(str(tmp_path / "log"))
+        again.settimeout(0)
+        logs.notice("this")
+        assert again.recv(1000).endswith(b": this")
+        assert again.recv(1000).endswith(b": 1 line was lost: the log was not read")
+
+
+def test_a_syslogd_that_wants_a_stream_gets_one(tmp_path, monkeypatch):
+    """As old ones do, and so does syslog(3): each message ends with a NUL."""
+    monkeypatch.setattr("tpop3d.outlets.SOCKET", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "log"))
+        listening.listen()
+        logs.start("mail", "info", to_stderr=False)
+        connected, _ = listening.accept()
+        with connected:
+            connected.settimeout(10)
+            logs.notice("one")
+            logs.notice("two")
+            records = connected.recv(1000).split(b"\0")
+    assert [record.partition(b"]: ")[2] for record in records] == [b"one", b"two", b""]
+
+
+def fill(write):
+    """Write lines until one waits; returns the most seconds that one took."""
+    longest = 0.0
+    for number in range(20_000):
+        began = time.monotonic()
+        write(f"line {number} {'x' * 200}")
+        longest = max(longest, time.monotonic() - began)
+        if longest > 0.5:
+            return longest
+    raise AssertionError("there was always room")
+
+
+def test_no_line_waits_long_for_a_syslogd_that_does_not_read(syslogd):
+    """Also those that other processes write, who do not live on: all are counted."""
+    logs.start("mail", "info", to_stderr=False)
+    assert fill(logs.notice) < 2 * PATIENCE
+    began = time.monotonic()
+    for _ in range(100):
+        logs.notice("lost")
+    assert time.monotonic() - began < PATIENCE
+    if not (pid := os.fork()):
+        try:
+            logs.notice("lost, too")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with suppress(BlockingIOError):
+        while syslogd.recv(1000):
+            pass
+    logs.notice("this")
+    assert syslogd.recv(1000).endswith(b": this")
+    assert b"]: 102 lines were lost: " in syslogd.recv(1000)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "another's pipe"])
+def test_no_line_waits_long_for_a_stderr_that_nobody_reads(kind, monkeypatch):
+    """It must not become non-blocking: it is others', too."""
+    if kind == "socket":
+        ends = [one.detach() for one in socket.socketpair()]
+    else:
+        ends = list(os.pipe())
+    if kind == "another's pipe":
+        real = os.open
+        refuse = PermissionError(errno.EACCES, "Permission denied")
+
+        def opened(path, *arguments):
+            if path == "/proc/self/fd/2":
+                raise refuse
+            return real(path, *arguments)
+
+        monkeypatch.setattr(os, "open", opened)
+    before = os.dup(2)
+    os.dup2(ends[1], 2)
+    try:
+        logs.start("mail", "info", to_stderr=True)
+        longest = fill(logs.notice)
+        is_blocking = os.get_blocking(2)
+        octets = b""
+        os.set_blocking(ends[0], False)
+        with suppress(BlockingIOError):
+            while got := os.read(ends[0], 1 << 20):
+                octets += got
+        logs.notice("this")
+        after = os.read(ends[0], 10_000)
+    finally:
+        os.dup2(before, 2)
+        for fd in (before, *ends):
+            os.close(fd)
+    assert longest < 2 * PATIENCE
+    assert is_blocking
+    assert octets.count(b"\n") > 10
+    this, lost, end = after.split(b"\n")
+    assert this.endswith(b": this")
+    assert lost.endswith(b": 1 line was lost: the log was not read")
+    assert end == b""
+
+
+def test_a_slow_outlet_does_not_have_us_wait_most_of_the_time(syslogd):
+    """rsyslogd takes a line in two seconds when its own queue is full."""
+    logs.start("mail", "info", to_stderr=False)
+    fill(logs.notice)
+    began = time.monotonic()
+    for _ in range(3):
+        syslogd.recv(1000)  # room for one
+        logs.notice("this")
+        logs.notice("lost")
+    assert time.monotonic() - began < PATIENCE
+    with suppress(BlockingIOError):
+        while octets := syslogd.recv(1000):
+            last = octets
+    assert last.endswith(b": this")
 
 
 @pytest.mark.parametrize("line", ["a\0b", "a\udcff", "\ud800b", "é", "a%s%n", ""])
 @pytest.mark.parametrize("to_stderr", [True, False])
-def test_a_line_that_cannot_be_written_as_it_is_stops_nobody(capfd, line, to_stderr, monkeypatch):
-    monkeypatch.setattr(logs, "_to_stderr", to_stderr)
+def test_a_line_that_cannot_be_written_as_it_is_stops_nobody(capfd, line, to_stderr):
+    logs.start("mail", "info", to_stderr)
     logs.error(line)
 
 

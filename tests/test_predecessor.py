@@ -2,7 +2,7 @@
 
 import pytest
 
-from authkit import LEAST, config_of, foreign_driver, text_of, tpop3d
+from authkit import LEAST, but_for_syslogd, config_of, foreign_driver, text_of, tpop3d
 from mailsite import ENVIRONMENT, MAIL_USER
 from test_check_config import DRIVER
 from tpop3d import predecessor
@@ -191,7 +191,8 @@ def checked(directory, content):
     file.touch(mode=0o600)
     file.write_text(content)
     done = tpop3d("--check-config", "-f", file)
-    return done.returncode, done.stderr.decode().replace(f"{file}:", "").splitlines()
+    told = but_for_syslogd(done.stderr.decode())
+    return done.returncode, told.replace(f"{file}:", "").splitlines()
 
 
 def test_a_configuration_of_the_c_program_is_taken_as_it_is(tmp_path):

@@ -10,6 +10,7 @@ from tpop3d import logs
 from tpop3d.auth.templates import Mailbox
 from tpop3d.config import Config, load
 from tpop3d.directives import absolute_path
+from tpop3d.outlets import Syslog
 from tpop3d.session.cell import gatekeeper_user
 
 TYPE_CHECKING = False
@@ -33,6 +34,8 @@ def check_config(file: str) -> int:
         _check_tls(config, problems, warnings)
         _check_drivers(config, problems, warnings)
         _check_mailboxes(config, file, warnings)
+        if not config.log_stderr and (why := logs.no_syslogd(Syslog())):
+            warnings.append(f"{file}: log-stderr: {why}")
     if problems or isinstance(config, list):
         for problem in problems:
             _print(problem, sys.stderr.fileno())

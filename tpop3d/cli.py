@@ -7,6 +7,7 @@ import sys
 
 from tpop3d import logs
 from tpop3d.doors import inetd
+from tpop3d.outlets import Stderr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -269,6 +270,8 @@ def _listen(options: Options, passed: Passed | None) -> int:
             logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
         else:
             start_log(config, options.verbose, stderr_is_free=not options.detach)
+            if options.detach:
+                _tell_of_no_log()  # who started us may still read it
         logs.prepare()
         _warn(config)
 
@@ -291,6 +294,14 @@ def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
     """Send the log where the configuration says. A client's connection is not stderr."""
     level = _level(config, verbose)
     logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
+    if stderr_is_free:
+        _tell_of_no_log()
+
+
+def _tell_of_no_log() -> None:
+    """Say on stderr that there is no log, if so. A reload may say so when nobody reads that."""
+    if why := logs.trouble():
+        Stderr().write(logs.LEVELS["err"], why)
 
 
 def _warn(config: Config) -> None:

@@ -11,7 +11,8 @@ variable alone is inherited, by xinetd's servers and by shells, too.
 from __future__ import annotations
 
 import os
-import syslog
+
+from tpop3d.outlets import SOCKET, Outlet, Stderr, Syslog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,25 +21,22 @@ if TYPE_CHECKING:
 
     from tpop3d.journald import Journal
 
-_facility = syslog.LOG_MAIL
-_to_stderr = True  # until `start`: a mistake in the configuration must be seen somewhere
+# syslog(3)'s numbers.
+_NAMES = "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"
+LEVELS = {name: level for level, name in enumerate(_NAMES)}
+FACILITIES = {
+    name: number << 3
+    for number, name in (
+        *enumerate(("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp")),
+        (9, "cron"), (10, "authpriv"), *[(16 + n, f"local{n}") for n in range(8)],
+    )
+}  # fmt: skip
+_outlet: Outlet = Stderr()  # until `start`: a mistake in the configuration must be seen somewhere
 _to_journal = False  # in place of syslog
 _journal: Journal | None = None  # when it is first needed
-_threshold = syslog.LOG_INFO
 _sink: Callable[[int, str], None] | None = None
-
-LEVELS = {
-    "emerg": syslog.LOG_EMERG, "alert": syslog.LOG_ALERT, "crit": syslog.LOG_CRIT,
-    "err": syslog.LOG_ERR, "warning": syslog.LOG_WARNING, "notice": syslog.LOG_NOTICE,
-    "info": syslog.LOG_INFO, "debug": syslog.LOG_DEBUG,
-}  # fmt: skip
-FACILITIES = {
-    "auth": syslog.LOG_AUTH, "authpriv": syslog.LOG_AUTHPRIV, "cron": syslog.LOG_CRON,
-    "daemon": syslog.LOG_DAEMON, "kern": syslog.LOG_KERN, "lpr": syslog.LOG_LPR,
-    "mail": syslog.LOG_MAIL, "news": syslog.LOG_NEWS, "syslog": syslog.LOG_SYSLOG,
-    "user": syslog.LOG_USER, "uucp": syslog.LOG_UUCP,
-    **{f"local{n}": syslog.LOG_LOCAL0 + (n << 3) for n in range(8)},
-}  # fmt: skip
+_facility = FACILITIES["mail"]
+_threshold = LEVELS["info"]
 MAX_OCTETS = 255  # of a value from the network; no longer name is let in
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
 _PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
@@ -55,14 +53,25 @@ class Event(str):
 
 def start(facility: str, level: str, to_stderr: bool) -> None:
     """Say where the log goes, and from which level on. The names are syslog.conf(5)'s."""
-    global _facility, _threshold, _to_journal, _to_stderr
+    global _facility, _threshold, _to_journal
     _facility = FACILITIES[facility]
     _threshold = LEVELS[level]
-    _to_stderr = to_stderr
     _to_journal = not to_stderr and (_journal is not None or _stderr_is_journal())
-    if not to_stderr and not _to_journal:
-        _open()
-        syslog.setlogmask(syslog.LOG_UPTO(_threshold))
+    if to_stderr:
+        _let_out(Stderr)
+    else:
+        _use_syslog()
+
+
+def trouble() -> str:
+    """Why nobody will see the log, as far as one can say now; "" if somebody will."""
+    return no_syslogd(_outlet) if isinstance(_outlet, Syslog) and not _to_journal else ""
+
+
+def no_syslogd(syslog: Syslog) -> str:
+    """What is to be done where there is no syslogd; "" where there is one."""
+    why = syslog.connect()
+    return why and f"{SOCKET}: {why}: nothing is logged; start a syslogd, or give log-stderr: yes"
 
 
 def prepare() -> None:
@@ -85,7 +94,7 @@ def _leave_journal() -> None:
     """Go on with syslog."""
     global _journal, _to_journal
     _journal, _to_journal = None, False
-    _open()
+    _use_syslog()
 
 
 def _stderr_is_journal() -> bool:
@@ -99,20 +108,30 @@ def _stderr_is_journal() -> bool:
     return journal == f"{status.st_dev}:{status.st_ino}"
 
 
-def _open() -> None:
-    """Connect to syslogd now (LOG_NDELAY), while we are sure to be allowed to."""
-    syslog.openlog("tpop3d", syslog.LOG_PID | syslog.LOG_NDELAY, _facility)
+def _use_syslog() -> None:
+    """Have a way to syslogd, and connect now, while we are sure to be allowed to."""
+    _let_out(Syslog)
+    assert isinstance(_outlet, Syslog)
+    _outlet.facility = _facility
+    if not _to_journal:
+        _outlet.connect()
 
 
-def reopen(between: Callable[[], None]) -> None:
-    """Let go of the log's descriptor, which nobody knows, while `between` closes all others."""
-    is_on_syslog = not _to_stderr and not _to_journal
-    if is_on_syslog:
-        syslog.closelog()
-    between()
-    if is_on_syslog:
-        _open()
-    elif _journal is not None:
+def _let_out(kind: type[Outlet]) -> None:
+    """Write to an outlet of this kind from now on."""
+    global _outlet
+    if type(_outlet) is not kind:
+        _outlet.close()
+        _outlet = kind()
+    if not _to_journal:
+        _outlet.count_losses()
+
+
+def reopen(between: Callable[[tuple[int, ...]], None]) -> None:
+    """Keep the log while `between` closes all descriptors but those that it is given, and some of
+    its own."""
+    between(_outlet.descriptors())
+    if _journal is not None:
         _journal.hold()
 
 
@@ -137,49 +156,42 @@ def write(level: int, line: str) -> None:
         if _journal.send(level, _facility, line, event):
             return
         _leave_journal()
-    if not _to_stderr:
-        syslog.syslog(level, line)
-        return
-    try:
-        # One write: lines of several processes do not mix.
-        os.write(2, f"tpop3d[{os.getpid()}]: {line}\n".encode())
-    except OSError:
-        pass
+    _outlet.write(level, line)
 
 
 def error(line: str) -> None:
     """Something that the administrator should mend."""
-    write(syslog.LOG_ERR, line)
+    write(LEVELS["err"], line)
 
 
 def warning(line: str) -> None:
     """Something that the administrator may want to mend."""
-    write(syslog.LOG_WARNING, line)
+    write(LEVELS["warning"], line)
 
 
 def notice(line: str) -> None:
     """A session's end, or a refused login."""
-    write(syslog.LOG_NOTICE, line)
+    write(LEVELS["notice"], line)
 
 
 def info(line: str) -> None:
     """A login."""
-    write(syslog.LOG_INFO, line)
+    write(LEVELS["info"], line)
 
 
 def debug(line: str) -> None:
     """A command or a reply."""
-    write(syslog.LOG_DEBUG, line)
+    write(LEVELS["debug"], line)
 
 
 def is_on_stderr() -> bool:
     """Does the log go to stderr?"""
-    return _to_stderr
+    return isinstance(_outlet, Stderr)
 
 
 def is_verbose() -> bool:
     """Does `debug` go anywhere?"""
-    return _threshold >= syslog.LOG_DEBUG
+    return _threshold >= LEVELS["debug"]
 
 
 def escape(value: bytes) -> str:

@@ -89,7 +89,7 @@ def _work(work: Callable[[], Verdict], write_end: int, seconds: float) -> None:
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_DFL)
         # The client's connection is none of its business, nor of what it may leave running.
-        logs.reopen(lambda: close_all_but((write_end,)))
+        logs.reopen(lambda log: close_all_but((write_end, *log)))
         try:
             answer = _encode(work())
         except BaseException as error:

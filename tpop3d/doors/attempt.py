@@ -37,7 +37,7 @@ def start(fd: int, channel: Channel, monitor: Monitor, request: Asked, config: C
     try:
         wakeup, _ = signals.descriptors()
         keep = (fd, channel.fileno(), *signals.descriptors())
-        logs.reopen(lambda: close_all_but(keep))
+        logs.reopen(lambda log: close_all_but((*keep, *log)))
         verdict = monitor.decide(request)
         if verdict.answer == YES:
             channel.give_verdict(channels.ADMITTED)

@@ -161,7 +161,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
     signals.spare_from_hangup()
     wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGHUP)
     keep = (connection.fileno(), *signals.descriptors())
-    logs.reopen(lambda: close_all_but(keep))
+    logs.reopen(lambda log: close_all_but((*keep, *log)))
     _let_go_of_output()
     # Nobody may look at this process's memory.
     recipe.cell.prctl(PR_SET_DUMPABLE, 0)

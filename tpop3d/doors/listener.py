@@ -99,7 +99,7 @@ class Listener:
         if self._recovery:
             return
         try:
-            logs.reopen(lambda: close_all_but(signals.descriptors()))
+            logs.reopen(lambda log: close_all_but((*signals.descriptors(), *log)))
             from tpop3d.recover import recover_all
 
             recover_all(self.config)
