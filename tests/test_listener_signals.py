@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import doors
+from authkit import but_for_syslogd
 from mailsite import ENVIRONMENT, IS_ROOT, PATIENCE, poll
 from spools import mbox
 
@@ -256,12 +257,65 @@ def test_a_pid_file_is_written_and_removed(site):
     assert not pidfile.exists()
 
 
+@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize("before", [None, 0o666, 0o600])
+def test_a_pid_file_is_for_others_to_read_and_for_nobody_to_change(site, umask, before):
+    pidfile = site.path / "pid"
+    if before is not None:
+        pidfile.write_text("a longer text than that of a pid\n")
+        pidfile.chmod(before)
+    ours = os.umask(umask)
+    try:
+        with doors.standalone(site, "-p", str(pidfile)) as door:
+            assert pidfile.read_text() == f"{door.process.pid}\n"
+            assert pidfile.stat().st_mode & 0o7777 == 0o644
+    finally:
+        os.umask(ours)
+
+
+NO_PIDFILES = {
+    "a symbolic link": "a pid file must not be a link",
+    "a symbolic link to nothing": "a pid file must not be a link",
+    "a hard link": "a pid file must be a file, with no other name",
+    "a fifo": "No such device or address",
+    "another's": "a pid file must not belong to another user",
+    "a directory": "Is a directory",
+}
+
+
+@pytest.mark.parametrize("kind", NO_PIDFILES)
+def test_a_pid_file_is_never_written_through_a_link(site, kind):
+    pidfile, other = site.path / "pid", site.path / "other"
+    other.write_text("other\n")
+    if kind == "a symbolic link":
+        pidfile.symlink_to(other)
+    elif kind == "a symbolic link to nothing":
+        pidfile.symlink_to(site.path / "nothing")
+    elif kind == "a hard link":
+        pidfile.hardlink_to(other)
+    elif kind == "a fifo":
+        os.mkfifo(pidfile)
+    elif kind == "a directory":
+        pidfile.mkdir()
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        pidfile.touch()
+        os.chown(pidfile, 65534, 65534)
+    site.configure({"listen-address": f"127.0.0.1:{free_port()}"})
+    done = run(site, "-p", str(pidfile))
+    assert done.returncode == 1
+    assert f"{pidfile}: {NO_PIDFILES[kind]}\n" in done.stderr
+    assert other.read_text() == "other\n"
+    assert not (site.path / "nothing").exists()
+
+
 def test_detached_it_answers_when_the_command_returns(site):
     site.add("anna", SPOOL)
     pidfile, port = site.path / "pid", free_port()
     site.configure({"listen-address": f"127.0.0.1:{port}"})
     done = run(site, "--detach", "-p", str(pidfile))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, but_for_syslogd(done.stderr)) == (0, "")
     pid = int(pidfile.read_text())
     try:
         assert os.getsid(pid) == pid

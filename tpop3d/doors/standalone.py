@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal
 import _socket
 import os
+import stat
 import sys
 
 from tpop3d import logs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tpop3d.session.privileges import Cell
 
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
+PIDFILE_MODE = 0o644
 READY = b"+"  # what a detached process tells its parent; anything else is an error's text
 
 
@@ -250,20 +252,42 @@ def _detach() -> Callable[[], None]:
 
 
 def _write_pidfile(path: str) -> str:
+    """Write our pid, for others to read and nobody else to change; returns why that cannot be.
+
+    Others may be able to write to the directory: no link of theirs leads us to another file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
+        fd = os.open(path, flags, PIDFILE_MODE)
+    except OSError as error:
+        if os.path.islink(path):
+            return f"{path}: a pid file must not be a link"
+        return f"{path}: {error.strerror}"
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            return f"{path}: a pid file must be a file, with no other name"
+        if status.st_uid != os.geteuid():
+            return f"{path}: a pid file must not belong to another user"
+        os.fchmod(fd, PIDFILE_MODE)  # whatever the umask says, or it was before
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
     except OSError as error:
         return f"{path}: {error.strerror}"
+    finally:
+        os.close(fd)
     return ""
 
 
 def _remove_pidfile(path: str) -> None:
     """Remove the file if it is still ours."""
     try:
-        with open(path, encoding="ascii") as file:
-            if file.read().strip() != str(os.getpid()):
-                return
-        os.unlink(path)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            is_ours = os.read(fd, 32).strip() == b"%d" % os.getpid()
+        finally:
+            os.close(fd)
+        if is_ours:
+            os.unlink(path)
     except OSError:
         pass
