@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tlskit
 from authkit import CANARY, LEAST, NO_TLS, foreign_driver, text_of, tpop3d
+from doors import free_port
 from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d import check
 from tpop3d.config import DIRECTIVES, Config, read
@@ -95,6 +96,23 @@ def test_as_root_the_gatekeepers_user_must_exist_and_must_not_be_root(tmp_path, 
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode().startswith(f"{file}: {why}")
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root it is whoever's it is")
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o711), (0, 0o777), (0, 0o1777), (0, 0o775)])
+@pytest.mark.parametrize("how", ["--check-config", "--inetd", "a listener"])
+def test_as_root_the_state_directory_must_be_roots_alone(site, owner, mode, how):
+    os.chown(site.state, owner, 0)
+    site.state.chmod(mode)
+    site.configure({"listen-address": f"127.0.0.1:{free_port()}"})
+    words = [] if how == "a listener" else [how]
+    done = tpop3d(*words, "-f", site.conf, env=ENVIRONMENT)
+    assert done.returncode == (2 if how == "--check-config" else 1)
+    why = f"state-directory: {site.state}: must belong to root, and nobody else may write to it"
+    assert why in done.stderr.decode()
+    if how == "--inetd":
+        assert done.stdout.startswith(b"-ERR [SYS/PERM]")
+    assert not (site.state / "empty").exists()
 
 
 def test_without_root_the_gatekeepers_user_need_not_exist(tmp_path, monkeypatch, capfd):

@@ -86,6 +86,7 @@ def test_messages_are_removed_on_a_full_disk(site, small_disk, inetd, deleted):
 def test_a_state_directory_without_room_is_a_temporary_refusal(site, small_disk):
     site.add("anna", SPOOL)
     site.configure({"state-directory": small_disk})
+    small_disk.chmod(0o755)
     (small_disk / "empty").mkdir(mode=0o555)  # there since the first connection
     for number in range(os.statvfs(small_disk).f_ffree):
         (small_disk / f"file{number}").touch()

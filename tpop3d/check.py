@@ -11,7 +11,7 @@ from tpop3d.auth.templates import Mailbox
 from tpop3d.config import Config, load
 from tpop3d.directives import absolute_path
 from tpop3d.outlets import Syslog
-from tpop3d.session.cell import gatekeeper_user
+from tpop3d.session.cell import gatekeeper_user, unsafe_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def check_config(file: str) -> int:
     if not isinstance(config, list):
         user = gatekeeper_user(config) if os.geteuid() == 0 else None
         problems = [f"{file}: {user}"] if isinstance(user, str) else []
+        if os.geteuid() == 0 and (why := unsafe_state(config)):
+            problems.append(f"{file}: {why}")
         warnings = list(config.warnings)
         _check_tls(config, problems, warnings)
         _check_drivers(config, problems, warnings)

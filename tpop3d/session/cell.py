@@ -33,6 +33,22 @@ def gatekeeper_user(config: Config) -> Principal | str:
     return user
 
 
+def unsafe_state(config: Config) -> str:
+    """Why root must not use the state directory; "" where it may, or it is not there yet.
+
+    Whoever can write to it has others' locks, journals and unique-ids made as he likes.
+    """
+    directory = config.state_directory
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return ""  # making it will tell
+    if status.st_uid == 0 and not status.st_mode & 0o022:
+        return ""
+    why = "must belong to root, and nobody else may write to it"
+    return f"state-directory: {directory}: {why}: chown root {directory}; chmod 711 {directory}"
+
+
 def prepare_cell(config: Config) -> Cell | str:
     """Make the empty directory if it is missing; returns why it cannot be, if so.
 
@@ -46,6 +62,8 @@ def prepare_cell(config: Config) -> Cell | str:
     directory = os.path.join(config.state_directory, EMPTY)
     try:
         make_directory(config.state_directory, 0o711)
+        if why := unsafe_state(config):
+            return why
         make_directory(directory, 0o555)
         status = os.lstat(directory)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
