@@ -94,7 +94,7 @@ def test_what_the_file_says():
     assert said["server_args"] == "--inetd"
     assert (said["socket_type"], said["wait"], said["user"]) == ("stream", "no", "root")
     assert {name: said[name] for name in DEFAULTS} == DEFAULTS
-    assert said["flags"].split() == ["IPv6"]
+    assert said["flags"].split() == ["IPv6", "KEEPALIVE"]
     # A rate that no site reaches by itself; the pause after it is short, for all have to wait.
     rate, pause = map(int, said["cps"].split())
     assert rate >= int(said["instances"])

@@ -23,7 +23,7 @@ from tpop3d.doors.limits import provide_descriptors
 from tpop3d.doors.loop import Loop
 from tpop3d.doors.served import turn_away
 from tpop3d.session import signals
-from tpop3d.session.wire import name_of, plain
+from tpop3d.session.wire import keep_alive, name_of, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Listener:
             self._listen(one)
         manager.notify("READY=1\n" + self._status())
         if (interval := manager.watchdog_interval()) > 0:
-            self._keep_alive(interval)
+            self._tell_watchdog(interval)
         while not (self._stopping and self._connections.are_over() and not self._recovery):
             self._loop.turn(self._connections.first_deadline())
             self._connections.expire()
@@ -120,8 +120,8 @@ class Listener:
             f" {sessions} logged in; {self._total} so far"
         )
 
-    def _keep_alive(self, interval: float) -> None:
-        self._loop.after(interval, lambda: self._keep_alive(interval))
+    def _tell_watchdog(self, interval: float) -> None:
+        self._loop.after(interval, lambda: self._tell_watchdog(interval))
         manager.notify("WATCHDOG=1\n" + self._status())
 
     # Accepting
@@ -155,6 +155,7 @@ class Listener:
 
     def _take(self, connection: _socket.socket, address: object, tls: Tls) -> None:
         """Serve a connection, once it is known whose it is."""
+        keep_alive(connection)
         peer = name_of(connection, "getpeername")[0]
         if peer == "unknown" and isinstance(address, tuple):
             peer = plain(address[0])  # it has hung up already

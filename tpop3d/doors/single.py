@@ -64,6 +64,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
     pid, channel = gatekeeper.start(cell)
     wakeup = signals.catch()
     wire = Wire(fd_in, fd_out, wakeup)
+    wire.keep_alive()
     client, local = origin or (wire.peer(), wire.local())
     monitor = Monitor(config, client, local, tls)
     wire.close()

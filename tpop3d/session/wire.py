@@ -31,6 +31,10 @@ GATHER = 1 << 16  # octets of replies that are gathered before they are sent
 PARTING_SECONDS = 1.0  # for the client to close after we did
 # The longest time for the client to take what was sent, in times that for taking nothing.
 LINGER_TIMES = 3
+# A client that has vanished is known to be gone after two minutes: it holds its maildrop no longer.
+KEEPALIVE_IDLE = 60  # seconds of silence before its host is asked whether it is there (tcp(7)),
+KEEPALIVE_INTERVAL = 15  # seconds from one question to the next,
+KEEPALIVE_COUNT = 4  # and how many there are without an answer
 PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
 MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 
@@ -78,6 +82,11 @@ class Wire:
         """The address and port that the client connected to; ("", 0) without."""
         host, port = ("", 0) if self._socket is None else name_of(self._socket, "getsockname")
         return (host, port) if port else ("", 0)
+
+    def keep_alive(self) -> None:
+        """Have the kernel ask whether the client is there; it finds out, too, if it is not."""
+        if self._socket is not None:
+            keep_alive(self._socket)
 
     @staticmethod
     def now() -> float:
@@ -264,5 +273,23 @@ def set_no_delay(connection: _socket.socket) -> None:
     if connection.family in (_socket.AF_INET, _socket.AF_INET6):
         try:
             connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # closed already
+
+
+def keep_alive(connection: _socket.socket) -> None:
+    """Have the kernel ask whether the peer is there, and end the connection if it is not.
+
+    No TCP_USER_TIMEOUT: it would also end those that are there, and take nothing for a while.
+    """
+    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+            for option, value in (
+                (_socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+                (_socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+                (_socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
+            ):
+                connection.setsockopt(_socket.IPPROTO_TCP, option, value)
         except OSError:
             pass  # closed already
