@@ -149,6 +149,7 @@ def test_another_system_call_ends_it(connect, monkeypatch):
         pid for pid in tree(wire.pid) if filtered(pid) and len(os.listdir(f"/proc/{pid}/fd")) > 6
     ]
     wire.send(b"GO\r\n")
+    assert wire.line() == b"-ERR [SYS/TEMP] internal error\r\n"
     assert wire.line() == b""
     poll(lambda: pid not in tree(wire.pid), "the gatekeeper's end")
     wire.logs.wait_for(f"{pid} was ended by signal 31|session .*user=- .*end=error")
