@@ -175,6 +175,16 @@ class TestLogins:
         box.wait_for_journal(f"login undecided rip={CLIENTS[0]} user=zoe@x ")
         assert banned(box, "aggressive") == []
 
+    def test_apop_with_the_right_password_of_which_there_is_a_hash(self, box, unit):
+        """The client has taken what it was offered, for somebody else."""
+        box.path("/etc/tpop3d.passwd").write_text("eve:{plaintext}secret\nmia:$6$salt$hash\n")
+        box.systemctl("start", unit)
+        wire = box.wire(SERVER, source=CLIENTS[0])
+        assert b"<" in wire.line()
+        assert wire.ask(f"APOP mia {'0' * 32}").startswith(b"-ERR [AUTH]")
+        box.wait_for_journal(f"login impossible user=mia rip={CLIENTS[0]} ")
+        assert banned(box, "aggressive") == []
+
     def test_over_tls(self, box, unit):
         tls_settings(box)
         box.systemctl("start", unit)
@@ -348,6 +358,7 @@ def jailer(box):
     finally:
         box.systemctl("stop", "fail2ban.service")
         box.run("nft", "flush", "ruleset")
+        box.do("rm", "-f", "/var/lib/fail2ban/fail2ban.sqlite3")  # where bans are remembered
 
 
 def ruleset(box):

@@ -14,6 +14,7 @@ from databases import DATABASE, USERNAME, connections, decide
 from mailsite import ENVIRONMENT, poll
 from samples import MESSAGES, on_the_wire, spool_of
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES
+from tpop3d.auth.mysql import VMAIL_SQL
 
 ON_LOGIN = (
     "INSERT INTO logins"
@@ -71,7 +72,16 @@ def test_mail_is_read_behind_inetd(mail_site, inetd):
     assert " driver=mysql " in line
 
 
-def test_apop_is_offered_and_taken(mail_site):
+def test_by_default_the_tables_have_hashes_and_no_apop_is_offered(mail_site):
+    with doors.inetd(mail_site) as wire:
+        assert b"<" not in wire.line()
+
+
+@pytest.mark.parametrize(
+    "how", [{"apop": "yes"}, {"auth-mysql-apop-query": VMAIL_SQL.replace("SELECT", "SELECT ALL")}]
+)
+def test_apop_is_offered_and_taken(mail_site, how):
+    mail_site.configure(how)
     with doors.standalone(mail_site) as door:
         client = door.poplib()
         assert b"<" in client.getwelcome()

@@ -91,7 +91,7 @@ def test_the_timestamp_is_a_msg_id_on_every_host(monkeypatch, host):
     fields[1] = host
     monkeypatch.setattr(os, "uname", lambda: type(uname)(fields))
     line = replies.greeting(apop_timestamp()).line
-    assert re.fullmatch(rb"\+OK [^<>@]*<[!-;=?A-~]+@[!-;=?A-~]+>", line)
+    assert re.fullmatch(rb"\+OK [^<>@]*<[0-9]+\.[0-9]+@[!-;=?A-~]+>", line)
     assert len(line) + 2 <= 512
 
 

@@ -105,7 +105,7 @@ def test_apop_is_handed_on():
 @pytest.mark.parametrize("checking", [(), (False,), (True,), (False, True)])
 def test_apop_is_offered_where_any_driver_can_check_it(checking):
     drivers = {str(n): Stub(None, checks_apop=one) for n, one in enumerate(checking)}
-    assert Switch(drivers, config_of()).checks_apop == any(checking)
+    assert Switch(drivers, config_of()).offers_apop() == any(checking)
 
 
 APPEND, STRIP = {"append-domain": "yes"}, {"strip-domain": "yes"}

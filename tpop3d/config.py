@@ -55,6 +55,7 @@ DIRECTIVES: dict[str, Directive] = {
     "domain-separators": Directive(separators, "@%!:"),
     "lowercase-user": Directive(boolean, "no"),
     "plaintext-logins": Directive(one_of("yes", "no", "local"), "local"),
+    "apop": Directive(one_of("yes", "no", "auto"), "auto"),
     "apop-only": Directive(boolean, "no"),
     "permit-empty-password": Directive(boolean, "no"),
     "tls-mode": Directive(one_of(*MODES), STLS),
@@ -99,6 +100,7 @@ class Config:
     domain_separators: str
     lowercase_user: bool
     plaintext_logins: str
+    apop: str
     apop_only: bool
     permit_empty_password: bool
     tls_mode: str

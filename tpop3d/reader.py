@@ -215,6 +215,9 @@ class Reader:
         if config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
             why = "nobody could log in: no enabled driver can check APOP"
             self.errors.append((0, "apop-only", why))
+        elif config.apop_only and config.apop == "no":
+            why = "is no, and apop-only: yes says the contrary"
+            self.errors.append((self.numbers.get("apop", 0), "apop", why))
 
     def told(self, found: list[tuple[int, str, str]]) -> list[str]:
         """Errors or warnings for people, in the order of the file."""

@@ -16,6 +16,8 @@ It may have
   right for a driver that runs no foreign code and leaves no secret of others in memory;
 - `misspelled`: `{"databse": "database"}` for directives that are taken, with a warning, for others;
 - `warnings`: texts for the administrator, after `__init__`;
+- `has_plaintext()`: is there anybody whose APOP digest it could check? Without it, `checks_apop`
+  says so. It is asked before the greeting, so it must be quick, and it raises nothing;
 - `check()`: what only a look at other files shows, for `--check-config`: texts for the
   administrator, errors and warnings;
 - `preload()`: loads code that `authenticate` needs; a process that forks many children calls it
@@ -110,7 +112,7 @@ class Login:
         try:
             good = self.matches(decoy if stored is None else stored, scheme)
         except passwords.Unusable as error:
-            return Verdict.no("unknown user" if stored is None else str(error))
+            return Verdict.no("unknown user") if stored is None else Verdict.impossible(str(error))
         except passwords.Missing as error:
             return Verdict.cannot_say(str(error))
         if stored is None:
@@ -156,11 +158,13 @@ class Account:
 
 
 class Verdict:
-    """What a driver, or the whole switch, says of an attempt. `reason` is for the log."""
+    """What a driver, or the whole switch, says of an attempt. `reason` is for the log. `is_guess`,
+    of a no: it could have been good, had the password been another one."""
 
-    __slots__ = ("account", "answer", "driver", "reason")
+    __slots__ = ("account", "answer", "driver", "is_guess", "reason")
 
     def __init__(self, answer: str, account: Account | None = None, reason: str = "") -> None:
+        self.is_guess = True
         self.answer = answer
         self.account = account
         self.reason = reason
@@ -175,6 +179,14 @@ class Verdict:
     def no(cls, reason: str) -> Verdict:
         """The attempt is not good."""
         return cls(NO, reason=reason)
+
+    @classmethod
+    def impossible(cls, reason: str) -> Verdict:
+        """The attempt is not good, and no password is: nobody who knows the right one is to be
+        taken for somebody who guesses."""
+        verdict = cls(NO, reason=reason)
+        verdict.is_guess = False
+        return verdict
 
     @classmethod
     def cannot_say(cls, reason: str) -> Verdict:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 
+from tpop3d.auth import passwords
 from tpop3d.auth.driver import Account, Login, Verdict, groups_of
 from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
@@ -18,6 +20,8 @@ ABSENT = (2, 20, 36)  # ENOENT, ENOTDIR, ENAMETOOLONG of errno(3): so no file is
 FILE_VARIABLES = ("domain",)
 NEWLINE, HASH = b"\n#"
 BLANKS = b" \t\r\v\f"  # that a line may begin with
+LOOK = 5.0  # seconds for which it is remembered whether a password is there in plain text
+MAX_FILES = 100  # that are looked at for one, where each domain has its own
 
 
 def _file_template(text: str) -> Template:
@@ -48,6 +52,16 @@ class Flatfile:
             raise ValueError("auth-flatfile-mail-user: root owns no mailbox here")
         group = settings["mail-group"]
         self._gids = groups_of(self._user.gid, None if group is None else group.gid)
+        self._has_plaintext = False
+        self._looked = -LOOK  # a moment of monotonic()
+
+    def has_plaintext(self) -> bool:
+        """Is a password there in plain text, in the file or in one of those of all domains?"""
+        now = monotonic()
+        if now - self._looked >= LOOK:
+            self._has_plaintext = any(_has_plaintext(path) for path in _files(self._file))
+            self._looked = now
+        return self._has_plaintext
 
     def authenticate(self, login: Login) -> Verdict:
         """Check the attempt against the line of its name."""
@@ -107,11 +121,7 @@ def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:
     The session will be in this process, and is to know nothing of other users. So the file is read
     into one buffer, of which no other line is ever copied, and which is wiped. Raises OSError.
     """
-    with open(path, "rb", buffering=0) as file:
-        buffer = bytearray(os.fstat(file.fileno()).st_size)
-        length = file.readinto(buffer)
-        while (got := file.readinto(memoryview(buffer)[length:])) > 0:
-            length += got
+    buffer = _content(path)
     try:
         found = [position for name in names if (position := _line_of(buffer, name)) >= 0]
         if found:
@@ -119,6 +129,73 @@ def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:
         return None, _first_hash(buffer)
     finally:
         buffer[:] = bytes(len(buffer))
+
+
+def _content(path: str) -> bytearray:
+    """A file's content, in one buffer, which is to be wiped. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        buffer = bytearray(os.fstat(file.fileno()).st_size)
+        length = file.readinto(buffer)
+        while (got := file.readinto(memoryview(buffer)[length:])) > 0:
+            length += got
+    return buffer
+
+
+def _files(template: Template) -> list[str]:
+    """The files whose names the template can make, but not more than so many."""
+    paths = [""]
+    pattern = "\0".join(literal for literal, _, _ in template.parts)
+    for part in pattern.split("/")[1:]:
+        before, variable, rest = part.partition("\0")
+        if not variable:
+            paths = [f"{path}/{part}" for path in paths]
+            continue
+        after, found = rest.rpartition("\0")[2], []
+        for path in paths:
+            try:
+                names = sorted(os.listdir(path or "/"))
+            except OSError:
+                continue  # not a directory, for one
+            names = [name for name in names if name.startswith(before) and name.endswith(after)]
+            found += [f"{path}/{name}" for name in names if before or not name.startswith(".")]
+        paths = found[:MAX_FILES]
+    return paths
+
+
+def _has_plaintext(path: str) -> bool:
+    """Does a line of a file have a password in plain text? One of no octets is none."""
+    try:
+        buffer = _content(path)
+    except OSError:
+        return False  # whoever logs in is told
+    lowered = buffer.lower()
+    try:
+        return any(
+            _has_scheme(lowered, b":{%b%b" % (scheme.encode(), end))
+            for scheme in passwords.PLAINTEXT
+            for end in (b"}", b".")
+        )
+    finally:
+        buffer[:] = lowered[:] = bytes(len(buffer))
+
+
+def _has_scheme(buffer: bytearray, mark: bytes) -> bool:
+    """Is there a line whose hash begins so, and goes on?"""
+    position = buffer.find(mark)
+    while position >= 0:
+        start = buffer.rfind(b"\n", 0, position) + 1
+        while start < position and buffer[start] in BLANKS:
+            start += 1
+        is_entry = start < position and buffer[start] != HASH
+        end = position + len(mark)
+        if (
+            is_entry
+            and buffer.find(b":", start) == position
+            and buffer[end : end + 1].strip(b"\r\n:")
+        ):
+            return True
+        position = buffer.find(mark, end)
+    return False
 
 
 def _line_of(buffer: bytearray, name: bytes) -> int:

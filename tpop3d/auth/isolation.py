@@ -30,7 +30,8 @@ MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 # Answer, uid, gid, gid for dotlocks or 0, lengths of reason and name, mailboxes.
 _HEADER = struct.Struct("!cIIIHHB")
 _LENGTHS = struct.Struct("!HH")  # of a path, and of the directory at its start that is required
-_ANSWERS = {b"y": YES, b"n": NO, b"?": CANNOT_SAY}
+_ANSWERS = {b"y": YES, b"n": NO, b"i": NO, b"?": CANNOT_SAY}
+_IMPOSSIBLE = b"i"  # a no that is no guess
 
 
 def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
@@ -154,6 +155,7 @@ def _read(fd: int, watched: int, deadline: float) -> bytes | None:
 
 def _encode(verdict: Verdict) -> bytes:
     kind = next(code for code, answer in _ANSWERS.items() if answer == verdict.answer)
+    kind = _IMPOSSIBLE if verdict.answer == NO and not verdict.is_guess else kind
     reason = verdict.reason.encode("utf-8", "surrogatepass")[:MAX_REASON]
     account = verdict.account
     if account is None:
@@ -191,4 +193,6 @@ def _decode(answer: bytes) -> Verdict:
     account = None
     if name or mailboxes:
         account = Account(name, uid, gid, mailboxes, required=required, lock_gid=lock_gid or None)
-    return checked(Verdict(_ANSWERS[kind], account, reason.decode("utf-8", "replace")))
+    verdict = Verdict(_ANSWERS[kind], account, reason.decode("utf-8", "replace"))
+    verdict.is_guess = kind != _IMPOSSIBLE
+    return checked(verdict)

@@ -83,9 +83,15 @@ class MySQL:
         if self._pass_query is self._apop_query is None:
             raise ValueError("auth-mysql-pass-query and auth-mysql-apop-query are none")
         self.checks_apop = self._apop_query is not None
+        # The tables of vmail-sql have hashes, as long as nobody says that they have not.
+        self._has_plaintext = self.checks_apop and str(self._apop_query) != VMAIL_SQL
         self.warnings = []
         if (authority := settings["ssl-ca"]) and not os.path.exists(authority):
             self.warnings.append(f"auth-mysql-ssl-ca: there is no {authority}")
+
+    def has_plaintext(self) -> bool:
+        """Is there a query of its own for APOP?"""
+        return self._has_plaintext
 
     def check(self) -> tuple[list[str], list[str]]:
         """Try the password's file and the directory of all mailboxes: errors and warnings."""
@@ -113,7 +119,7 @@ class MySQL:
         query = self._apop_query if login.password is None else self._pass_query
         if query is None:
             kind = "apop" if login.password is None else "pass"
-            return Verdict.no(f"auth-mysql-{kind}-query is none")
+            return Verdict.impossible(f"auth-mysql-{kind}-query is none")
         try:
             parameters = query.parameters(login)
         except UnicodeDecodeError:

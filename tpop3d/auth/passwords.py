@@ -217,6 +217,7 @@ SCHEMES: dict[str, Checker] = {
     "clear": _plaintext,
     "cleartext": _plaintext,
 }
+PLAINTEXT = [name for name, checker in SCHEMES.items() if checker is _plaintext]  # what APOP needs
 # Those whose hashes are octets: written in hex or base64 even without a suffix that says so.
 DIGESTS = {
     *("md5", "plain-md5", "ldap-md5", "smd5"),

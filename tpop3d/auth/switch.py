@@ -24,7 +24,16 @@ class Switch:
     def __init__(self, drivers: dict[str, Driver], config: Config) -> None:
         self._drivers = drivers
         self._config = config
-        self.checks_apop = any(driver.checks_apop for driver in drivers.values())
+
+    def offers_apop(self) -> bool:
+        """Is a client to be told that it may log in with APOP? Many take it for the only way then,
+        and where no password is in plain text, that is none."""
+        if self._config.apop == "no":
+            return False
+        drivers = [driver for driver in self._drivers.values() if driver.checks_apop]
+        if self._config.apop == "yes" or self._config.apop_only:
+            return bool(drivers)
+        return any(getattr(driver, "has_plaintext", _is_not_known)() for driver in drivers)
 
     def decide(self, attempt: Attempt, local_domain: bytes, client: str) -> Verdict:
         """Is the attempt good? `local_domain` is that of the address it was made at, or b""."""
@@ -110,6 +119,16 @@ class Switch:
                 logs.error(logs.event("driver not told", driver=name, user=login.name, reason=why))
 
 
+def _is_not_known() -> bool:
+    """Of a driver that does not say."""
+    return True
+
+
+def _weight(verdict: Verdict) -> int:
+    """How telling the reason of a no is. A guess is one for whichever driver it is."""
+    return 0 if verdict.reason == "unknown user" else 2 if verdict.is_guess else 1
+
+
 def sum_of(verdicts: Iterable[Verdict]) -> Verdict:
     """What verdicts come to of which none is a yes."""
     undecided: Verdict | None = None
@@ -117,6 +136,6 @@ def sum_of(verdicts: Iterable[Verdict]) -> Verdict:
     for verdict in verdicts:
         if verdict.answer == CANNOT_SAY:
             undecided = undecided or verdict
-        elif refused is None or refused.reason == "unknown user":
+        elif refused is None or _weight(verdict) > _weight(refused):
             refused = verdict  # the log wants the most telling reason
     return undecided or refused or Verdict.no("no driver is enabled")

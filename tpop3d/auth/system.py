@@ -52,7 +52,7 @@ class Maildrops:
 def refusal(login: Login) -> Verdict | None:
     """Why an attempt is refused before anything is looked up, or None."""
     if login.password is None:
-        return Verdict.no("APOP needs a stored plaintext password")
+        return Verdict.impossible("APOP needs a stored plaintext password")
     if not is_plain(login.name):
         return Verdict.no("not a plain user name")
     return None

@@ -51,7 +51,7 @@ class Monitor:
         self.tls = tls
         self._octets = (0, 0)  # in and out, before TLS
         is_open = tls.mode == IMMEDIATE or config.takes_plaintext(client)
-        timestamp = apop_timestamp() if self._switch.checks_apop and is_open else b""
+        timestamp = apop_timestamp() if is_open and self._switch.offers_apop() else b""
         plaintext = is_open and not config.apop_only
         self.policy = Policy(timestamp, plaintext, stls=tls.mode == STLS)
         self.summary.needs_tls = not is_open
@@ -126,9 +126,9 @@ class Monitor:
             signals.interrupt(False)
         self.summary.note_attempt(attempt.method, self.verdict)
         if self.verdict.answer != YES:
-            undecided = self.verdict.answer == CANNOT_SAY
+            failed = "login failed" if self.verdict.is_guess else "login impossible"
             line = logs.event(
-                "login undecided" if undecided else "login failed",
+                "login undecided" if self.verdict.answer == CANNOT_SAY else failed,
                 rip=self.summary.client,  # first: some log daemons cut long lines
                 user=attempt.name,
                 method=attempt.method,
@@ -166,10 +166,11 @@ class Monitor:
 
 
 def apop_timestamp() -> bytes:
-    """A msg-id that no greeting had before (RFC 1939 section 7)."""
+    """A msg-id that no greeting had before, in the form of RFC 1939's example (section 7): two
+    numbers and a host. There are clients that know no other."""
     host = bytes(c for c in os.fsencode(os.uname().nodename) if c in HOST_NAME)
-    unique = b"%d.%d.%b" % (os.getpid(), time_ns(), os.urandom(8).hex().encode())
-    return b"<%b@%b>" % (unique, host[:64] or b"localhost")
+    number = int.from_bytes(os.urandom(8), "big")
+    return b"<%d.%d@%b>" % (number, time_ns(), host[:64] or b"localhost")
 
 
 def log_violation(client: str, number: int, what: object, who: str = "gatekeeper") -> None:
