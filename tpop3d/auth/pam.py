@@ -72,18 +72,20 @@ class Pam:
         user = system.find(login.name)
         if user is not None and user.pw_uid == 0:
             return Verdict.no("root has no mailbox here")
-        code, text, accepted = self._ask(login)
+        # Whoever counts failures, or has a list of users, is to know each by one name.
+        name = login.name if user is None else os.fsencode(user.pw_name)
+        code, text, accepted = self._ask(name, login)
         if code == AUTH_ERR:
-            return Verdict.no(_why(login.name, user is not None, accepted))
+            return Verdict.no(_why(name, user is not None, accepted))
         if code in NO:
             return Verdict.no(NO[code] or f"PAM: {text}")
         if code != SUCCESS:
             return Verdict.cannot_say(f"PAM: {text} ({code})")
         if user is None:
             return Verdict.no("PAM knows the user, and the system does not")
-        return self._maildrops.of(login.name, user)
+        return self._maildrops.of(user)
 
-    def _ask(self, login: Login) -> tuple[int, str, bool]:
+    def _ask(self, name: bytes, login: Login) -> tuple[int, str, bool]:
         """PAM's answer, its words for it, and whether the password was accepted."""
         import pam
 
@@ -118,7 +120,7 @@ class Pam:
         asked.pam_authenticate, asked.pam_acct_mgmt = authenticate_from, note_acceptance
         # Latin-1 takes any octets that a module may say. Credentials would end with this process.
         asked.authenticate(
-            login.name, login.password, self._service, encoding="latin-1", resetcreds=False
+            name, login.password, self._service, encoding="latin-1", resetcreds=False
         )
         text = str(asked.reason)
         if text.startswith("pam_start()"):  # python-pam's own words, which are a repr

@@ -26,12 +26,11 @@ class Passwd:
         """Check the attempt against the system's account of that name."""
         if refusal := system.refusal(login):
             return refusal
-        name = login.name
+        user = system.find(login.name)
         try:
-            shadow = system.Shadow(name)
+            shadow = system.Shadow(login.name if user is None else os.fsencode(user.pw_name))
         except OSError as error:
             return Verdict.cannot_say(f"{system.SHADOW}: {error.strerror}")
-        user = system.find(name)
         stored = shadow.decoy
         if user is not None:
             stored = os.fsencode(user.pw_passwd)
@@ -51,7 +50,7 @@ class Passwd:
             return Verdict.no("wrong password")
         if shadow.refusal:
             return Verdict.no(shadow.refusal)
-        return self._maildrops.of(name, user)
+        return self._maildrops.of(user)
 
 
 driver = Passwd

@@ -38,8 +38,9 @@ class Maildrops:
         group = settings["mail-group"]
         self._gid: int | None = None if group is None else group.gid
 
-    def of(self, name: bytes, user: pwd.struct_passwd) -> Verdict:
+    def of(self, user: pwd.struct_passwd) -> Verdict:
         """A yes, with the account of a user whose password was right."""
+        name = os.fsencode(user.pw_name)
         values = {"user": name, "local_part": name, "home": os.fsencode(user.pw_dir)}
         mailboxes, required = self._mailbox.places(values)
         if not mailboxes:
@@ -59,7 +60,10 @@ def refusal(login: Login) -> Verdict | None:
 
 
 def find(name: bytes) -> pwd.struct_passwd | None:
-    """The system's user of that name (getpwnam(3))."""
+    """The system's user of that name (getpwnam(3)).
+
+    A directory may ignore letter case, or know other names of a user: pw_name is the user's.
+    """
     try:
         return pwd.getpwnam(text(name))
     except KeyError:
