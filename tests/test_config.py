@@ -253,6 +253,22 @@ def test_the_domain_is_found_however_the_address_is_spelled(word, host):
     assert config(f"listen-address: {word}(a.example)").local_domain(host, 110) == b"a.example"
 
 
+NO_NAMES = ["x" * 64, "a..example", ".example", "a." + "x" * 64 + ".example", "\u200b", "\xad",
+            "\xfc" * 60, "a..\xe4.example", "\ud7ff\u0378\udc80"]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", NO_NAMES)
+def test_a_host_that_no_nameserver_can_be_asked_for_is_an_error(host):
+    """Logins would be internal errors: getaddrinfo(3) is not even called."""
+    (error,) = errors(f"append-domain: yes\nlisten-address: {host}(a.example)")
+    assert "is no name of a host" in error
+
+
+@pytest.mark.parametrize("host", ["b\xfccher.example", "a.example.", "x" * 63, "[::ffff:1.2.3.4]"])
+def test_a_host_that_one_can_be_asked_for_is_none(host):
+    assert config(f"listen-address: {host}(a.example)")
+
+
 words = st.text(st.characters(codec="utf-8", exclude_characters="\n\r#\\"), max_size=20)
 
 

@@ -37,13 +37,18 @@ class Tls:
 PLAIN = Tls(NONE)
 
 
+class Unresolved(Exception):
+    """Nobody could say which addresses a host name has: a nameserver does not answer, say."""
+
+
 class Address:
     """One `listen-address`: host, port, the domain of logins made there ("": none), and its TLS.
 
-    `tls` is None, and the port perhaps still to change, until `settle` has been called.
+    `tls` is None, and the port perhaps still to change, until `settle` has been called. `numeric`
+    are the addresses of the host, None until somebody has looked it up: whoever stays does so once.
     """
 
-    __slots__ = ("domain", "has_port", "host", "port", "tls")
+    __slots__ = ("domain", "has_port", "host", "numeric", "port", "tls")
 
     def __init__(self, host: str, port: int | None, domain: str, tls: Tls | None) -> None:
         self.host = host
@@ -51,6 +56,7 @@ class Address:
         self.port = _default_port(tls) if port is None else port
         self.domain = domain
         self.tls = tls
+        self.numeric: frozenset[str] | None = None
 
     def settle(self, default: Tls) -> None:
         """Take from the configuration's TLS what the address itself does not say."""
@@ -60,16 +66,28 @@ class Address:
             self.port = _default_port(self.tls)
 
     def is_at(self, numeric: str) -> bool:
-        """Is a numeric address one of the host's? "0.0.0.0" and "::" stand for all."""
-        import _socket
-
+        """Is a numeric address one of the host's? "0.0.0.0" and "::" stand for all. Raises
+        `Unresolved`."""
         if self.host in (numeric, "0.0.0.0", "::"):
             return True
+        self.look_up()
+        return self.numeric is not None and numeric in self.numeric
+
+    def look_up(self) -> None:
+        """Find `numeric`, where it is not known yet. Raises `Unresolved`."""
+        import _socket
+
+        if self.numeric is not None:
+            return
         try:
             found = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
-        except OSError:
-            return False
-        return any(address[0] == numeric for *_, address in found)
+        except _socket.gaierror as error:
+            # A name that exists, without an address, is to some libraries another matter.
+            no_data = getattr(_socket, "EAI_NODATA", _socket.EAI_NONAME)
+            if error.errno not in (_socket.EAI_NONAME, no_data):
+                raise Unresolved(f"listen-address: {self.host}: {error.strerror}") from None
+            found = []
+        self.numeric = frozenset(str(address[0]) for *_, address in found)
 
 
 def addresses(text: str) -> list[Address]:
@@ -85,7 +103,20 @@ def _address(word: str) -> Address:
     if parenthesis and (not domain.endswith(")") or len(domain) < 2):
         raise ValueError(f"{word}: the domain must stand in parentheses")
     host, port = host_and_port(place)
+    if not _is_encodable(host):
+        raise ValueError(f"{word}: {host!r} is no name of a host")
     return Address(host, _port(port, word) if port else None, domain[:-1], tls)
+
+
+def _is_encodable(host: str) -> bool:
+    """Can a nameserver be asked for it (RFC 3490, RFC 1035 section 2.3.4)?"""
+    if host.isascii():
+        return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _tls(settings: str, word: str) -> Tls:

@@ -145,7 +145,10 @@ class Config:
         return self.plaintext_logins == "yes"
 
     def local_domain(self, host: str, port: int) -> bytes:
-        """The domain of logins made at a local address: that of its `listen-address`, or b""."""
+        """The domain of logins made at a local address: that of its `listen-address`, or b"".
+
+        Raises `addresses.Unresolved`, where a host name could not be looked up.
+        """
         for address in self.listen_address:
             if address.domain and address.port == port and address.is_at(host):
                 return os.fsencode(address.domain)

@@ -50,6 +50,11 @@ class Switch:
             others.append(verdict)
         return sum_of(others)
 
+    def appends_to(self, name: bytes) -> bool:
+        """Is a name tried with the domain of the address that it was given at?"""
+        separators = self._config.domain_separators.encode()
+        return self._config.append_domain and not any(c in separators for c in name)
+
     def refusal(self, attempt: Attempt) -> Verdict | None:
         """Why no driver is asked about an attempt, or None."""
         if attempt.password == b"" and not self._config.permit_empty_password:

@@ -9,7 +9,7 @@ import stat
 import sys
 
 from tpop3d import logs
-from tpop3d.addresses import IMMEDIATE, NONE, PLAIN, Tls
+from tpop3d.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config import Config, load
 from tpop3d.session.wire import name_of
 
@@ -65,6 +65,10 @@ class Sockets:
                         one.close()
             raise
         self._bound = new
+        for address in addresses:
+            # For logins: no nameserver need answer for them.
+            bound = new[address.host, address.port]
+            address.numeric = frozenset(str(one.getsockname()[0]) for one in bound)
         return {one: wanted[place] for place, sockets in new.items() for one in sockets}
 
 
@@ -114,9 +118,13 @@ def run(
     from tpop3d.session.cell import prepare_cell
 
     own = Sockets()
+    found: dict[str, frozenset[str] | None] = {}
 
     def bind(config: Config) -> dict[_socket.socket, Tls]:
-        return own.bind(config.listen_address) if passed is None else _with_tls(passed, config)
+        if passed is None:
+            return own.bind(config.listen_address)
+        _look_up_domains(config, found)
+        return _with_tls(passed, config)
 
     cell = prepare_cell(config)
     if isinstance(cell, str):
@@ -172,6 +180,20 @@ def run(
             _remove_pidfile(pidfile)
     logs.notice("stopped")
     return 0
+
+
+def _look_up_domains(config: Config, found: dict[str, frozenset[str] | None]) -> None:
+    """Find the addresses that logins may be made at, for the domain that is appended there, once
+    for them all; `found` are those of the hosts that were there before a reload. What nobody can
+    tell now is looked up when it is needed."""
+    for address in config.listen_address if config.append_domain else ():
+        address.numeric = found.get(address.host)
+        try:
+            if address.domain:
+                address.look_up()
+        except Unresolved as error:
+            logs.warning(str(error))
+        found[address.host] = address.numeric
 
 
 def _with_tls(passed: Passed, config: Config) -> dict[_socket.socket, Tls]:

@@ -9,8 +9,8 @@ import os
 from time import monotonic, time_ns
 
 from tpop3d import logs
-from tpop3d.addresses import IMMEDIATE, PLAIN, STLS
-from tpop3d.auth.driver import CANNOT_SAY, YES, Verdict
+from tpop3d.addresses import IMMEDIATE, PLAIN, STLS, Unresolved
+from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Verdict
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Policy
 from tpop3d.session import channel as channels
@@ -111,13 +111,20 @@ class Monitor:
         attempt.timestamp = self.policy.apop_timestamp
         signals.interrupt(True)
         try:
+            domain, unresolved = b"", ""
             # Only now: a host name in listen-address may have to be looked up.
-            wanted = self._config.append_domain
-            domain = self._config.local_domain(*self._local) if wanted else b""
+            if self._switch.appends_to(attempt.name):
+                try:
+                    domain = self._config.local_domain(*self._local)
+                except Unresolved as error:
+                    unresolved = str(error)
             client = self.summary.client
             # Peers without an address have a word in its place, for the log.
             address = client if "." in client or ":" in client else ""
             self.verdict = self._switch.decide(attempt, domain, address)
+            if unresolved and self.verdict.answer == NO:
+                logs.error(unresolved)
+                self.verdict = Verdict.cannot_say(unresolved)
         except Exception as error:
             logs.error(f"internal error: {logs.describe(error)}")
             self.verdict = Verdict.cannot_say("internal error")
