@@ -269,3 +269,19 @@ def test_without_a_certificate_tls_is_not_served(site, door):
     refusal = answer(door(TLS_FILE, path=environment["PYTHONPATH"]))
     assert refusal == b"-ERR [SYS/PERM] server is not configured\r\n"
     assert "tls-certificate" in record.read_text()
+
+
+NOT_CONFIGURED = b"-ERR [SYS/PERM] server is not configured\r\n"
+
+
+def test_with_wait_each_client_is_refused_once_and_the_log_says_what_to_change(site, door):
+    """xinetd starts the server again as long as anybody waits on the socket."""
+    environment, record = recorded_syslog(site.path)
+    port = door(path=environment["PYTHONPATH"], wait="yes")
+    for _ in range(3):
+        assert answer(port) == NOT_CONFIGURED
+    poll(lambda: not site.processes() or site.processes() == [port.process.pid], "the end of all")
+    told = record.read_text().splitlines()
+    assert 1 <= len(told) <= 3
+    assert all("stdin is a listening socket" in line for line in told)
+    assert all("wait = no" in line for line in told)

@@ -133,6 +133,10 @@ def _without_stderr(arguments: list[str]) -> int:
         fd_out = connection.fd_out
         options = _quick_options(arguments) or _options(arguments)
         return _serve(options, connection.fd_in, fd_out, stderr_is_free=False)
+    except inetd.NoConnection as error:
+        logs.error(str(error))
+        _refuse_waiting()
+        status = WRONG_USE
     except SystemExit:
         logs.error(complaint.getvalue().rstrip().rpartition("\n")[2])
         status = WRONG_USE
@@ -150,10 +154,18 @@ def _inetd(options: Options) -> int:
     """Serve the connection on stdin and stdout."""
     try:
         connection = inetd.Connection()
-    except OSError as error:
-        print(f"tpop3d: {error}", file=sys.stderr)
+    except (inetd.NoConnection, OSError) as error:
+        _complain(str(error))
+        _refuse_waiting()
         return WRONG_USE
     return _serve(options, connection.fd_in, connection.fd_out, connection.stderr_is_free)
+
+
+def _refuse_waiting() -> None:
+    """Refuse those who wait on stdin, where that is a listening socket."""
+    from tpop3d.pop3 import replies
+
+    inetd.refuse_waiting(replies.SERVER_MISCONFIGURED)
 
 
 def _activated(options: Options) -> int:

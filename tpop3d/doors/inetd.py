@@ -11,7 +11,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.pop3.replies import Reply
 
+LISTENING = (
+    "stdin is a listening socket, and must be a connection: give xinetd wait = no, inetd nowait,"
+    " and a socket unit with StandardInput=socket in its service Accept=yes"
+)
+MOST_WAITING = 1000  # connections that are refused there at a time
 FIRST_FREE = 3  # the descriptors below are stdin, stdout and stderr to everybody's code
+
+
+class NoConnection(Exception):
+    """stdin and stdout are none; the text says why."""
 
 
 class Connection:
@@ -20,13 +29,17 @@ class Connection:
     Nothing but protocol must reach the client, so stdin and stdout become /dev/null; a driver, or
     a library below it, may print. Under inetd and xinetd stderr, too, is the connection; then it
     becomes the same. `stderr_is_free` says that it is another place, where a log may go.
+
+    Raises `NoConnection`, with nothing changed, and OSError.
     """
 
     def __init__(self) -> None:
         theirs = {_identity(0), _identity(1)}
         self.stderr_is_free = _identity(2) not in {*theirs, None}
         if None in theirs:
-            raise OSError("stdin or stdout is closed, so there is no connection")
+            raise NoConnection("stdin or stdout is closed, so there is no connection")
+        if _is_listening(0):
+            raise NoConnection(LISTENING)
         import fcntl
 
         self.fd_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
@@ -59,6 +72,41 @@ def say(fd_out: int, reply: Reply) -> None:
             os.write(fd_out, reply.line + b"\r\n")
     except OSError:
         pass  # gone
+
+
+def _is_listening(fd: int) -> bool:
+    import _socket
+
+    try:
+        one = _socket.socket(fileno=fd)
+    except OSError:
+        return False  # no socket at all
+    is_listening = bool(one.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+    one.detach()
+    return is_listening
+
+
+def refuse_waiting(reply: Reply) -> None:
+    """Where stdin is a listening socket: tell those who wait there that they are not served.
+
+    If they went on waiting, whoever has started us would do so again at once, without end.
+    """
+    import _socket
+
+    if not _is_listening(0):
+        return
+    listening = _socket.socket(fileno=0)
+    was_blocking = os.get_blocking(0)
+    try:
+        listening.setblocking(False)  # for whoever has started us, too
+        for _ in range(MOST_WAITING):
+            fd, _ = listening._accept()  # type: ignore[attr-defined]
+            say(fd, reply)
+            os.close(fd)
+    except OSError:
+        pass  # nobody waits any more
+    os.set_blocking(0, was_blocking)
+    listening.detach()
 
 
 def stdin_is_connection() -> bool:
