@@ -195,6 +195,20 @@ def test_a_secret_is_masked(tmp_path):
         f"auth-vault-secret\t{CANARY}: x",
         f"auth-vault-secret: {CANARY}\\",
         f"auth-vault-secret={CANARY}\\",
+        # Alone on its line, where it seems to belong to the one before.
+        f"auth-vault-secret: \\ \n{CANARY}",
+        f"auth-vault-secret: \\\t\n{CANARY}: x",
+        f"auth-vault-secret: {CANARY}\\ \n{CANARY}: x",
+        f"auth-vault-secret: \\\n# the password\n{CANARY}",
+        f"auth-vault-secret: \\ # the password\n{CANARY}",
+        f"auth-vault-secret: \\\n\n{CANARY}",
+        f"auth-vault-secret:\n\n# the password\n{CANARY}: x",
+        f"auth-vault-secret: \\ \n  {CANARY} \\ \n  {CANARY}:x\n{CANARY}:x",
+        f"auth-vault-secret:\n{CANARY}: \n{CANARY}: x",
+        f"auth-vault-secret:\nauth-{CANARY}-x: x",
+        f"auth-vault-secret:\nauth-{CANARY}: x",
+        f"auth-vault-secret\n{CANARY}: x",
+        f"auth-vault-secrets:\n{CANARY}: x",
     ],
 )
 def test_a_secret_on_a_wrong_line_is_not_quoted(tmp_path, line):

@@ -67,7 +67,7 @@ def test_only_a_blank_is_one(tmp_path, blank):
     file.touch(mode=0o600)
     file.write_text(f"{blank}auth-mysql-password: {PASSWORD}\n{text_of(NEEDED)}")
     errors = load(str(file))
-    assert any("1: : must be 'key: value'" in error for error in errors), errors
+    assert any("1: must be 'key: value'" in error for error in errors), errors
     content, _ = content_without_secrets(str(file), _secrecy)
     assert PASSWORD not in content
 

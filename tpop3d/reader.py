@@ -50,22 +50,33 @@ class Reader:
         self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
         self.warnings: list[tuple[int, str, str]] = []
         self.effective: list[tuple[str, str, bool]] = []
+        # Lines that may be the value of the one before, which seems to lack it, and so a secret.
+        self._doubtful: set[int] = set()
+        is_open = False
         for number, line in logical_lines(content):
-            self._add(number, line)
+            if is_open:
+                self._doubtful.add(number)
+            is_open = self._add(number, line)
 
-    def _add(self, number: int, line: str) -> None:
+    def _add(self, number: int, line: str) -> bool:
+        """Take a line. Does it lack its value, or seem to go on in the next?"""
         octets = os.fsencode(line)
         key, after = read_key(octets, 0, len(octets))
+        value = line.partition(":")[2].strip()
         if not key or octets[after : after + 1] != b":":
-            # No more of the line is quoted: it may be a password.
-            self.errors.append((number, key, "must be 'key: value'"))
-        elif line.endswith(INCOMPLETE):
+            # Nothing of the line is quoted but a directive: it may be a password.
+            self.errors.append((number, key if _is_known(key) else "", "must be 'key: value'"))
+            return True
+        if line.endswith(INCOMPLETE):
             self.errors.append((number, key, "is continued, and nothing follows"))
         elif key in self.lines:
-            self.errors.append((number, key, f"given before, in line {self.lines[key][0]}"))
+            before = self.lines[key][0]
+            shown = key if self._doubtful.isdisjoint((before, number)) or _is_known(key) else ""
+            self.errors.append((number, shown, f"given before, in line {before}"))
         else:
-            self.lines[key] = number, line.partition(":")[2].strip()
+            self.lines[key] = number, value
             self.numbers[key] = number
+        return not value or value.endswith("\\")
 
     def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
         """The value of each directive, out of the lines or its default; None without either."""
@@ -159,6 +170,10 @@ class Reader:
                 is_error, why = fate
                 (self.errors if is_error else self.warnings).append((number, key, why))
                 continue
+            if number in self._doubtful:
+                why = "unknown directive, which is not shown: the line before lacks its value"
+                self.errors.append((number, "", why))
+                continue
             why = "unknown directive"
             if is_drivers and not has_driver:
                 known = ", ".join(drivers.BUILT_IN)
@@ -220,8 +235,27 @@ class Reader:
             self.errors.append((self.numbers.get("apop", 0), "apop", why))
 
     def told(self, found: list[tuple[int, str, str]]) -> list[str]:
-        """Errors or warnings for people, in the order of the file."""
-        return [
-            f"{self._file}:{number}: {key}: {why}" if number else f"{self._file}: {key}: {why}"
-            for number, key, why in sorted(found)
-        ]
+        """Errors or warnings for people, in the order of the file; a key of "" is not shown."""
+        lines = []
+        for number, key, why in sorted(found):
+            place = f"{self._file}:{number}" if number else self._file
+            lines.append(f"{place}: {key}: {why}" if key else f"{place}: {why}")
+        return lines
+
+
+def _is_known(key: str) -> bool:
+    """Is this a directive, of the server or of a driver?"""
+    from tpop3d.config import DIRECTIVES
+
+    if key in DIRECTIVES:
+        return True
+    parts = key.split("-", 2)
+    if len(parts) < 3 or parts[0] != "auth":
+        return False
+    from tpop3d.auth import drivers
+
+    try:
+        found = drivers.find(parts[1])
+    except ValueError:
+        return False
+    return found is not None and (parts[2] == "enable" or parts[2] in found.directives)
