@@ -42,6 +42,34 @@ WRONG = [
 ]  # fmt: skip
 
 
+# What is no host, and passed for one until the server was started.
+NO_HOSTS = {
+    "110": "no port alone: 0.0.0.0:110 [::]:110",
+    "995;tls=none": "no port alone: 0.0.0.0:995",
+    "lo": "lo is a network interface; give its address",
+    "lo:110": "lo is a network interface; give its address",
+    "/run/x": "no path",
+    "127.0.0.1/8": "no path",
+    "192.0.2.300": "192.0.2.300 is no address of IPv4",
+    "192.0.2": "192.0.2 is no address of IPv4",
+    "192.0.2.1.": "192.0.2.1. is no address of IPv4",
+    "[192.0.2.1]:110": "192.0.2.1 is no address of IPv6",
+    "[2001:db8::x]": "2001:db8::x is no address of IPv6",
+}
+
+
+@pytest.mark.parametrize("text", NO_HOSTS)
+def test_what_is_no_host_is_told_as_what_it_is(text):
+    (error,) = errors_of(text_of(LEAST) + f"listen-address: {text}\n")
+    assert error.startswith(f"test.conf:{len(LEAST) + 1}: listen-address: ")
+    assert NO_HOSTS[text] in error
+
+
+@pytest.mark.parametrize("text", ["[fe80::1%lo]:110", "0.0.0.0", "3com.example.org", "mail.1"])
+def test_what_may_be_a_host_is_none_of_these(text):
+    assert len(addresses(text)) == 1
+
+
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_form_is_an_error_with_file_line_and_key(text):
     errors = errors_of(text_of(LEAST) + f"listen-address: {text}\n")

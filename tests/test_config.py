@@ -295,3 +295,17 @@ def test_any_octets_at_all_are_read(octets):
 def test_every_value_is_there_and_drivers_know_the_general_mailbox():
     config = config_of()
     assert all(hasattr(config, key.replace("-", "_")) for key in DIRECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("listen-adress", "listen-address"), ("max_children", "max-children"),
+        ("Mailbox", "mailbox"), ("auth-flatfile-passwdfile", "auth-flatfile-passwd-file"),
+        ("tls-certificates", "tls-certificate"), ("colour", None),
+    ],
+)  # fmt: skip
+def test_an_unknown_directive_says_which_one_was_meant(key, meant):
+    (error,) = errors(f"{key}: x")
+    ending = "unknown directive" if meant is None else f"unknown directive; did you mean {meant}?"
+    assert error.endswith(f"{key}: {ending}")

@@ -1,6 +1,7 @@
 """`$(variable)` in mailbox paths and file names, and what a name from the network cannot do."""
 
 import os
+import re
 
 import pytest
 from hypothesis import example, given
@@ -184,3 +185,15 @@ def test_it_is_one_that_the_mailbox_is_in(parts):
             paths, required = mailbox.places(VALUES | {"home": home})
             verdict = Verdict.yes(Account(b"ann", 1, 1, paths or ["/x"], required=required or [""]))
             assert checked(verdict) is verdict, (paths, required)
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("/var/mail/%u", "$(user)"), ("/var/vmail/%d/%n", "$(local_part)"), ("%h/mail", "$(home)"),
+        ("/var/mail/%{user}", "$(user)"), ("/var/mail/${user}", "$(user)"),
+    ],
+)  # fmt: skip
+def test_other_programs_variables_are_told_as_ours(text, ours):
+    with pytest.raises(ValueError, match=re.escape(f"is not known here; write {ours}")):
+        Template(text)

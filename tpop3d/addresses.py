@@ -103,9 +103,33 @@ def _address(word: str) -> Address:
     if parenthesis and (not domain.endswith(")") or len(domain) < 2):
         raise ValueError(f"{word}: the domain must stand in parentheses")
     host, port = host_and_port(place)
+    if why := _no_host(host, place.startswith("[")):
+        raise ValueError(f"{word}: {why}")
     if not _is_encodable(host):
         raise ValueError(f"{word}: {host!r} is no name of a host")
     return Address(host, _port(port, word) if port else None, domain[:-1], tls)
+
+
+def _no_host(host: str, is_bracketed: bool) -> str:
+    """Why this is neither an address nor a host's name; "" where it may be one."""
+    import _socket
+
+    if "/" in host:
+        return "must be an address or a host, and no path"
+    if is_bracketed or not host.strip("0123456789."):
+        if host.isdecimal():
+            return f"must be an address or a host, and no port alone: 0.0.0.0:{host} [::]:{host}"
+        family = _socket.AF_INET6 if is_bracketed else _socket.AF_INET
+        try:
+            _socket.inet_pton(family, host.partition("%")[0])  # with its zone (RFC 4007)
+        except (OSError, ValueError):
+            return f"{host} is no address of IPv{6 if is_bracketed else 4}"
+        return ""
+    try:
+        _socket.if_nametoindex(host)
+    except (OSError, ValueError):
+        return ""
+    return f"{host} is a network interface; give its address"
 
 
 def _is_encodable(host: str) -> bool:

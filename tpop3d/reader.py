@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tpop3d.auth.driver import Driver
     from tpop3d.config import Config
 
+LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
 MASK = "********"  # what is shown for a secret
 
 
@@ -178,6 +179,8 @@ class Reader:
             if is_drivers and not has_driver:
                 known = ", ".join(drivers.BUILT_IN)
                 why += f": there is no driver {parts[1]!r}; built in are {known}"
+            elif meant := _meant(key):
+                why += f"; did you mean {meant}?"
             self.errors.append((number, key, why))
 
     def settle_tls(self, config: Config) -> None:
@@ -259,3 +262,21 @@ def _is_known(key: str) -> bool:
     except ValueError:
         return False
     return found is not None and (parts[2] == "enable" or parts[2] in found.directives)
+
+
+def _meant(key: str) -> str:
+    """The directive that looks most like an unknown one, or ""."""
+    from difflib import get_close_matches
+
+    from tpop3d.auth import drivers
+    from tpop3d.config import DIRECTIVES
+
+    known = list(DIRECTIVES)
+    for name in drivers.BUILT_IN:
+        try:
+            found = drivers.find(name)
+        except ValueError:
+            continue  # what it needs is not installed
+        if found is not None:
+            known += [f"auth-{name}-{one}" for one in ("enable", *found.directives)]
+    return "".join(get_close_matches(key.lower().replace("_", "-"), known, 1, LIKENESS))

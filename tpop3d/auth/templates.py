@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VARIABLES = ("user", "local_part", "domain", "home")
+# As other programs write them (Dovecot, shells).
+FOREIGN = (
+    ("%u", "$(user)"), ("%n", "$(local_part)"), ("%d", "$(domain)"), ("%h", "$(home)"),
+    ("%{", "$(user)"), ("${", "$(user)"),
+)  # fmt: skip
 # Of users who have none, by convention (Debian Policy 9.2.3) or by an old habit.
 NO_HOMES = (b"/nonexistent", b"/dev/null")
 
@@ -27,6 +32,9 @@ class Template:
         self.text = text
         # Literal text, variable, index or None; literal text, ...; the last has no variable.
         self.parts: list[tuple[str, str, int | None]] = []
+        for foreign, ours in FOREIGN:
+            if foreign in text:
+                raise ValueError(f"{text!r}: {foreign} is not known here; write {ours}")
         literal, opening, rest = text.partition("$(")
         while opening:
             inside, closing, rest = rest.partition(")")
