@@ -156,7 +156,7 @@ def test_a_slow_query_is_cut_off(vmail, tmp_path):
 
 WRONG_QUERIES = {
     "three columns": ("SELECT '/x', '{plaintext}secret', 'nobody'", "gives 3 columns"),
-    "five columns": (f"SELECT {ROW}, 1", "gives 5 columns"),
+    "six columns": (f"SELECT {ROW}, 1, 2", "gives 6 columns"),
     "three columns, no rows": ("SELECT 1, 2, 3 FROM DUAL WHERE 0", "gives 3 columns"),
     "two rows": (f"SELECT {ROW} UNION ALL SELECT {ROW}", "gives 2 rows for one name"),
     "many rows": (f"SELECT {ROW} FROM seq_1_to_10000", "gives 10000 rows for one name"),

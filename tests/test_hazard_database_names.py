@@ -37,12 +37,13 @@ ODD = {
     "blank in front": b" ann",
     "null": b"NULL",
     "number": b"0",
+    "as wide as a name is": b"x" * (255 - len("@example.org")),
     "as wide as the column": b"x" * 255,
     "wider": b"x" * 256,
     "much wider": b"'" * 100000,
 }
 NOT_UTF8 = ("half a wide character before a quote", "latin1", "overlong", "surrogate")
-TOO_WIDE = ("wider", "much wider")
+TOO_WIDE = ("as wide as the column", "wider", "much wider")
 AT = {"domain-separators": "@"}
 
 
@@ -111,14 +112,45 @@ def test_nobody_is_let_in_without_a_local_part(harmless, tmp_path):
 def test_case_and_blanks_count_as_the_tables_collation_says(harmless, tmp_path):
     """With that of our schema neither letter case nor a blank at the end makes another name."""
     config = harmless.config(tmp_path)
-    for name in ("ANN@Example.ORG", "ann @example.org", "ann@example.org "):
+    for name in (
+        "ANN@Example.ORG",
+        "ann @example.org",
+        "ann@example.org ",
+        "\xe1\xf1n@example.org",
+    ):
         verdict = decide(config, name)
         assert verdict.answer == YES, name
         assert verdict.account.mailboxes == ["/var/mail/example.org/ann"]
+        assert verdict.account.name == b"ann@example.org"  # not what the client calls itself
     to_the_octet = "CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
     harmless.sql(f"ALTER TABLE popbox {to_the_octet}; ALTER TABLE domain {to_the_octet}")
     for name in ("ANN@example.org", "ann@Example.ORG", "ann @example.org", "ann@example.org "):
         assert decide(config, name).answer == NO, name
+
+
+def test_a_query_of_ones_own_may_say_whose_row_it_is(vmail, tmp_path):
+    """Else what the collation pads is no name: there would be any number of them."""
+    four = (
+        "SELECT '/var/mail/ann', password_hash, 'nobody', 'bsd' FROM popbox"
+        " WHERE local_part = '$(local_part)' AND domain_name = '$(domain)'"
+    )
+    five = four.replace("'bsd'", "'bsd', CONCAT(local_part, '@', domain_name)")
+    for query, blank in ((four, NO), (five, YES)):
+        config = vmail.config(tmp_path, pass_query=query)
+        for name in ("ann @example.org", "ann@example.org ", "ann@example.org" + " " * 200):
+            verdict = decide(config, name)
+            assert verdict.answer == blank, name
+            assert blank == NO or verdict.account.name == b"ann@example.org"
+            assert decide(config, name, b"wrong").reason == "wrong password"
+        assert decide(config, "ann@example.org").account.name == b"ann@example.org"
+    config = vmail.config(tmp_path, pass_query=four.replace("'bsd'", "'bsd', NULL"))
+    verdict = decide(config, "ann@example.org")
+    assert (verdict.answer, verdict.reason) == (NO, "name is NULL")
+
+
+def test_over_255_octets_the_database_is_not_asked(vmail, tmp_path):
+    verdict = decide(vmail.config(tmp_path), b"ann@example.org" + b" " * 9000)
+    assert (verdict.answer, verdict.driver) == (NO, "")
 
 
 @pytest.mark.parametrize("charset", ["latin1", "ascii", "utf8mb3", "latin2 COLLATE latin2_bin"])

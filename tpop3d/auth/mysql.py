@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 SCHEME = "md5"  # of a hash that names none
 VMAIL_SQL = (
     "SELECT CONCAT(domain.path, '/', popbox.mbox_name), popbox.password_hash, domain.unix_user,"
-    " 'bsd' FROM popbox JOIN domain ON domain.domain_name = popbox.domain_name"
+    " 'bsd', CONCAT(popbox.local_part, '@', popbox.domain_name)"
+    " FROM popbox JOIN domain ON domain.domain_name = popbox.domain_name"
     " WHERE popbox.local_part = '$(local_part)' AND popbox.domain_name = '$(domain)'"
 )
 MAX_PATH = 4095  # octets; Linux opens no longer one
-COLUMNS = ("mailbox path", "password hash", "unix user", "mailbox type")
+COLUMNS = ("mailbox path", "password hash", "unix user", "mailbox type", "name")  # the last: if any
 # Somebody's hash, to spend the time of checking one where there is none. Only tables that we know
 # can be asked for it.
 VMAIL_SQL_DECOY = "SELECT password_hash FROM popbox WHERE password_hash IS NOT NULL LIMIT 1"
@@ -130,18 +131,24 @@ class MySQL:
             return Verdict.no("the tables' character set has no such name")
         except Unanswered as error:
             return Verdict.cannot_say(str(error))
-        if columns != len(COLUMNS):
-            wanted = f"must give {len(COLUMNS)}: {', '.join(COLUMNS)}"
+        if columns not in (len(COLUMNS) - 1, len(COLUMNS)):
+            wanted = f"must give {', '.join(COLUMNS[:-1])}, and may give the {COLUMNS[-1]}"
             return Verdict.cannot_say(f"the query gives {columns} columns, and {wanted}")
         if len(rows) > 1:
             return Verdict.cannot_say(f"the query gives {len(rows)} rows for one name")
         if not rows:
             return login.refusal(None, decoy, SCHEME) or Verdict.no("unknown user")
-        path, stored, user, kind_of_mailbox = rows[0]
+        path, stored, user, box_type, name = (*rows[0], login.name)[: len(COLUMNS)]
         refusal = login.refusal(stored, decoy, SCHEME)
-        if path is None or stored is None or user is None or kind_of_mailbox is None:
+        if path is None or stored is None or user is None or box_type is None or name is None:
             return Verdict.no(f"{COLUMNS[rows[0].index(None)]} is NULL")
-        return refusal or self._account(login.name, path, user, kind_of_mailbox)
+        if refusal:
+            return refusal
+        # To most collations neither letter case nor blanks at the end make another name.
+        is_padded = b" " in (login.local_part[-1:], login.domain[-1:])
+        if is_padded and columns < len(COLUMNS):
+            return Verdict.no("the name ends with a blank, and the query does not give the user's")
+        return self._account(name, path, user, box_type)
 
     def _look_up(
         self, query: Query, parameters: tuple[str, ...]
