@@ -14,7 +14,7 @@ from pathlib import Path
 import doors
 from mailsite import CHECKOUT, poll
 from systemdbox import SystemdBox
-from tpop3d.pop3.replies import TOO_MANY_CONNECTIONS
+from tpop3d.pop3.replies import INTERNAL_ERROR, TOO_MANY_CONNECTIONS
 
 UNITS = CHECKOUT / "systemd"
 USERS = {"ann": 4711, "bob": 4712}
@@ -214,5 +214,5 @@ class SystemdSite(SystemdBox):
         wire.close()
         if line.startswith(b"+OK"):
             return False
-        assert line in (b"", TOO_MANY_CONNECTIONS)
+        assert line in (b"", TOO_MANY_CONNECTIONS, INTERNAL_ERROR.line + b"\r\n")
         return True

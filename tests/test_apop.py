@@ -144,7 +144,7 @@ class TestRealClients:
         with doors.standalone(site) as door:
             done = perl(site, door, module, "ann", "secret")
             assert (done.returncode, done.stdout.decode()) == (0, NUMBER)
-            door.logs.wait_for("session user=ann .*method=USER")
+            door.logs.wait_for("session .*user=ann .*method=USER")
             assert "login failed" not in door.logs.text()
 
     def test_get_in_with_apop_where_one_is_in_plain_text(self, site, module):
@@ -152,7 +152,7 @@ class TestRealClients:
         with doors.standalone(site) as door:
             done = perl(site, door, module, "ann", "secret")
             assert (done.returncode, done.stdout.decode()) == (0, NUMBER)
-            door.logs.wait_for("session user=ann .*method=APOP")
+            door.logs.wait_for("session .*user=ann .*method=APOP")
             assert "login failed" not in door.logs.text()
 
     def test_are_refused_with_a_wrong_password(self, site, module):
@@ -160,7 +160,7 @@ class TestRealClients:
         with doors.standalone(site) as door:
             done = perl(site, door, module, "ann", "wrong")
             assert NUMBER not in done.stdout.decode()
-            door.logs.wait_for("login failed user=ann .*method=APOP")
+            door.logs.wait_for("login failed .*user=ann .*method=APOP")
 
 
 class TestAHashWhereOthersHavePlainText:
@@ -181,7 +181,7 @@ class TestAHashWhereOthersHavePlainText:
     def test_is_no_guess(self, mixed):
         with doors.inetd(mixed) as wire:
             assert self.apop(wire, "ann").startswith(b"-ERR [AUTH]")
-            line = wire.logs.wait_for("login impossible user=ann ")
+            line = wire.logs.wait_for("login impossible .*user=ann ")
             assert 'method=APOP driver=flatfile reason="APOP needs a {plaintext} password"' in line
             assert wire.ask("USER ann").startswith(b"+OK")
             assert wire.ask("PASS secret").startswith(b"+OK maildrop")
@@ -191,18 +191,18 @@ class TestAHashWhereOthersHavePlainText:
         for user in ("bert", "zoe"):
             with doors.inetd(mixed) as wire:
                 assert self.apop(wire, user, b"wrong").startswith(b"-ERR [AUTH]")
-                wire.logs.wait_for(f"login failed user={user} .*method=APOP")
+                wire.logs.wait_for(f"login failed .*user={user} .*method=APOP")
                 assert "impossible" not in wire.logs.text()
 
     def test_nor_is_what_the_systems_drivers_say_of_apop(self, mixed):
         mixed.configure({"auth-passwd-enable": "yes"})
         with doors.inetd(mixed) as wire:
             assert self.apop(wire, "bert", b"wrong").startswith(b"-ERR [AUTH]")
-            wire.logs.wait_for("login failed user=bert .*driver=flatfile")
+            wire.logs.wait_for("login failed .*user=bert .*driver=flatfile")
         os.truncate(mixed.path / "stderr", 0)
         with doors.inetd(mixed) as wire:
             assert self.apop(wire, "nobody", b"wrong").startswith(b"-ERR [AUTH]")
-            wire.logs.wait_for("login impossible user=nobody .*driver=passwd")
+            wire.logs.wait_for("login impossible .*user=nobody .*driver=passwd")
 
 
 def test_a_hash_of_no_known_form_is_no_guess(site):
@@ -211,4 +211,4 @@ def test_a_hash_of_no_known_form_is_no_guess(site):
         assert wire.line().startswith(b"+OK")
         assert wire.ask("USER ann").startswith(b"+OK")
         assert wire.ask("PASS secret").startswith(b"-ERR [AUTH]")
-        wire.logs.wait_for('login impossible user=ann .*reason="unknown password scheme"')
+        wire.logs.wait_for('login impossible .*user=ann .*reason="unknown password scheme"')

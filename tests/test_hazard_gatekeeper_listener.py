@@ -132,7 +132,7 @@ def test_one_without_a_connection_has_nothing_to_say(listen):
     )
     connect(door)
     line = door.logs.wait_for("attack ")
-    assert "rip=- " in line
+    assert "serving=- " in line
     assert "a message without a connection" in line
 
 
