@@ -144,7 +144,11 @@ class SystemdBox:
         """The main process of a unit, by its number outside, or None."""
         inside = self.show(unit, "MainPID")
         for pid in self.pids(unit):
-            numbers = re.search(r"^NSpid:(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+            numbers = re.search(r"^NSpid:(.*)$", status, re.M)
             if numbers[1].split()[-1] == inside:
                 return pid
         return None
