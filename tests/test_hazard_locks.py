@@ -44,6 +44,14 @@ def serve(site, said=DELETE):
     return output.splitlines()[-1], log.decode()
 
 
+def begin_to_log_in(wire, lock):
+    """Have a session hold its dotlock while it opens the maildrop."""
+    assert wire.line().startswith(b"+OK")
+    wire.ask("USER john")
+    wire.send(b"PASS secret\r\n")
+    wait_for(lock)
+
+
 def is_removed(site):
     return site.spool("john").read_bytes() == REST
 
@@ -114,10 +122,7 @@ def wait_for(path):
 def test_mail_that_is_delivered_to_a_dotlock_is_not_lost(john, lock):
     slow_to_open(john)
     with doors.inetd(john) as wire:
-        assert wire.line().startswith(b"+OK")
-        wire.ask("USER john")
-        wire.send(b"PASS secret\r\n")
-        wait_for(lock)
+        begin_to_log_in(wire, lock)
         with lock.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             file.write(MAIL)
@@ -134,10 +139,7 @@ def test_nor_is_mail_that_comes_a_moment_later(john, lock):
     """Whoever delivers has opened it, and is slow."""
     slow_to_open(john)
     with doors.inetd(john) as wire:
-        assert wire.line().startswith(b"+OK")
-        wire.ask("USER john")
-        wire.send(b"PASS secret\r\n")
-        wait_for(lock)
+        begin_to_log_in(wire, lock)
         with lock.open("r+b", buffering=0) as file:
             assert wire.line().startswith(b"+OK")
             wire.logs.wait_for(f"{lock} was our lock, and somebody writes to it")
@@ -397,10 +399,7 @@ def test_an_append_only_directory(john, lock):
 def test_a_session_that_is_killed_leaves_a_lock_that_the_next_one_breaks(john, lock):
     slow_to_open(john)
     with doors.inetd(john) as wire:
-        assert wire.line().startswith(b"+OK")
-        wire.ask("USER john")
-        wire.send(b"PASS secret\r\n")
-        wait_for(lock)
+        begin_to_log_in(wire, lock)
         pid = int(lock.read_text().split()[0])
         os.kill(pid, 9)
     poll(lambda: not john.processes(), "them to be gone")
