@@ -67,6 +67,28 @@ def greeted(door):
     return wire if wire.line().startswith(b"+OK") else None
 
 
+@pytest.mark.parametrize("open_door", [doors.standalone, doors.inetd])
+def test_descriptors_may_have_numbers_that_select_does_not_know(site, monkeypatch, open_door):
+    """select(2) ends at 1023, and a listener with many clients is far beyond that."""
+    site.add("anna", SPOOL)
+    code = "import os, resource, sys\n"
+    code += "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+    code += "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+    code += "many = [os.open(os.devnull, os.O_RDWR) for _ in range(1100)]\n"
+    code += "from tpop3d.cli import main\nraise SystemExit(main(sys.argv[1:]))"
+    monkeypatch.setattr(doors, "SERVER", [doors.SERVER[0], "-c", code])
+    site.configure({"auth-failure-delay-seconds": 0})
+    with open_door(site) as door:
+        wire = door if open_door is doors.inetd else door.connect()
+        assert wire.line().startswith(b"+OK")
+        assert wire.ask("USER anna").startswith(b"+OK")
+        assert wire.ask("PASS wrong").startswith(b"-ERR [AUTH]")
+        assert wire.ask("USER anna").startswith(b"+OK")
+        assert wire.ask("PASS secret").startswith(b"+OK"), door.logs.text()
+        assert wire.ask("QUIT").startswith(b"+OK")
+        assert "internal error" not in door.logs.text()
+
+
 def test_who_cannot_fork_tries_again_once_however_often_it_failed(monkeypatch):
     """Or each failure would become a timer of its own that goes on failing."""
     loop = Loop()

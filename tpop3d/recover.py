@@ -215,4 +215,6 @@ def _recover(place: str, config: Config) -> str:
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
     wakeup, _ = signals.descriptors()
-    return bool(select.select((wakeup,), (), (), seconds)[0])
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    return bool(poll.poll(milliseconds(seconds)))

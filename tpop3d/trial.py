@@ -24,6 +24,7 @@ from tpop3d.session import signals
 from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 from tpop3d.session.session import enter, open_chosen, terms_of
+from tpop3d.session.wire import milliseconds
 
 # Exit codes.
 SUCCEEDS = 0
@@ -300,7 +301,9 @@ def _open(account: Account, config: Config) -> bool:
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
     wakeup, _ = signals.descriptors()
-    return bool(select.select((wakeup,), (), (), seconds)[0])
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    return bool(poll.poll(milliseconds(seconds)))
 
 
 def _say(what: str, text: str) -> None:

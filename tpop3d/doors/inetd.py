@@ -68,7 +68,9 @@ def _identity(fd: int) -> tuple[int, int] | None:
 def say(fd_out: int, reply: Reply) -> None:
     """Tell the client why there is no session. We may be root: nothing is read from it."""
     try:
-        if select.select((), (fd_out,), (), 0)[1]:
+        poll = select.poll()
+        poll.register(fd_out, select.POLLOUT)
+        if poll.poll(0):
             os.write(fd_out, reply.line + b"\r\n")
     except OSError:
         pass  # gone

@@ -107,8 +107,10 @@ def _write_down(
 def _read_all(pipe: int, refresh: Callable[[], None]) -> bytes:
     """What comes up to the other end's closing."""
     parts: list[bytes] = []
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
     while True:
-        while not select.select((pipe,), (), (), PATIENCE)[0]:
+        while not poll.poll(PATIENCE * 1000):
             refresh()
         if not (part := os.read(pipe, BLOCK)):
             return b"".join(parts)

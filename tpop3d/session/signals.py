@@ -98,7 +98,10 @@ def interrupt(on: bool) -> None:
     does one that came before."""
     for number in _caught.intersection(ENDING):
         _signal.signal(number, _interrupt if on else _ignore)
-    if on and _caught and select.select((_pipe[0],), (), (), 0)[0]:
+    # Not select(2): among many clients' descriptors ours may be one that it does not know.
+    poll = select.poll()
+    poll.register(_pipe[0], select.POLLIN)
+    if on and _caught and poll.poll(0):
         _interrupt(0, None)
 
 

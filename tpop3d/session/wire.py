@@ -240,7 +240,7 @@ def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> in
     try:
         if connection is not None:
             return connection.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-        if not select.select((), (fd,), (), 0)[1]:
+        if not _poll({fd: select.POLLOUT}).poll(0):
             return 0
         return os.write(fd, view[:PIPE_BUF])
     except BlockingIOError:
