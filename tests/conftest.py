@@ -7,6 +7,7 @@ import pytest
 
 import databases
 import doors
+import firstprocess
 import pamkit
 import systemdbox
 import systemdsite
@@ -20,6 +21,10 @@ DEFAULT_STATE = Path(DIRECTIVES["state-directory"].default)
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="a skipped test is a failure")
+
+
+def pytest_configure():
+    firstprocess.leave_to_init()
 
 
 def not_run(config):
