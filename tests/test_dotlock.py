@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import pytest
 
@@ -35,9 +34,9 @@ def lock(request, path):
 
 def age(path, seconds=301):
     """Let it be as old as that by the clock of its file system."""
-    with TemporaryFile(dir=path.parent) as now:
-        mtime = os.fstat(now.fileno()).st_mtime
-    os.utime(path, (mtime - seconds,) * 2, follow_symlinks=False)
+    os.utime(path, follow_symlinks=False)
+    now = os.lstat(path).st_mtime
+    os.utime(path, (now - seconds,) * 2, follow_symlinks=False)
 
 
 def dead_pid():
