@@ -2,6 +2,7 @@
 
 import os
 import stat
+from binascii import crc32
 
 import pytest
 
@@ -61,6 +62,54 @@ def test_it_is_read_as_it_was_written(tmp_path, spool, first, final, size):
     fd, start, end = found.kept()
     assert os.pread(fd, end - start, start) == found.read(first, final)
     found.close()
+
+
+def briefly(monkeypatch, octets):
+    """From now on no call reads or writes more octets than so many: system calls may do less than
+    they were asked for."""
+    pread, pwrite = os.pread, os.pwrite
+    monkeypatch.setattr(
+        os, "pread", lambda fd, length, position: pread(fd, min(length, octets), position)
+    )
+    monkeypatch.setattr(
+        os, "pwrite", lambda fd, view, position: pwrite(fd, view[:octets], position)
+    )
+
+
+@pytest.mark.parametrize("octets", [1, 2, 3, 5, 7, 100])
+def test_all_is_read_where_calls_read_little(spool, monkeypatch, octets):
+    briefly(monkeypatch, octets)
+    for position in (0, 1, 20, len(OCTETS) - 9):
+        for length in (0, 1, 2, 4, 6, 9):
+            got = journals.read_all(spool, position, length)
+            assert got == OCTETS[position : position + length]
+    with pytest.raises(OSError, match="unexpected end"):
+        journals.read_all(spool, len(OCTETS) - 9, 10)
+
+
+@pytest.mark.parametrize("octets", [1000, 4096, 10_000])
+@pytest.mark.parametrize(("first", "final", "size"), [SIZES[1], SIZES[7], SIZES[-1]])
+def test_it_is_the_same_where_calls_do_little(
+    tmp_path, spool, monkeypatch, octets, first, final, size
+):
+    written(tmp_path, spool, first, final, size)
+    whole = (tmp_path / "journal").read_bytes()
+    briefly(monkeypatch, octets)
+    written(tmp_path, spool, first, final, size)
+    assert (tmp_path / "journal").read_bytes() == whole
+    found = journals.read(str(tmp_path), len(OCTETS))
+    assert found.read(first, final) == OCTETS[size - (final - first) : size]
+    found.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 16_383, 16_384, 16_385, 2 * 16_384, 2 * 16_384 + 1])
+@pytest.mark.parametrize("start", [0, 1, 4096])
+def test_what_is_read_block_by_block_is_all_of_it(spool, start, length):
+    read = list(journals.blocks(spool, start, start + length))
+    assert b"".join(read) == OCTETS[start : start + length]
+    assert [len(one) for one in read[:-1]] == [journals.CHUNK] * (len(read) - 1)
+    crc = crc32(OCTETS[start : start + length])
+    assert journals.digest(spool, start, start + length) == crc
 
 
 @pytest.mark.parametrize(("first", "final", "size"), SIZES)
