@@ -309,6 +309,20 @@ def test_whatever_ours_never_sends_is_a_violation(packet):
         received(packet)
 
 
+@pytest.mark.parametrize("octet", [b"\0", b"\r", b"\n"])
+@pytest.mark.parametrize("name", [b"%b", b"%bann", b"a%bnn", b"ann%b", b"\xff%b\xff"])
+def test_nowhere_in_a_name_is_what_ends_one(octet, name):
+    with pytest.raises(Violation, match="an impossible name"):
+        received(attempt_packet(name=name % octet))
+
+
+@pytest.mark.parametrize("octet", [b"\0", b"\r", b"\n"])
+def test_what_stands_behind_a_name_may_be_anything(octet):
+    asked = received(attempt_packet(secret=octet + b"s" + octet, pending=octet + b"p"))
+    assert (asked.attempt.password, asked.pending) == (octet + b"s" + octet, octet + b"p")
+    assert received(attempt_packet(secret=b"", pending=octet)).pending == octet
+
+
 def test_what_is_just_right_is_none():
     assert received(line_packet(7, b"x" * MAX_LINE)).level == 7
     assert received(line_packet(3, b"")).text == ""
