@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from binascii import crc32
 from pathlib import Path
 
 import pytest
@@ -429,6 +430,45 @@ def ids_without_writing(path):
     spool._is_news = False
     spool.close()
     return found
+
+
+def with_fields(octets, length, **fields):
+    """An index of so many octets with other fields in its header, and the CRC-32 of all that."""
+    header = list(indexes._HEADER.unpack_from(octets))
+    for place, value in fields.items():
+        header[HEADER_FIELDS[place]] = value
+    body = (indexes._HEADER.pack(*header) + octets[indexes._HEADER.size :])[:length]
+    return body + indexes._TRAILER.pack(crc32(body))
+
+
+HEADER_FIELDS = {"end": 4, "count": 10, "packed": 11, "others": 12}
+TRAILER = indexes._TRAILER.size
+EMPTY = {"count": 0, "packed": 0, "others": 0}
+WRONG_ALONE = {
+    "its trailer": lambda octets: octets[:-1] + bytes([octets[-1] ^ 1]),
+    "its trailer's first octet": lambda octets: (
+        octets[:-TRAILER] + bytes([octets[-TRAILER] ^ 1]) + octets[1 - TRAILER :]
+    ),
+    "no message": lambda octets: with_fields(octets, indexes._HEADER.size, **EMPTY),
+    "a message less": lambda octets: with_fields(octets, len(octets) - TRAILER, count=4),
+    "a message more": lambda octets: with_fields(octets, len(octets) - TRAILER, count=6),
+    "an id less": lambda octets: with_fields(octets, len(octets) - TRAILER, packed=4),
+    "a later end": lambda octets: with_fields(octets, len(octets) - TRAILER, end=len(OCTETS) + 1),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_ALONE)
+@pytest.mark.parametrize("settled", [True, False])
+def test_one_that_is_wrong_in_one_thing_alone_is_not_believed(path, monkeypatch, what, settled):
+    if settled:
+        settle(path, monkeypatch)
+    wanted = visit(path)
+    whole = index_of(path).read_bytes()
+    assert with_fields(whole, len(whole) - TRAILER) == whole  # which is believed:
+    assert reads_of_an_opening(path).scanned == 0
+    index_of(path).write_bytes(WRONG_ALONE[what](whole))
+    assert reads_of_an_opening(path).scanned == len(OCTETS)
+    assert visit(path) == wanted
 
 
 def promising(octets, count, packed, others):
