@@ -4,15 +4,20 @@ import ctypes
 import importlib.util
 import os
 import select
+import signal
+import socket
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 import doors
-from mailsite import IS_ROOT, MAIL_USER, poll
+from mailsite import IS_ROOT, MAIL_USER, PATIENCE, poll
 from spools import mbox
-from tpop3d.session.privileges import PR_SET_DUMPABLE
+from tpop3d.pop3.authorization import Policy
+from tpop3d.session import gatekeeper
+from tpop3d.session.channel import Order
+from tpop3d.session.privileges import PR_SET_DUMPABLE, Cell
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root has privileges to separate")
 
@@ -295,3 +300,21 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
     assert gatekeeper.status["NoNewPrivs"] == "1"
     assert gatekeeper.limits["Max file size"] == ["0", "0"]
     assert gatekeeper.limits["Max core file size"] == ["0", "0"]
+
+
+def test_one_that_is_told_to_end_takes_no_order_that_has_come_meanwhile():
+    """Whoever has sent both finds the connection as it was, and nobody has said a word on it."""
+    pid, channel = gatekeeper.start(Cell(None, os.getegid(), ""))
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    client, its = socket.socketpair()
+    with client:
+        with its:
+            fds = its.fileno(), its.fileno()
+            channel.give_order(Order(fds, Policy(b"", plaintext=True), PATIENCE))
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert channel.receive() is None
+        assert client.recv(1) == b""
+    channel.close()

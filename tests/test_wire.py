@@ -223,6 +223,14 @@ def test_a_wakeup_ends_waiting_for_a_command(client):
     assert how_it_ends(client.wire.read_line, LIMIT) == SIGNAL
 
 
+def test_a_wakeup_counts_also_where_a_command_has_come_at_once(client):
+    client.send(b"NOOP\r\n")
+    poll(lambda: waiting(client.server_fds[0]), "the command")
+    client.wake()
+    assert how_it_ends(client.wire.read_line, LIMIT) == SIGNAL
+    assert waiting(client.server_fds[0]) == len(b"NOOP\r\n")
+
+
 def test_a_wakeup_ends_waiting_for_a_client_that_does_not_read(client):
     client.wake()
     assert how_it_ends(client.wire.send, [BIG]) == SIGNAL
