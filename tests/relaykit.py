@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import socket
 import ssl
 import struct
@@ -184,6 +185,16 @@ class Relayed:
         self.client.close()
         assert self.await_end() == 0
 
+    @contextmanager
+    def stopped(self):
+        """What is done meanwhile the relay finds when all of it is done."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
     def has_ended(self):
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -265,6 +276,14 @@ def relayed(
         if not one.has_ended():
             os.kill(pid, 9)
             os.waitpid(pid, 0)
+
+
+def leave(side):
+    """Close, so that what is sent to it from now on is an error at once."""
+    if len(side.files) == 1 and side.files[0].family == socket.AF_INET:
+        reset(side)
+    else:
+        side.close()
 
 
 def reset(side):

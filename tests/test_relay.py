@@ -331,6 +331,29 @@ def test_one_that_is_not_wanted_ends(how):
     channel.close()
 
 
+def test_one_that_is_told_to_end_takes_no_order_that_has_come_meanwhile():
+    pid, channel = relaykit.start(server())
+    waiting = select.poll()
+    waiting.register(channel.fileno(), select.POLLIN)
+    poll(lambda: waiting.poll(0), "the relay")
+    assert isinstance(channel.receive(), Ready)
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    ends = [end for pair in (socket.socketpair(), socket.socketpair()) for end in pair]
+    client, its, session, inner = ends
+    channel.give_order(RelayOrder((its.fileno(), its.fileno(), inner.fileno()), 0, 1.0, 1.0))
+    for end in (its, inner):
+        end.close()
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert channel.receive() is None  # not even that there was no handshake
+    for end in (client, session):
+        assert end.recv(1) == b""
+        end.close()
+    channel.close()
+
+
 def test_a_bug_is_told_and_passes_nothing_on(monkeypatch):
     monkeypatch.setattr(relay.Relay, "_pass_on", lambda self: 1 / 0)
     with secured() as one:
@@ -378,6 +401,23 @@ def test_what_is_no_tls_any_more_is_the_end():
         one.session.close()
         assert told_at_the_end(one) == "wrong version number"
         assert one.session.got == b""
+
+
+@pytest.mark.parametrize("transport", [relaykit.socketpair, relaykit.pipes, relaykit.tcp])
+def test_a_client_may_be_gone_when_it_is_to_get_an_alert(transport):
+    with secured(transport) as one:
+        one.secure()
+        one.run(lambda: not one.client.has_more(), "the handshake to be sent")
+        one.settle()
+        with one.stopped():
+            one.client.unsent = b"DELE 1\r\nQUIT\r\n"
+            one.run(lambda: not one.client.has_more(), "it to be sent")
+            relaykit.leave(one.client)
+        one.run(lambda: one.session.is_over, "the end")
+        one.session.close()
+        assert told_at_the_end(one) == "wrong version number"
+        assert one.session.got == b""
+        assert one.await_end() == 0
 
 
 # openssl s_client, which can do what Python's ssl cannot

@@ -106,6 +106,23 @@ def test_what_only_begins_like_tls_is_the_end():
         assert failed(one) == "wrong version number"
 
 
+@pytest.mark.parametrize("transport", [relaykit.socketpair, relaykit.pipes, relaykit.tcp])
+@pytest.mark.parametrize("sent", [b"\x16USER anna\r\n", PLAIN[0]])
+def test_a_client_may_be_gone_when_it_is_to_be_told(sent, transport):
+    """That it speaks no TLS, or a wrong one, is what is said of it all the same."""
+    with relayed(server(), transport) as one:
+        assert isinstance(one.told(), Ready)
+        with one.stopped():
+            one.client.say(sent)
+            one.run(lambda: not one.client.to_send, "it to be sent")
+            relaykit.leave(one.client)
+        reason = "no tls" if sent == PLAIN[0] else "wrong version number"
+        assert one.told().reason == reason
+        assert one.await_end() == 0
+        one.run(lambda: one.session.is_over, "the end")
+        assert one.session.got == b""
+
+
 def strict(**more):
     """A client that trusts nobody's certificates."""
     made = ssl.create_default_context()
@@ -130,6 +147,18 @@ def test_a_client_without_a_common_cipher_gets_an_alert():
         one.run(lambda: one.client.error, "an alert")
         assert "ALERT_HANDSHAKE_FAILURE" in one.client.error.reason
         one.client.close()
+        assert failed(one) == "no shared cipher"
+
+
+@pytest.mark.parametrize("transport", [relaykit.socketpair, relaykit.pipes, relaykit.tcp])
+def test_a_client_may_be_gone_when_it_is_to_get_an_alert(transport):
+    """What is said of it is why, and not that it is gone."""
+    wanted = client(maximum_version=ssl.TLSVersion.TLSv1_2)
+    wanted.set_ciphers("AES128-SHA")
+    with secured(transport, client=wanted) as one:
+        with one.stopped():
+            one.run(lambda: not one.client.has_more(), "a hello to be sent")
+            relaykit.leave(one.client)
         assert failed(one) == "no shared cipher"
 
 
