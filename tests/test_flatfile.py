@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import tempfile
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -128,6 +129,24 @@ def test_the_domain_may_choose_the_file(tmp_path):
     assert driver.authenticate(login(b"ann", b"example.net")).answer == NO
     assert driver.authenticate(login(b"ann")).answer == NO  # no domain, no file
     assert driver.authenticate(login(b"ann", b"missing.example")).answer == NO
+
+
+LINES = {
+    "the address": b"ann@example.org:{plaintext}address\n",
+    "the local part": b"ann:{plaintext}local part\n",
+    "again": b"ann:{plaintext}again\n",
+}
+
+
+@pytest.mark.parametrize("lines", list(permutations(LINES)), ids=", ".join)
+def test_of_several_lines_for_a_name_the_first_counts(tmp_path, lines):
+    """Whichever of the two ways to write a name in a domain's own file it has."""
+    (tmp_path / "example.org").write_bytes(b"bert:{plaintext}x\n" + b"".join(map(LINES.get, lines)))
+    driver = driver_of(tmp_path / "$(domain)")
+    for line in lines:
+        password = LINES[line].strip().rpartition(b"}")[2]
+        verdict = driver.authenticate(login(b"ann", b"example.org", password))
+        assert verdict.answer == (YES if line == lines[0] else NO)
 
 
 @pytest.mark.parametrize("name", ["$(domain)", "$(domain)/passwd", "x-$(domain[0])/$(domain).flat"])
