@@ -179,6 +179,46 @@ def test_ids_are_unique_and_stay_when_mail_arrives(style, octets, more):
         assert ids_of(octets, style, known=ids[:known]) == ids
 
 
+PREVIOUS = 1400000000  # seconds since 1970, as all validities of dovecot's are
+
+
+@pytest.mark.parametrize(
+    ("remembered", "base", "validity", "last"),
+    [
+        ((0, 0), (VALIDITY, 9), VALIDITY, 9),
+        ((PREVIOUS, 9), (0, 0), PREVIOUS, 9),
+        ((PREVIOUS, 9), (VALIDITY, 20), PREVIOUS, 9),
+        ((PREVIOUS, 20), (VALIDITY, 9), PREVIOUS, 20),
+        ((VALIDITY, 9), (VALIDITY, 20), VALIDITY, 20),
+        ((VALIDITY, 20), (VALIDITY, 9), VALIDITY, 20),
+    ],
+)
+def test_the_validity_that_ids_were_given_by_goes_before_another(remembered, base, validity, last):
+    """And with it its last number: a higher one is of mail that came from elsewhere."""
+    given = Given(DOVECOT)
+    given.validity, given.last = remembered
+    octets = mbox(b"X-IMAPbase: %d %010d\n" % base + X % 3, X % 5, X % last, X % (last + 1))
+    *ids, beyond = ids_of(octets, DOVECOT, given=given)
+    assert ids == [b"%08x%08x" % (number, validity) for number in (3, 5, last)]
+    assert len(beyond) == 32
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_mail_with_another_validity_that_becomes_the_first_changes_no_id(tmp_path, index):
+    path = tmp_path / "ann"
+    other = b"X-IMAPbase: 1600000000 0000000099\n"
+    headers = BASE + X % 3, other + X % 5, X % 9
+    path.write_bytes(mbox(*headers))
+    ids = ids_of(path.read_bytes(), DOVECOT)
+    assert ids == [b"%08x%08x" % (number, VALIDITY) for number in (3, 5, 9)]
+    assert kept_by(path, 0, index=index) == ids[1:]
+    with path.open("ab") as file:
+        file.write(mbox(X % 50))
+    *kept, new = kept_by(path, index=index)
+    assert kept == ids[1:]
+    assert len(new) == 32
+
+
 def kept_by(path, *deleted, index=True):
     """Delete messages in a session with dovecot's ids; those of the next session."""
     spool = good(path, style=DOVECOT, index=index)
