@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 import doors
+import tlskit
 from mailsite import IS_ROOT
 from spools import mbox
 
@@ -64,6 +65,11 @@ ATTACKS = {
         "channel.ask(Request(Attempt('APOP', b'anna', digest=b'0' * 32), b'', 0, 0))",
         "APOP that was not offered",
     ),
+    "TLS where there is none": ("channel.ask_for_tls(0, 0)", "TLS that was not offered"),
+    "TLS after the last try": (
+        "for n in range(3): channel.ask(attempt())\nchannel.ask_for_tls(0, 0)",
+        "TLS that was not offered",
+    ),
 }
 
 
@@ -99,6 +105,8 @@ def test_what_ours_never_sends_ends_the_connection_and_is_logged(door, site, att
     body, complaint = ATTACKS[attack]
     if attack.startswith("APOP"):
         site.configure({"auth-flatfile-enable": "no", "auth-passwd-enable": "yes"})
+    if attack == "TLS after the last try":
+        tlskit.secure(site)
     wire = door(f"{body}\nimport time\ntime.sleep(60)")
     rest = wire.reader.read()
     assert b"+'" not in rest  # no verdict was a yes
