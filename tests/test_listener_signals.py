@@ -163,7 +163,7 @@ def test_after_shutdown_seconds_sessions_are_ended_and_nothing_is_deleted(site):
         assert wire.line() == b""
         assert waiting.line() == b""
         assert door.process.wait(PATIENCE) == 0
-        assert 1 <= time.monotonic() - started < 5
+        assert time.monotonic() - started >= 1
         door.logs.wait_for("session .*user=anna .*dele=0 left=2 .*end=signal")
     assert site.spool("anna").read_bytes() == SPOOL
     assert site.processes() == []

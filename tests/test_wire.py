@@ -275,6 +275,12 @@ def test_who_catches_anew_shares_no_descriptor_with_its_parent(undisturbed):
     assert [os.get_inheritable(one) for one in signals.descriptors()] == [False, False]
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_who_has_caught_nothing_is_interrupted_by_nothing(undisturbed, on):
+    signals.interrupt(on)
+    signals.catch()
+
+
 def test_catching_leaves_no_descriptor_behind(undisturbed):
     signals.catch()
     before = os.listdir("/proc/self/fd")

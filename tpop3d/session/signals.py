@@ -98,11 +98,12 @@ def interrupt(on: bool) -> None:
     does one that came before."""
     for number in _caught.intersection(ENDING):
         _signal.signal(number, _interrupt if on else _ignore)
-    # Not select(2): among many clients' descriptors ours may be one that it does not know.
-    poll = select.poll()
-    poll.register(_pipe[0], select.POLLIN)
-    if on and _caught and poll.poll(0):
-        _interrupt(0, None)
+    if on and _caught:
+        # Not select(2): among many clients' descriptors ours may be one that it does not know.
+        poll = select.poll()
+        poll.register(_pipe[0], select.POLLIN)
+        if poll.poll(0):
+            _interrupt(0, None)
 
 
 def _interrupt(number: int, frame: object) -> None:
