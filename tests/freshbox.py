@@ -1,7 +1,7 @@
 """A new Debian system: what README tells an administrator to type is typed into it.
 
-It has no network, but what apt and pip would fetch. The packages are on this machine, whose /usr
-it has; pip finds its own in a directory that tests/run has filled.
+It has no network, but what apt and pip would fetch. The packages are on this machine, or in the
+Debian 13 of trixie.py, whose /usr it has; pip finds its own where tests/run has put it.
 """
 
 import grp
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import trixie
 from mailsite import CHECKOUT, need
 from systemdbox import SystemdBox
 from systemdsite import OTHER_PYTHON, SHA512_OF_SECRET
@@ -23,14 +24,19 @@ SOURCES = "/usr/local/src/tpop3d"
 SOURCE = ("setup.py", "pyproject.toml", "README", "COPYING", "man", "systemd", "xinetd", "tpop3d")
 PIP_CONF = "[global]\nno-index = true\nfind-links = /usr/local/src/wheels\nno-cache-dir = true\n"
 ANN = 4711
-# As systemd-sysv-generator(8) makes it, which does not run in the box.
+THIS = Path("/")
+# Debian 12's, as systemd-sysv-generator(8) makes it, which does not run in the box.
 XINETD = """\
 [Service]
 Type=forking
 GuessMainPID=no
 RemainAfterExit=yes
+KillMode=process
 ExecStart=/etc/init.d/xinetd start
 ExecStop=/etc/init.d/xinetd stop
+
+[Install]
+WantedBy=multi-user.target
 """
 # Where an installation may leave something,
 PLACES = ("etc", "opt", "usr/local", "var", "root", "home")
@@ -49,10 +55,13 @@ def commands(after):
     return [line.strip() for line in block[0].splitlines()]
 
 
-def require():
+def require(system=THIS):
     """Skip unless the packages are there."""
     if not WHEELS.is_dir():
         pytest.skip("tests/run has not fetched what pip wants")
+    if system == trixie.ROOT:
+        trixie.require()
+        return
     for program in ("apt", "pip", "make-ssl-cert", "man", "xinetd"):
         need(program)
 
@@ -78,7 +87,7 @@ class FreshBox(SystemdBox):
         shutil.copytree(WHEELS, local / "src/wheels")
         (etc / "pip.conf").write_text(PIP_CONF)
         self._furnish_packages()
-        lines = {name: Path("/etc", name).read_text() for name in ("passwd", "group")}
+        lines = {name: (self.system / "etc" / name).read_text() for name in ("passwd", "group")}
         for name, text in lines.items():
             kept = [line for line in text.splitlines(True) if line.split(":")[0] != "tpop3d"]
             (etc / name).write_text("".join(kept))
@@ -97,15 +106,15 @@ class FreshBox(SystemdBox):
         spools.chmod(0o2775)
         self.boot()
         self._furnish_python()
-        self.systemctl("start", "systemd-journald.service")
+        self.systemctl("enable", "--now", "xinetd.service")
         # What happened here when ssl-cert was installed; /etc is not this machine's.
         self.do("make-ssl-cert", "generate-default-snakeoil")
 
     def _furnish_packages(self):
-        """What the packages on this machine have elsewhere than in /usr, and apt's list of them."""
+        """What the packages have elsewhere than in /usr, and apt's list of them."""
         dpkg = self.directory / "var/lib/dpkg"
         dpkg.mkdir(parents=True)
-        shutil.copy("/var/lib/dpkg/status", dpkg)
+        shutil.copy(self.system / "var/lib/dpkg/status", dpkg)
         for name in ("apt/apt.conf.d", "apt/preferences.d", "ssl/certs", "ssl/private", "xinetd.d"):
             (self.directory / "etc" / name).mkdir(parents=True)
         for name in ("init.d", "default", "systemd/system"):
@@ -113,12 +122,13 @@ class FreshBox(SystemdBox):
         authorities = "ssl/certs/ca-certificates.crt"  # which pip wants to be there
         services = ("xinetd.conf", "init.d/xinetd", "default/xinetd")
         for name in (authorities, *services, "manpath.config"):
-            shutil.copy(f"/etc/{name}", self.directory / "etc" / name)
-        (self.directory / "etc/systemd/system/xinetd.service").write_text(XINETD)
+            shutil.copy(self.system / "etc" / name, self.directory / "etc" / name)
+        if not (self.system / "usr/lib/systemd/system/xinetd.service").exists():
+            (self.directory / "etc/systemd/system/xinetd.service").write_text(XINETD)
 
     def _furnish_python(self):
         """As python3, the Python that runs the tests."""
-        if OTHER_PYTHON:
+        if OTHER_PYTHON and self.system == THIS:
             # It looks for its library, if that is shared, where it was installed first.
             self.path("/etc/ld.so.conf.d/python.conf").write_text("/opt/python/lib\n")
             self.do("ldconfig")

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "SYSTEMD_PAGER": "",
     "SYSTEMD_COLORS": "0",
 }
+DISKS = ("etc", "var", "home")  # what a reboot keeps, besides /opt and /usr/local
 POWEROFF = signal.SIGRTMIN + 4  # systemd(1)
 
 
@@ -51,7 +52,8 @@ def require():
 class SystemdBox:
     """The system. What is in `directory` when it boots is in it; see systemdbox.sh."""
 
-    def __init__(self):
+    def __init__(self, system=Path("/")):
+        self.system = system  # whose programs are in it: this one's, or another root's
         self.directory = Path(tempfile.mkdtemp(prefix="tpop3d-box-"))
         self.directory.chmod(0o755)
         for name in ("mnt", "opt/python", "local/bin", "etc", "var", "home"):
@@ -68,11 +70,12 @@ class SystemdBox:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                env=ENVIRONMENT | {"BOX_PYTHON": sys.base_prefix},
+                env=ENVIRONMENT | {"BOX_PYTHON": sys.base_prefix, "BOX_SYSTEM": str(self.system)},
                 start_new_session=True,
             )
         self.pid = poll(self._pid_of_systemd, "systemd to boot")
         poll(lambda: self.run("systemctl", "is-system-running").stdout == "running\n", "its units")
+        self.systemctl("start", "systemd-journald.service")  # before anybody has a word for it
 
     def _pid_of_systemd(self):
         console = (self.directory / "console").read_text()
@@ -84,26 +87,49 @@ class SystemdBox:
                 return int(child)
         return None
 
+    def reboot(self):
+        """Shut it down and boot it again, with what is on its disk."""
+        disks = {name: Path(tempfile.mkdtemp(dir=self.directory)) for name in DISKS}
+        for name, disk in disks.items():
+            subprocess.run(["cp", "-a", f"{self.path(name)}/.", disk], check=True)
+        # What systemd-tmpfiles(8) does at boot, which does not run in the box.
+        for private in (disks["var"] / "tmp").glob("systemd-private-*"):
+            shutil.rmtree(private)
+        self._power_off()
+        self._clean()
+        for name, disk in disks.items():
+            shutil.rmtree(self.directory / name)
+            disk.rename(self.directory / name)
+        self.boot()
+
     def close(self):
         """End all that runs in it, and remove what was made for it; mounts go by themselves."""
         try:
-            if self.keeper:
-                if self.pid:
-                    os.kill(self.pid, POWEROFF)
-                else:
-                    self.keeper.kill()
-                try:
-                    self.keeper.wait(3 * PATIENCE)
-                except subprocess.TimeoutExpired:
-                    self.keeper.kill()
-                    self.keeper.wait()
+            self._power_off()
         finally:
-            subprocess.run(
-                ["unshare", "--mount", "--propagation", "private", SCRIPT, "clean", self.directory],
-                stdin=subprocess.DEVNULL,
-                check=True,
-            )
+            self._clean()
             shutil.rmtree(self.directory)
+
+    def _power_off(self):
+        if not self.keeper:
+            return
+        if self.pid:
+            os.kill(self.pid, POWEROFF)
+        else:
+            self.keeper.kill()
+        try:
+            self.keeper.wait(3 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.keeper.kill()
+            self.keeper.wait()
+        self.keeper = self.pid = None
+
+    def _clean(self):
+        subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", SCRIPT, "clean", self.directory],
+            stdin=subprocess.DEVNULL,
+            check=True,
+        )
 
     # -- being in it
 

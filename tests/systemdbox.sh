@@ -7,9 +7,9 @@
 #   systemdbox.sh clean DIR        in a mount namespace of its own: remove the cgroup
 #
 # DIR/opt is put at /opt, with the Python that is installed at $BOX_PYTHON in /opt/python, and
-# DIR/local at /usr/local; DIR/etc, DIR/var and DIR/home are copied. Of /usr the rest is the
-# machine's, read-only. All else is in memory and goes with the namespaces; the cgroup, named as DIR,
-# remains.
+# DIR/local at /usr/local; DIR/etc, DIR/var and DIR/home are copied. Of /usr the rest is that of the
+# system at $BOX_SYSTEM, / or another root, read-only. All else is in memory and goes with the
+# namespaces; the cgroup, named as DIR, remains.
 set -eu
 
 mount() { command mount -n "$@"; } # -n: keep no list of mounts in /run
@@ -59,29 +59,30 @@ clean() { # DIR
 
 pid1() { # DIR
     root=$1/mnt/root
+    system=${BOX_SYSTEM%/}
     umount -n "$1/mnt/cgroup"
     mount -t tmpfs -o mode=755 box "$root"
     cd "$root"
     mkdir dev etc home mnt old opt proc run srv sys tmp usr var
     mkdir -m 700 root
     chmod 1777 tmp
-    read_only /usr usr
+    read_only "$system/usr" usr
     for d in bin sbin lib lib32 lib64 libx32; do
-        if [ -L "/$d" ]; then
-            cp -a "/$d" "$d"
-        elif [ -d "/$d" ]; then # a system whose /usr is not merged
+        if [ -L "$system/$d" ]; then
+            cp -a "$system/$d" "$d"
+        elif [ -d "$system/$d" ]; then # a system whose /usr is not merged
             mkdir "$d"
-            read_only "/$d" "$d"
+            read_only "$system/$d" "$d"
         fi
     done
     mount --bind "$1/opt" opt
     read_only "$BOX_PYTHON" opt/python
     mount --bind "$1/local" usr/local
 
-    # Of the machine's /etc what programs need to run at all; none of its secrets, none of its units.
+    # Of its /etc what programs need to run at all; none of its secrets, none of its units.
     for f in ld.so.cache ld.so.conf ld.so.conf.d nsswitch.conf protocols services hosts pam.d \
         login.defs security alternatives localtime os-release passwd group; do
-        if [ -e "/etc/$f" ]; then cp -a "/etc/$f" etc/; fi
+        if [ -e "$system/etc/$f" ]; then cp -a "$system/etc/$f" etc/; fi
     done
     tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
     mkdir -p etc/systemd/system etc/systemd/journald.conf.d
@@ -96,10 +97,10 @@ pid1() { # DIR
 
     # Debian's units, of which only the journal starts, and no generators.
     sd=/usr/lib/systemd
-    [ -x $sd/systemd ] || sd=/lib/systemd
+    [ -x "$system$sd/systemd" ] || sd=/lib/systemd
     units=$1/mnt/units
     mkdir "$units" "$1/mnt/empty"
-    cp -a $sd/system/. "$units/"
+    cp -a "$system$sd/system/." "$units/"
     rm -rf "$units"/*.wants "$units"/*.requires
     ln -sf multi-user.target "$units/default.target"
     mkdir "$units/sockets.target.wants"

@@ -85,7 +85,6 @@ class SystemdSite(SystemdBox):
             # It looks for its library, if that is shared, where it was installed first.
             self.path("/etc/ld.so.conf.d/python.conf").write_text("/opt/python/lib\n")
             self.do("ldconfig")
-        self.systemctl("start", "systemd-journald.service")
         self.do("systemd-sysusers", "tpop3d.conf")
 
     def _furnish_program(self):

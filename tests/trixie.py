@@ -33,7 +33,7 @@ def require():
 
 
 def command(*arguments):
-    """What runs a program of it, for `subprocess`: with the checkout in /mnt, an empty /tmp, and all
-    else read-only."""
+    """What runs a program of it, for `subprocess`: with the checkout in /mnt, an empty /tmp, and
+    all else read-only."""
     enter = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", ENTER, "sh"]
     return [*enter, ROOT, CHECKOUT, *arguments]
