@@ -1,5 +1,6 @@
 """What README tells an administrator to type, typed into a new system; and what pip installs."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 import freshbox
 import systemdbox
+import trixie
 from freshbox import README, FreshBox, commands, copy_source
 from mailsite import CHECKOUT, ENVIRONMENT, poll
 from samples import MESSAGES, on_the_wire, spool_of
@@ -38,13 +40,14 @@ SHARED = {"lib/systemd", "share", "share/doc", "share/man"}
 STLS = ("--ssl-reqd", "pop3://localhost/1")
 PORT_995 = ("pop3s://localhost/1",)
 LOGIN_DENIED = 67  # CURLE_LOGIN_DENIED
+LEAVE_XINETD = "rm /etc/xinetd.d/tpop3d* && systemctl restart xinetd"
 
 
-@pytest.fixture(scope="module")
-def machine():
+@pytest.fixture(scope="module", params=[freshbox.THIS, trixie.ROOT], ids=["here", "debian-13"])
+def machine(request):
     systemdbox.require()
-    freshbox.require()
-    box = FreshBox()
+    freshbox.require(request.param)
+    box = FreshBox(request.param)
     try:
         box.install()
         box.path("/var/mail/ann").write_bytes(spool_of(MESSAGES))
@@ -65,10 +68,20 @@ def server(machine):
     return machine
 
 
+@pytest.fixture(scope="module")
+def doors(server):
+    """The server with what its listener needs under systemd."""
+    for command in commands("The two doors that listen")[:2]:
+        server.type(command)
+    return server
+
+
 def fetches(box, options):
     """Ann's first message is what curl gets, over TLS or not at all; returns what was logged."""
     cursor = box.do("journalctl", "--lines=0", "--show-cursor").split()[-1]
     command = ["curl", "--silent", "--show-error", "--insecure", "--user", "ann:secret"]
+    # Debian 13 says that xinetd is there before it is.
+    command += ["--retry", "30", "--retry-delay", "1", "--retry-connrefused"]
     done = box.run(*command, *options, text=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == on_the_wire(MESSAGES[0])
@@ -117,9 +130,9 @@ def test_an_upgrade_keeps_it_running(server):
     fetches(server, STLS)
 
 
-def test_other_doors(server):
-    for line in commands("The two doors that listen"):
-        server.type(line)
+def test_other_doors(doors):
+    server = doors
+    server.type(commands("The two doors that listen")[2])
     assert server.show("tpop3d.socket", "ActiveState") == "inactive"
     fetches(server, STLS)
     assert server.show("tpop3d-listener.service", "ActiveState") == "active"
@@ -128,16 +141,57 @@ def test_other_doors(server):
     server.type(line)
     for options in (STLS, PORT_995):
         fetches(server, options)
-    server.do("sh", "-c", "systemctl stop xinetd && rm /etc/xinetd.d/tpop3d*")
+    server.type(LEAVE_XINETD)
+
+
+# Each after each other, and what opens it, with port 995. README has two of them in prose.
+WALK = "each listener daemon xinetd each daemon listener xinetd listener each xinetd daemon each"
+ONCE = "each listener daemon xinetd"
+OPEN = {
+    "each": "systemctl enable --now tpop3d.socket tpop3d-tls.socket",
+    "listener": commands("To change the door later")[1],
+    "daemon": "systemctl enable --now tpop3d.service",
+    "xinetd": commands("and for the fourth")[0],
+}
+BOTH_PORTS = "listen-address: 0.0.0.0 [::] 0.0.0.0;tls=immediate [::];tls=immediate"
+
+
+def test_every_door_can_follow_every_other_and_is_there_after_a_boot(doors):
+    server = doors
+    server.type(f"echo '{BOTH_PORTS}' >>/etc/tpop3d.conf")
+    doors = (WALK if server.system == freshbox.THIS else ONCE).split()
+    words = " ".join(README.split())
+    assert all(command in words for command in (LEAVE_XINETD, OPEN["daemon"]))
+    assert {*itertools.pairwise(WALK.split())} == {*itertools.permutations(OPEN, 2)}
+    before = None
+    for door in doors:
+        server.type(commands("To change the door later")[0])
+        if before == "xinetd":
+            server.type(LEAVE_XINETD)
+        server.type(OPEN[door])
+        for port in (110, 995):
+            poll(lambda port=port: connection(server, port), "a new door").close()
+        server.reboot()
+        for options in (STLS, PORT_995):
+            fetches(server, options)
+        before = door
+    server.type(f"sed -i '/^{BOTH_PORTS[:14]}/d' /etc/tpop3d.conf")
 
 
 def test_all_can_be_removed(server):
-    server.systemctl("enable", "--now", "tpop3d.socket")
+    server.type("systemctl disable --now tpop3d-tls.socket; systemctl enable --now tpop3d.socket")
     for line in commands("To remove all"):
         server.type(line)
     after = server.tree()
     assert sorted(after) == sorted(server.as_new)
     assert [name for name in after if after[name] != server.as_new[name]] == []
+
+
+def connection(box, port=110):
+    try:
+        return box.connect(port=port)
+    except ConnectionRefusedError:
+        return None
 
 
 def test_without_a_directory_of_its_own(machine):

@@ -22,12 +22,11 @@ PORTS = {
 SOCKETS = list(PORTS)
 MOST_EXPOSED = 3.0
 
-# Those of each row are for each other; of those of two rows only one can have a port.
-RIVALS = [
-    ["tpop3d.socket", "tpop3d-tls.socket"],
-    ["tpop3d-listener.socket", "tpop3d-listener-tls.socket"],
-    ["tpop3d.service"],
-]
+# For each port who wants it, and gets it at boot where one before it is not enabled.
+RIVALS = {
+    110: ["tpop3d.service", "tpop3d-listener.socket", "tpop3d.socket"],
+    995: ["tpop3d-listener-tls.socket", "tpop3d-tls.socket"],
+}
 
 
 class Unit(configparser.ConfigParser):
@@ -141,16 +140,27 @@ def test_options_are_those_of_the_program(service):
         assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", help_text)
 
 
-@pytest.mark.parametrize("name", [name for rivals in RIVALS for name in rivals])
-def test_only_one_takes_the_port(name):
-    """Each says so itself, so that each file can be read by itself; and which waits for which."""
-    others = {rival for rivals in RIVALS for rival in rivals if name not in rivals}
-    unit = Unit(name)
-    assert others <= set(unit.words("Unit", "Conflicts"))
-    for other in others:
-        ordered = set(unit.words("Unit", "Before") + unit.words("Unit", "After"))
-        theirs = Unit(other).words("Unit", "Before") + Unit(other).words("Unit", "After")
-        assert other in ordered or name in theirs, f"no order between {name} and {other}"
+@pytest.mark.parametrize("port", RIVALS)
+def test_only_one_takes_the_port(port):
+    """Who loses waits for nobody, and who wins until the port is free."""
+    for n, name in enumerate(RIVALS[port]):
+        losers = RIVALS[port][n + 1 :]
+        # With more of them, ports that nobody else has would be dead after a boot.
+        assert Unit(name).words("Unit", "Conflicts") == losers[::-1]
+        for loser in losers:
+            assert name in Unit(loser).words("Unit", "Before")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_other_conflicts(name):
+    assert name == "tpop3d.service" or Unit(name).words("Unit", "Conflicts") == []
+
+
+@pytest.mark.parametrize("service", LISTENERS)
+def test_is_tried_for_ever(service):
+    unit = Unit(service)
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["RestartSec"] == "5"
 
 
 @pytest.mark.parametrize("socket", SOCKETS)

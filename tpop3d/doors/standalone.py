@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _signal
 import _socket
+import errno
 import os
 import stat
 import sys
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 PIDFILE_MODE = 0o644
+HINTS = {
+    errno.EADDRINUSE: " by another server, or by a socket of systemd's: see ss -ltnp",
+}
 READY = b"+"  # what a detached process tells its parent; anything else is an error's text
 
 
@@ -99,7 +103,8 @@ def _listen(host: str, port: int, share: bool) -> list[_socket.socket]:
             one.close()
         shown = f"[{host}]" if ":" in host else host
         why = error.strerror if isinstance(error, OSError) else "no name of a host"
-        raise CannotListen(f"cannot listen on {shown}:{port}: {why}") from None
+        hint = HINTS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+        raise CannotListen(f"cannot listen on {shown}:{port}: {why}{hint}") from None
     return made
 
 
