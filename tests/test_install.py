@@ -178,13 +178,42 @@ def test_every_door_can_follow_every_other_and_is_there_after_a_boot(doors):
     server.type(f"sed -i '/^{BOTH_PORTS[:14]}/d' /etc/tpop3d.conf")
 
 
-def test_all_can_be_removed(server):
-    server.type("systemctl disable --now tpop3d-tls.socket; systemctl enable --now tpop3d.socket")
-    for line in commands("To remove all"):
-        server.type(line)
-    after = server.tree()
-    assert sorted(after) == sorted(server.as_new)
-    assert [name for name in after if after[name] != server.as_new[name]] == []
+@pytest.fixture
+def installed(doors):
+    """The server, also after it was removed; nothing of it runs."""
+    server = doors
+    if server.path("/run/installed.tar").exists():
+        server.do("tar", "-C", "/", "-xf", "/run/installed.tar")
+        server.systemctl("daemon-reload")
+        server.systemctl("reset-failed")
+    else:
+        server.type(commands("To change the door later")[0])
+        server.type("rm -f /etc/xinetd.d/tpop3d* && systemctl restart xinetd")
+        server.do("tar", "-C", "/", "-cf", "/run/installed.tar", *REMOVED)
+    return server
+
+
+REMOVED = ("opt/tpop3d", "etc", "var/lib/tpop3d")
+BY_HAND = {"by hand": "/opt/tpop3d/bin/tpop3d --detach"}
+
+
+@pytest.mark.parametrize("opening", (OPEN | BY_HAND).values(), ids=OPEN | BY_HAND)
+def test_all_can_be_removed(installed, opening):
+    """Files, and what runs of them: the listener, and those who are served."""
+    settings = "listen-address: 0.0.0.0\nshutdown-seconds: 1"  # sessions need not take longer
+    installed.type(f"echo '{settings}' >>/etc/tpop3d.conf")
+    installed.type(opening)
+    with poll(lambda: connection(installed), "the port") as client:
+        assert client.recv(1000).startswith(b"+OK")
+        assert running(installed)
+        for line in commands("To remove all"):
+            installed.type(line)
+        assert running(installed) == []
+        assert client.recv(1000) == b""
+    assert connection(installed) is None
+    after = installed.tree()
+    assert sorted(after) == sorted(installed.as_new)
+    assert [name for name in after if after[name] != installed.as_new[name]] == []
 
 
 def connection(box, port=110):
@@ -192,6 +221,12 @@ def connection(box, port=110):
         return box.connect(port=port)
     except ConnectionRefusedError:
         return None
+
+
+def running(box):
+    """The command lines of what runs there of ours."""
+    listed = box.do("ps", "-e", "-o", "args=").splitlines()
+    return [line for line in listed if "/opt/tpop3d" in line]
 
 
 def test_without_a_directory_of_its_own(machine):
