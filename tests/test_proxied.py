@@ -175,6 +175,22 @@ def test_who_is_local_is_said_by_the_header(site, opens):
             must_refuse(wire, wire.line(), b"TLS")
 
 
+@tlskit.in_both_doors
+@pytest.mark.parametrize("plaintext", ["local", "no"])
+def test_behind_a_forwarder_that_says_nothing_everybody_is_local(site, opens, plaintext):
+    """So that "no" is needed, as tpop3d.conf(5) says."""
+    site.add("anna", ONE)
+    site.configure({"plaintext-logins": plaintext, "proxy-protocol-from": ""})
+    with opens(site) as door, haproxy(site, door.port, send="") as forwarder:
+        wire = forwarder.connect("127.0.0.9")
+        greeting = wire.line()
+        if plaintext == "local":
+            must_serve(wire, "USER anna", "PASS secret")
+            ends(door, "127.0.0.1")
+        else:
+            must_refuse(wire, greeting, b"TLS")
+
+
 @in_all_versions
 def test_the_domain_is_that_of_the_address_at_the_balancer(site, send):
     site.add("carl@one.example", ONE)
