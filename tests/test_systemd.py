@@ -78,6 +78,26 @@ def test_the_connection_as_a_passed_socket(box):
     box.wait_for_journal("session rip=127.0.0.1 user=ann ")
 
 
+def test_a_service_for_one_connection_gets_the_socket_of_all(box):
+    """Accept=no where Accept=yes is wanted: each client is refused once, and the log says why."""
+    listening = "\nListenStream=0.0.0.0:110"  # only one can be stdin
+    box.adapt(LISTENER, Socket_ListenStream=listening, Socket_TriggerLimitIntervalSec=0)
+    box.adapt(
+        SERVICE[LISTENER],
+        Service_ExecStart="/usr/local/bin/tpop3d --inetd",
+        Service_StandardInput="socket",
+        Service_Type="exec",
+        Service_Restart="no",
+    )
+    box.systemctl("start", LISTENER)
+    for _ in range(3):
+        wire = box.wire()
+        assert wire.line() == b"-ERR [SYS/PERM] server is not configured\r\n"
+        assert wire.line() == b""
+    box.wait_for_journal("Accept=yes")
+    assert 1 <= box.journal().count("stdin is a listening socket") <= 3
+
+
 def test_more_sockets_for_the_listener(box):
     """What `systemctl edit` adds is served, too; a unix socket has no address."""
     box.add("ann", spool_of(MESSAGES))
