@@ -55,6 +55,15 @@ NO_HOSTS = {
     "192.0.2.1.": "192.0.2.1. is no address of IPv4",
     "[192.0.2.1]:110": "192.0.2.1 is no address of IPv6",
     "[2001:db8::x]": "2001:db8::x is no address of IPv6",
+    "*": "no address has an asterisk; all of this host's are 0.0.0.0 and [::]",
+    "*:110": "no address has an asterisk",
+    "127.0.0.1,127.0.0.2": "addresses are separated by blanks",
+    "127.0.0.1:110, 127.0.0.2": "there is no port '110,'",
+    "a.example,": "addresses are separated by blanks",
+    '"127.0.0.1"': "is no name of a host",
+    "pop3:": "has no port",
+    "$HOST": "is no name of a host",
+    "tcp://127.0.0.1": "there is no port '//127.0.0.1'",
 }
 
 
@@ -65,7 +74,9 @@ def test_what_is_no_host_is_told_as_what_it_is(text):
     assert NO_HOSTS[text] in error
 
 
-@pytest.mark.parametrize("text", ["[fe80::1%lo]:110", "0.0.0.0", "3com.example.org", "mail.1"])
+@pytest.mark.parametrize(
+    "text", ["[fe80::1%lo]:110", "0.0.0.0", "3com.example.org", "mail.1", "a_b"]
+)
 def test_what_may_be_a_host_is_none_of_these(text):
     assert len(addresses(text)) == 1
 

@@ -1,7 +1,9 @@
 """`tpop3d --check-config`: what is in effect, as a configuration file, or all that is wrong."""
 
+import _socket
 import datetime
 import os
+import socket
 import sys
 
 import pytest
@@ -94,8 +96,8 @@ def test_as_root_the_gatekeepers_user_must_exist_and_must_not_be_root(tmp_path, 
     file = conf(tmp_path, text_of(LEAST | {"gatekeeper-user": user}))
     done = tpop3d("--check-config", "-f", file)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.decode().startswith(f"{file}: {why}")
-    assert done.stderr.count(b"\n") == 1
+    (error,) = [line for line in done.stderr.decode().splitlines() if "warning: " not in line]
+    assert error.startswith(f"{file}:1: {why}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root it is whoever's it is")
@@ -314,3 +316,37 @@ def test_a_general_mailbox_is_looked_at_where_a_driver_uses_it(tmp_path, monkeyp
     own = LEAST | {"auth-flatfile-mailbox": f"{tmp_path}/$(user)"}
     assert check.check_config(str(conf(tmp_path, text_of(own)))) == 0
     assert MISSING not in capfd.readouterr().err
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("lines", "warned"),
+    [
+        (
+            "append-domain: yes\nlisten-address: 127.0.0.1",
+            "append-domain: is yes, and listen-address has no domain that could be",
+        ),
+        ("append-domain: yes\nlisten-address: 127.0.0.1 127.0.0.2(a.example)", ""),
+        ("append-domain: no\nlisten-address: 127.0.0.1", ""),
+        ("\nlisten-address: localhost [::1] 0.0.0.0:995", ""),
+    ],
+)
+def test_a_domain_to_append_is_missed(tmp_path, lines, warned):
+    done = tpop3d("--check-config", "-f", conf(tmp_path, lines + "\n" + text_of(LOUD)))
+    assert done.returncode == 0
+    expected = f"warning: {tmp_path}/tpop3d.conf:1: {warned}\n" if warned else ""
+    assert done.stderr.decode() == expected + NO_TLS
+
+
+@pytest.mark.parametrize("errno", [socket.EAI_NONAME, socket.EAI_AGAIN])
+def test_a_host_of_which_nothing_is_known_is_warned_of(tmp_path, monkeypatch, capfd, errno):
+    def fail(host, *_, **__):
+        raise socket.gaierror(errno, "the reason")
+
+    monkeypatch.setattr(_socket, "getaddrinfo", fail)
+    file = conf(tmp_path, "listen-address: eth99:110\n" + text_of(LOUD))
+    assert check.check_config(str(file)) == 0
+    why = "the reason" if errno == socket.EAI_AGAIN else "no address is known for this host"
+    assert f"warning: {file}:1: listen-address: eth99: {why}\n" in capfd.readouterr().err

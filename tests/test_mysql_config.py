@@ -68,7 +68,7 @@ def test_only_a_blank_is_one(tmp_path, blank):
     file.write_text(f"{blank}auth-mysql-password: {PASSWORD}\n{text_of(NEEDED)}")
     errors = load(str(file))
     assert any("1: must be 'key: value'" in error for error in errors), errors
-    content, _ = content_without_secrets(str(file), _secrecy)
+    content, *_ = content_without_secrets(str(file), _secrecy)
     assert PASSWORD not in content
 
 
@@ -88,7 +88,7 @@ def test_a_mistake_shows_no_password(tmp_path, how):
     file = tmp_path / "tpop3d.conf"
     file.touch(mode=0o600)
     file.write_text(text_of(NEEDED | {"auth-mysql-password": None}) + SWALLOWED[how] + "\n")
-    content, _ = content_without_secrets(str(file), _secrecy)
+    content, *_ = content_without_secrets(str(file), _secrecy)
     assert PASSWORD not in content
     shown = tpop3d("--check-config", "-f", file)
     assert PASSWORD.encode() not in shown.stdout + shown.stderr

@@ -17,6 +17,7 @@ NONE = "none"
 STLS = "stls"
 IMMEDIATE = "immediate"
 MODES = (NONE, STLS, IMMEDIATE)
+HOST_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
 CREDENTIALS = "$CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
 
 
@@ -105,7 +106,7 @@ def _address(word: str) -> Address:
     host, port = host_and_port(place)
     if why := _no_host(host, place.startswith("[")):
         raise ValueError(f"{word}: {why}")
-    if not _is_encodable(host):
+    if not place.startswith("[") and not _is_encodable(host):
         raise ValueError(f"{word}: {host!r} is no name of a host")
     return Address(host, _port(port, word) if port else None, domain[:-1], tls)
 
@@ -116,6 +117,10 @@ def _no_host(host: str, is_bracketed: bool) -> str:
 
     if "/" in host:
         return "must be an address or a host, and no path"
+    if "*" in host:
+        return "no address has an asterisk; all of this host's are 0.0.0.0 and [::]"
+    if "," in host:
+        return "addresses are separated by blanks"
     if is_bracketed or not host.strip("0123456789."):
         if host.isdecimal():
             return f"must be an address or a host, and no port alone: 0.0.0.0:{host} [::]:{host}"
@@ -133,8 +138,10 @@ def _no_host(host: str, is_bracketed: bool) -> str:
 
 
 def _is_encodable(host: str) -> bool:
-    """Can a nameserver be asked for it (RFC 3490, RFC 1035 section 2.3.4)?"""
+    """Can a nameserver be asked for it (RFC 3490, RFC 1035 section 2.3.4, RFC 952)?"""
     if host.isascii():
+        if host.strip(HOST_NAME):
+            return False
         return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
     try:
         host.encode("idna")

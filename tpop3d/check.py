@@ -7,8 +7,9 @@ import stat
 import sys
 
 from tpop3d import logs
+from tpop3d.addresses import Unresolved
 from tpop3d.auth.templates import Mailbox
-from tpop3d.config import Config, load
+from tpop3d.config import Config, Problems, load
 from tpop3d.directives import absolute_path
 from tpop3d.outlets import Syslog
 from tpop3d.session.cell import gatekeeper_user, unsafe_state
@@ -22,28 +23,17 @@ def check_config(file: str) -> int:
     """Print the configuration in effect, as a configuration file, secrets masked; returns 0.
 
     With errors: print each on stderr, with file, line and key, and return 2. Warnings go there,
-    too.
+    too, behind them.
     """
     config = load(file)
-    problems = config if isinstance(config, list) else []
-    warnings: list[str] = []
-    if not isinstance(config, list):
-        user = gatekeeper_user(config) if os.geteuid() == 0 else None
-        problems = [f"{file}: {user}"] if isinstance(user, str) else []
-        if os.geteuid() == 0 and (why := unsafe_state(config)):
-            problems.append(f"{file}: {why}")
-        warnings = list(config.warnings)
-        _check_tls(config, problems, warnings)
-        _check_drivers(config, problems, warnings)
-        _check_mailboxes(config, file, warnings)
-        if not config.log_stderr and (why := logs.no_syslogd(Syslog())):
-            warnings.append(f"{file}: log-stderr: {why}")
-    if problems or isinstance(config, list):
-        for problem in problems:
-            _print(problem, sys.stderr.fileno())
+    if isinstance(config, Problems):
+        problems, warnings = list(config), config.warnings
+    else:
+        problems, warnings = _look(config, file)
+    for line in (*problems, *(f"warning: {warning}" for warning in warnings)):
+        _print(line, sys.stderr.fileno())
+    if problems or isinstance(config, Problems):
         return 2
-    for warning in warnings:
-        _print(f"warning: {warning}", sys.stderr.fileno())
     _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())
     for key, value, is_default in config.effective:
         line = f"{key}: {value}".rstrip()
@@ -53,6 +43,47 @@ def check_config(file: str) -> int:
             line += " #"  # or the next line would continue it
         _print(line, sys.stdout.fileno())
     return 0
+
+
+def _look(config: Config, file: str) -> tuple[list[str], list[str]]:
+    """What is wrong with a configuration that was read without errors; and its warnings."""
+    problems, warnings = [], list(config.warnings)
+    if os.geteuid() == 0:
+        user = gatekeeper_user(config)
+        problems += [user] if isinstance(user, str) else []
+        problems += [why] if (why := unsafe_state(config)) else []
+    _check_addresses(config, warnings)
+    _check_tls(config, problems, warnings)
+    _check_drivers(config, problems, warnings)
+    _check_mailboxes(config, warnings)
+    if not config.log_stderr and (why := logs.no_syslogd(Syslog())):
+        warnings.append(f"log-stderr: {why}")
+    return [_placed(one, config, file) for one in problems], [
+        _placed(one, config, file) for one in warnings
+    ]
+
+
+def _placed(what: str, config: Config, file: str) -> str:
+    """What begins with a directive, with file and line; anything else as it is."""
+    key, colon, _ = what.partition(": ")
+    if not colon or key not in (one for one, _, _ in config.effective):
+        return what
+    number = config.lines.get(key)
+    return f"{file}:{number}: {what}" if number else f"{file}: {what}"
+
+
+def _check_addresses(config: Config, warnings: list[str]) -> None:
+    """Look up host names, and see that there is a domain where one is to be appended."""
+    for address in config.listen_address:
+        try:
+            address.look_up()
+        except Unresolved as error:
+            warnings.append(str(error))
+            continue
+        if not address.numeric:
+            warnings.append(f"listen-address: {address.host}: no address is known for this host")
+    if config.append_domain and not any(address.domain for address in config.listen_address):
+        warnings.append("append-domain: is yes, and listen-address has no domain that could be")
 
 
 def _check_tls(config: Config, problems: list[str], warnings: list[str]) -> None:
@@ -89,11 +120,9 @@ def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> 
         warnings += doubtful
 
 
-def _check_mailboxes(config: Config, file: str, warnings: list[str]) -> None:
+def _check_mailboxes(config: Config, warnings: list[str]) -> None:
     """See that the directories are there by which a file system tells that it is mounted."""
     for key, templates in _templates(config).items():
-        number = config.lines.get(key)
-        where = f"{file}:{number}: {key}" if number else f"{file}: {key}"
         for template in templates.templates:
             directory = template.required({})
             if directory == "/":
@@ -106,7 +135,7 @@ def _check_mailboxes(config: Config, file: str, warnings: list[str]) -> None:
                 why = error.strerror or "it cannot be looked at"
                 if isinstance(error, FileNotFoundError):
                     why += "; is the file system mounted?"
-            warnings.append(f"{where}: {template}: {directory}: {why}")
+            warnings.append(f"{key}: {template}: {directory}: {why}")
 
 
 def _templates(config: Config) -> dict[str, Mailbox]:

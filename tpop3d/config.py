@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tpop3d.addresses import Address
     from tpop3d.auth.driver import Driver
     from tpop3d.auth.templates import Mailbox
+    from tpop3d.configfile import Oddity
     from tpop3d.networks import Networks
 
 
@@ -155,20 +156,29 @@ class Config:
         return b""
 
 
-def load(file: str) -> Config | list[str]:
-    """Read a configuration file; returns the errors, each with file, line and key, if any."""
+class Problems(list[str]):
+    """The errors of a configuration, each with file, line and key; and what is none, `warnings`."""
+
+    def __init__(self, errors: list[str], warnings: list[str]) -> None:
+        super().__init__(errors)
+        self.warnings = warnings
+
+
+def load(file: str) -> Config | Problems:
+    """Read a configuration file; returns what is wrong with it, if anything is."""
     try:
-        content, is_exposed = content_without_secrets(file, _secrecy)
+        content, is_exposed, oddities = content_without_secrets(file, _secrecy)
     except OSError as error:
-        return [f"{file}: {error.strerror}"]
+        return Problems([f"{file}: {error.strerror}"], [])
     except ValueError as error:
-        return [f"{file}: {error}"]
-    config = read(content, file)
+        return Problems([f"{file}: {error}"], [])
+    config = read(content, file, oddities)
     if not is_exposed:
         return config
     what = "holds a user name or password of the server's own, and every user can read it"
     exposed = f"{file}: {what}: chmod o-rwx {file}"
-    return [exposed, *(config if isinstance(config, list) else ())]
+    errors = config if isinstance(config, Problems) else []
+    return Problems([exposed, *errors], config.warnings)
 
 
 def _secrecy(key: str) -> int:
@@ -189,9 +199,10 @@ def _secrecy(key: str) -> int:
     return OPEN if parts[2] in getattr(found, "misspelled", ()) else DOUBTFUL
 
 
-def read(content: str, file: str) -> Config | list[str]:
+def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Config | Problems:
     """What `load` does, for the content of a file that is named `file` in errors."""
     reader = Reader(content, file)
+    reader.warn_of_secrets(oddities or [])
     config = Config()
     config.effective = reader.effective
     config.lines = reader.numbers
@@ -205,4 +216,4 @@ def read(content: str, file: str) -> Config | list[str]:
     if not reader.errors and config.auth_drivers:
         config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
     config.warnings = reader.told(reader.warnings)
-    return reader.told(reader.errors) or config
+    return Problems(reader.told(reader.errors), config.warnings) if reader.errors else config

@@ -14,22 +14,31 @@ if TYPE_CHECKING:
 
     # Of a key, what it is: one of OPEN, DOUBTFUL, SECRET.
     Secrecy = Callable[[str], int]
+    # Of the value of a secret key: number of its line, key, what is odd about it.
+    Oddity = tuple[int, str, str]
 
 MAX_KEY = 80  # octets of a key
 MAX_FILE = 1 << 18  # octets of a configuration file
-BACKSLASH, COLON, ASTERISK = b"\\:*"
+BACKSLASH, COLON, ASTERISK, CR = b"\\:*\r"
 BLANKS = b" \t\r"
 TEXT_BLANKS = " \t\r"  # and no others: what is blank must be so for both
 SPARED = b" \t\r\n\\"
 KEY = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+QUOTES = b"\"'"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 OPEN, DOUBTFUL, SECRET = range(3)
 INCOMPLETE = "\n"  # at the end of a line that is continued, and nothing follows
+# What may be meant as a part of a secret, and is none; or the other way round.
+IS_CUT = "ends before its #, with which a comment begins"
+IS_SHIFTED = "has more than one blank before it, and they are no part of it"
+IS_STRIPPED = "has blanks behind it, and they are no part of it"
+IS_QUOTED = "has quotes around it, and they are a part of it"
+IS_CONTINUED = "ends with a backslash, so that the next line is a part of it"
 
 
-def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool]:
+def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, list[Oddity]]:
     """The text of a file, without comments, and with asterisks for the value of each secret key;
-    and whether there was one in a file that every user can read.
+    whether there was one in a file that every user can read; and what is odd about any.
 
     A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it before
     anything becomes a text, so no process that serves a session has ever had them. What follows
@@ -46,19 +55,25 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool]:
         raise ValueError(f"larger than {MAX_FILE} octets")
     if buffer.startswith(BYTE_ORDER_MARK):
         buffer[: len(BYTE_ORDER_MARK)] = b"   "
+    comments: dict[int, bool] = {}  # where each begins, and whether a blank follows its #
     comment = buffer.find(b"#", 0, length)
     while comment >= 0:
         end = _end_of_line(buffer, comment, length)
+        comments[comment] = comment + 1 == end or buffer[comment + 1] in BLANKS
         buffer[comment:end] = b" " * (end - comment)
         comment = buffer.find(b"#", end, length)
     start = 0
-    is_exposed = False
+    is_exposed = is_tabular = False
+    oddities: list[Oddity] = []
     while start < length:
         end = _end_of_line(buffer, start, length)
         key, after = read_key(buffer, start, end)
         malformed = after == end or buffer[after] != COLON
         secret = DOUBTFUL if malformed else secrecy(key)
         value = after if malformed else after + 1
+        if secret == SECRET and (why := _oddity(buffer, value, end, comments)):
+            oddities.append((buffer.count(b"\n", 0, start) + 1, key, why))
+        is_tabular |= value + 1 < _first(buffer, value, end) < end and not secret
         while end < length and _is_continued(buffer, start, end):
             start, end = end + 1, _end_of_line(buffer, end + 1, length)
             # Not looked at where it may be a secret itself: a key is copied.
@@ -67,7 +82,9 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool]:
         if secret and _wipe(buffer, value, end) and secret == SECRET:
             is_exposed |= is_open_to_all
         start = end + 1
-    return os.fsdecode(bytes(buffer[:length])), is_exposed
+    if is_tabular:  # other values have several blanks before them, too
+        oddities = [one for one in oddities if one[2] != IS_SHIFTED]
+    return os.fsdecode(bytes(buffer[:length])), is_exposed, oddities
 
 
 def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
@@ -84,13 +101,39 @@ def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
     return key, position
 
 
+def _oddity(buffer: bytearray, start: int, end: int, comments: dict[int, bool]) -> str:
+    """What is odd about the value of a secret key, "" for nothing. No octet of it is copied."""
+    comment = next((one for one in comments if start <= one < end), end)
+    first, last = _first(buffer, start, comment), comment - 1
+    while last > first and buffer[last] in BLANKS:
+        last -= 1
+    if first == comment:  # there is nothing but the comment, if that is one
+        return IS_CUT if comment < end and not comments[comment] else ""
+    if _is_continued(buffer, start, end):
+        return IS_CONTINUED if last > first else ""
+    if comment < end and last == comment - 1:
+        return IS_CUT
+    if first < last and buffer[first] in QUOTES and buffer[first] == buffer[last]:
+        return IS_QUOTED
+    if comment == end and last + 1 < end - (buffer[end - 1] == CR):
+        return IS_STRIPPED
+    return IS_SHIFTED if first > start + 1 else ""
+
+
+def _first(buffer: bytearray, start: int, end: int) -> int:
+    """Where the first octet is that is no blank."""
+    while start < end and buffer[start] in BLANKS:
+        start += 1
+    return start
+
+
 def _end_of_line(buffer: bytearray, start: int, length: int) -> int:
     found = buffer.find(b"\n", start, length)
     return length if found < 0 else found
 
 
 def _is_continued(buffer: bytearray, start: int, end: int) -> bool:
-    last = end - 2 if end > start and buffer[end - 1] == 0x0D else end - 1
+    last = end - 2 if end > start and buffer[end - 1] == CR else end - 1
     return last >= start and buffer[last] == BACKSLASH
 
 

@@ -15,6 +15,8 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # of sizes
 MAX_SIZE = 1 << 50
 LEAST_MEMORY = 64 << 20  # octets; a process has nearly 16 MiB before it serves anybody
 MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
+MAX_DIGITS = 10  # of one
+NO_HOME = b"/nonexistent"  # the home of who has none, by convention (Debian Policy 9.2.3)
 
 
 class Directive:
@@ -145,13 +147,18 @@ def networks(text: str) -> Networks | None:
 
 
 def user_id(text: str) -> Principal:
-    """A system user, by name or number."""
+    """A system user, by name, or a number that need not have one: such a user has no home
+    directory, and the group of the same number, or ours if it is who we are."""
     import pwd
 
+    uid = _id(text)
     try:
-        entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
-    except (KeyError, OverflowError):
-        raise ValueError(f"there is no user {text!r} on this system") from None
+        entry = pwd.getpwnam(text) if uid is None else pwd.getpwuid(uid)
+    except KeyError:
+        if uid is None:
+            raise ValueError(f"there is no user {text!r} on this system") from None
+        gid = os.getegid() if uid == os.geteuid() else uid
+        return Principal(text, uid, gid, NO_HOME)
     return Principal(entry.pw_name, entry.pw_uid, entry.pw_gid, os.fsencode(entry.pw_dir))
 
 
@@ -159,10 +166,20 @@ def group_id(text: str) -> Principal:
     """A system group, by name, or a number that need not have one."""
     import grp
 
+    gid = _id(text)
     try:
-        gid = int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+        gid = grp.getgrnam(text).gr_gid if gid is None else gid
     except KeyError:
         raise ValueError(f"there is no group {text!r} on this system") from None
-    if not 0 < gid <= MAX_ID:
-        raise ValueError(f"{text!r} is no group for mail")
+    if gid == 0:
+        raise ValueError(f"{text!r} is root's group, and none for mail")
     return Principal(text, -1, gid, b"")
+
+
+def _id(text: str) -> int | None:
+    """The number of a user or a group; None for a name. Raises ValueError where it can be none."""
+    if not text.isdecimal() or not text.isascii():
+        return None
+    if len(text) > MAX_DIGITS or int(text) > MAX_ID:
+        raise ValueError(f"{text[:20]!r} is more than any user or group has")
+    return int(text)

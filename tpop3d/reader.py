@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tpop3d.addresses import Tls
     from tpop3d.auth.driver import Driver
     from tpop3d.config import Config
+    from tpop3d.configfile import Oddity
 
 LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
 MASK = "********"  # what is shown for a secret
@@ -79,6 +80,14 @@ class Reader:
             self.numbers[key] = number
         return not value or value.endswith("\\")
 
+    def warn_of_secrets(self, oddities: list[Oddity]) -> None:
+        """Warn of secrets that may be meant otherwise, and name the directive that takes any."""
+        for number, key, why in oddities:
+            file = f"{key}-file"
+            self.warnings.append(
+                (number, key, f"{why}; {file} takes any" if _is_known(file) else why)
+            )
+
     def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
         """The value of each directive, out of the lines or its default; None without either."""
         values: dict[str, Any] = {}
@@ -134,14 +143,21 @@ class Reader:
             try:
                 enabled[name] = found(settings)
             except ValueError as error:
-                self.errors.append((number, f"{prefix}enable", str(error)))
+                self.errors.append(self._placed(str(error), f"{prefix}enable"))
             except (Exception, SystemExit) as error:
                 why = f"the driver does not start: {logs.describe(error)}"
                 self.errors.append((number, f"{prefix}enable", why))
             else:
                 told = getattr(enabled[name], "warnings", ())
-                self.warnings += [(number, f"{prefix}enable", why) for why in told]
+                self.warnings += [self._placed(why, f"{prefix}enable") for why in told]
         return enabled
+
+    def _placed(self, why: str, otherwise: str) -> tuple[int, str, str]:
+        """What a driver says, at the directive that it begins with, if it is in the file."""
+        key, colon, rest = why.partition(": ")
+        if colon and key in self.numbers:
+            return self.numbers[key], key, rest
+        return self.numbers.get(otherwise, 0), otherwise, why
 
     def _respell(self, misspelled: Mapping[str, str], prefix: str) -> None:
         """Take directives by the names that they had, with a warning."""

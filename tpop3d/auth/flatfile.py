@@ -52,6 +52,9 @@ class Flatfile:
             raise ValueError("auth-flatfile-mail-user: root owns no mailbox here")
         group = settings["mail-group"]
         self._gids = groups_of(self._user.gid, None if group is None else group.gid)
+        if self._gids[0] == 0:
+            why = "is in root's group, which owns no mailbox here; give auth-flatfile-mail-group"
+            raise ValueError(f"auth-flatfile-mail-user: {why}")
         self._has_plaintext = False
         self._looked = -LOOK  # a moment of monotonic()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from tpop3d.auth.driver import is_plain
+from tpop3d.directives import NO_HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ FOREIGN = (
     ("%u", "$(user)"), ("%n", "$(local_part)"), ("%d", "$(domain)"), ("%h", "$(home)"),
     ("%{", "$(user)"), ("${", "$(user)"),
 )  # fmt: skip
-# Of users who have none, by convention (Debian Policy 9.2.3) or by an old habit.
-NO_HOMES = (b"/nonexistent", b"/dev/null")
+NO_HOMES = (NO_HOME, b"/dev/null")  # the second by an old habit
 
 
 class Template:
