@@ -25,7 +25,7 @@ NO_TLS = (
 LEAST = {
     "gatekeeper-user": "nobody",
     "auth-flatfile-enable": "yes",
-    "auth-flatfile-passwd-file": "/nonexistent/passwd",
+    "auth-flatfile-passwd-file": "/dev/null",
     "auth-flatfile-mail-user": MAIL_USER.pw_name,
 }
 

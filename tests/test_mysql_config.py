@@ -182,7 +182,8 @@ def test_the_directory_of_all_mailboxes_is_looked_at(conf, tmp_path):
     done = tpop3d("--check-config", "-f", file)
     assert done.returncode == 0
     what = f"auth-mysql-mail-directory: {tmp_path}/vmail: there is no such directory"
-    assert f"warning: {what}; is the file system mounted?\n" in done.stderr.decode()
+    told = f"warning: {file}:{len(NEEDED) + 1}: {what}; is the file system mounted?\n"
+    assert told in done.stderr.decode()
     (tmp_path / "vmail").mkdir()
     assert what not in tpop3d("--check-config", "-f", file).stderr.decode()
 

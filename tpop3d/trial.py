@@ -12,7 +12,7 @@ import sys
 from time import monotonic
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Verdict
+from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Spelling, Verdict
 from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.config import Config, load
 from tpop3d.directives import size_text
@@ -165,11 +165,11 @@ def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
         _say("no driver", f"is asked: {refused.reason}")
         return REFUSED
     others: list[Verdict] = []
-    asked: Login | None = None
+    asked: list[Login] = []
     started = monotonic()
     for login, verdict in switch.walk(attempt, _local_domain(config), client):
-        if login is not asked:
-            asked = login
+        if login not in asked:
+            asked.append(login)
             _say("name", _name(login))
         answer = f"{verdict.answer}: {verdict.reason}" if verdict.reason else verdict.answer
         _say(verdict.driver, f"{answer} ({monotonic() - started:.3f} s)")
@@ -183,7 +183,28 @@ def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
             return verdict.account
         others.append(verdict)
         started = monotonic()
+    spellings = [one for login in asked for one in login.spellings]
+    _try_spellings(switch, attempt, spellings, client, others)
     return UNDECIDED if sum_of(others).answer == CANNOT_SAY else REFUSED
+
+
+def _try_spellings(
+    switch: Switch,
+    attempt: Attempt,
+    spellings: list[Spelling],
+    client: str,
+    refused: list[Verdict],
+) -> None:
+    """Say with which directives the login would be good. Asked is only about names that a driver
+    has said somebody has: each further attempt may be counted by PAM's modules."""
+    for spelling in spellings:
+        told = f"{spelling.words} it would be known: {spelling.directives}"
+        if not any(told in verdict.reason for verdict in refused):
+            continue
+        other = Attempt("USER", spelling.login.name, password=attempt.password)
+        if any(verdict.answer == YES for _, verdict in switch.walk(other, b"", client)):
+            _say("hint", f"{spelling.words} it would be yes: {spelling.directives}")
+            return
 
 
 def _local_domain(config: Config) -> bytes:

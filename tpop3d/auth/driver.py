@@ -38,7 +38,7 @@ from tpop3d.auth import passwords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, ClassVar, Protocol
 
     from tpop3d.directives import Directive
@@ -56,6 +56,7 @@ YES = "yes"
 NO = "no"
 CANNOT_SAY = "cannot say"
 MAX_NAME = 255  # octets of a name that a client gives
+UNKNOWN = "unknown user"  # why most attempts are refused
 
 
 class Login:
@@ -63,10 +64,14 @@ class Login:
 
     `local_part` and `domain` are the parts of the name, `domain` b"" without one; `name` is the
     whole, `local_part@domain` whatever separator the client used. `client` is
-    the client's address, "" if there is none.
+    the client's address, "" if there is none. `spellings` are other names, which the configuration
+    does not have tried.
     """
 
-    __slots__ = ("_digest", "_password", "_timestamp", "client", "domain", "local_part", "name")
+    __slots__ = (
+        "_digest", "_password", "_timestamp", "client", "domain", "local_part", "name",
+        "spellings",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class Login:
         self.domain = domain
         self.name = local_part + b"@" + domain if domain else local_part
         self.client = client
+        self.spellings: Sequence[Spelling] = ()
         self._password = password
         self._timestamp = timestamp
         self._digest = digest
@@ -112,12 +118,35 @@ class Login:
         try:
             good = self.matches(decoy if stored is None else stored, scheme)
         except passwords.Unusable as error:
-            return Verdict.no("unknown user") if stored is None else Verdict.impossible(str(error))
+            return Verdict.no(UNKNOWN) if stored is None else Verdict.impossible(str(error))
         except passwords.Missing as error:
             return Verdict.cannot_say(str(error))
         if stored is None:
-            return Verdict.no("unknown user")
+            return Verdict.no(UNKNOWN)
         return None if good else Verdict.no("wrong password")
+
+    def no_such_user(self, is_known: Callable[[Login], bool], reason: str = UNKNOWN) -> Verdict:
+        """A no to a name that nobody has, which says, for the log alone, what would make it
+        somebody's. `is_known`: is there a user of a name? No password is checked."""
+        for one in self.spellings:
+            if is_known(one.login):
+                reason += f"; {one.words} it would be known: {one.directives}"
+                break
+        return Verdict.no(reason)
+
+
+class Spelling:
+    """Another name for who logs in, in words, and the directives with which it would be tried.
+
+    `login` has the name, and no password.
+    """
+
+    __slots__ = ("directives", "login", "words")
+
+    def __init__(self, words: str, directives: str, login: Login) -> None:
+        self.words = words
+        self.directives = directives
+        self.login = login
 
 
 class Account:

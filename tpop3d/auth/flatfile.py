@@ -6,7 +6,7 @@ import os
 from time import monotonic
 
 from tpop3d.auth import passwords
-from tpop3d.auth.driver import Account, Login, Verdict, groups_of
+from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of
 from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
 
@@ -66,23 +66,37 @@ class Flatfile:
             self._looked = now
         return self._has_plaintext
 
+    def check(self) -> tuple[list[str], list[str]]:
+        """Look for the file, or for any of those of all domains: errors and warnings."""
+        why = ""
+        try:
+            if len(self._file.parts) == 1:
+                with open(self._file.text, "rb"):
+                    pass
+            elif not _files(self._file):
+                why = f"{self._file}: there is no file of such a name"
+        except OSError as error:
+            why = f"{self._file}: {error.strerror}"
+        return [], [f"auth-flatfile-passwd-file: {why}"] if why else []
+
     def authenticate(self, login: Login) -> Verdict:
         """Check the attempt against the line of its name."""
-        values = {"user": login.name, "local_part": login.local_part, "domain": login.domain}
+        values = _values(login)
         path = self._file.expand(values)
         if path is None:
-            return Verdict.no(NO_FILE)
-        names = [login.name]
-        if len(self._file.parts) > 1:
-            # The domain chose the file. In a file for all, anna is not anna@example.org.
-            names.append(login.local_part)
+            return login.no_such_user(self._is_known, NO_FILE)
         try:
-            stored, decoy = _look_up(path, names)
+            stored, decoy = _look_up(path, self._names(login))
         except OSError as error:
             if len(self._file.parts) > 1 and error.errno in ABSENT:
-                return _without_file(path, self._file.required(values))
+                verdict = _without_file(path, self._file.required(values))
+                if verdict.reason == NO_FILE:
+                    verdict = login.no_such_user(self._is_known, NO_FILE)
+                return verdict
             return Verdict.cannot_say(f"{path}: {error.strerror}")
         if refusal := login.refusal(stored, decoy, "crypt"):
+            if refusal.reason == UNKNOWN:
+                refusal = login.no_such_user(self._is_known)
             return refusal
         values["home"] = self._user.home
         mailboxes, required = self._mailbox.places(values)
@@ -93,6 +107,24 @@ class Flatfile:
             login.name, self._user.uid, gid, mailboxes, required=required, lock_gid=lock_gid
         )
         return Verdict.yes(account)
+
+    def _names(self, login: Login) -> list[bytes]:
+        """The names of which the line may be. In a file for all, anna is not anna@example.org."""
+        domain_chooses_file = len(self._file.parts) > 1
+        return [login.name, *((login.local_part,) if domain_chooses_file else ())]
+
+    def _is_known(self, login: Login) -> bool:
+        """Is there a line for that name?"""
+        path = self._file.expand(_values(login))
+        try:
+            return path is not None and _look_up(path, self._names(login))[0] is not None
+        except OSError:
+            return False
+
+
+def _values(login: Login) -> dict[str, bytes]:
+    """The variables of templates, as far as a name tells them."""
+    return {"user": login.name, "local_part": login.local_part, "domain": login.domain}
 
 
 def _without_file(path: str, required: str) -> Verdict:

@@ -13,7 +13,7 @@ import os
 
 from tpop3d.addresses import file_or_credential
 from tpop3d.auth.database import Database, Impossible, Unanswered, execute, hosts, select
-from tpop3d.auth.driver import Account, Login, Verdict, groups_of, require, text
+from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of, require, text
 from tpop3d.auth.passwordfile import NotGiven, PasswordFile, Unusable
 from tpop3d.auth.queries import query_or_none
 from tpop3d.directives import Directive, absolute_path, group_id, user_id
@@ -97,6 +97,10 @@ class MySQL:
     def check(self) -> tuple[list[str], list[str]]:
         """Try the password's file and the directory of all mailboxes: errors and warnings."""
         warnings = []
+        for kind, query in (("pass", self._pass_query), ("apop", self._apop_query)):
+            if query is not None and not query.names:
+                why = "has no variable such as $(user): it gives the same to all"
+                warnings.append(f"auth-mysql-{kind}-query: {why}")
         if self._directory is not None and not os.path.isdir(self._directory):
             why = f"{self._directory}: there is no such directory; is the file system mounted?"
             warnings.append(f"auth-mysql-mail-directory: {why}")
@@ -104,9 +108,10 @@ class MySQL:
             if self._password_file is not None:
                 self._password_file.read()
         except NotGiven as error:
-            return [], [*warnings, f"{error}; it cannot be checked here"]
+            why = f"auth-mysql-password-file: {error}; it cannot be checked here"
+            return [], [*warnings, why]
         except Unusable as error:
-            return [str(error)], warnings
+            return [f"auth-mysql-password-file: {error}"], warnings
         return [], warnings
 
     @staticmethod
@@ -126,7 +131,7 @@ class MySQL:
         except UnicodeDecodeError:
             return Verdict.no("the name is not UTF-8")
         try:
-            rows, columns, decoy = self._look_up(query, parameters)
+            rows, columns, decoy, known = self._look_up(query, parameters, login)
         except Impossible:
             return Verdict.no("the tables' character set has no such name")
         except Unanswered as error:
@@ -137,7 +142,10 @@ class MySQL:
         if len(rows) > 1:
             return Verdict.cannot_say(f"the query gives {len(rows)} rows for one name")
         if not rows:
-            return login.refusal(None, decoy, SCHEME) or Verdict.no("unknown user")
+            refusal = login.refusal(None, decoy, SCHEME)
+            if refusal is None or refusal.reason == UNKNOWN:
+                refusal = login.no_such_user(lambda other: other in known)
+            return refusal
         path, stored, user, box_type, name = (*rows[0], login.name)[: len(COLUMNS)]
         refusal = login.refusal(stored, decoy, SCHEME)
         if path is None or stored is None or user is None or box_type is None or name is None:
@@ -151,18 +159,27 @@ class MySQL:
         return self._account(name, path, user, box_type)
 
     def _look_up(
-        self, query: Query, parameters: tuple[str, ...]
-    ) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
-        """The rows for a login, how many columns they have, and a decoy if there is no hash."""
+        self, query: Query, parameters: tuple[str, ...], login: Login
+    ) -> tuple[list[tuple[bytes | None, ...]], int, bytes, list[Login]]:
+        """The rows for a login, how many columns they have, a decoy if there is no hash; and where
+        there are no rows, which of the other spellings there are some for."""
+        known: list[Login] = []
 
         def look_up(connection: Any) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
             rows, columns = select(connection, query.sql, parameters)
+            if not rows and query.only_looks:
+                known[:] = [
+                    one.login
+                    for one in login.spellings
+                    if (one.login.domain or "domain" not in query.names)
+                    and select(connection, query.sql, query.parameters(one.login))[0]
+                ]
             if query.text != VMAIL_SQL or (rows and rows[0][1] is not None):
                 return rows, columns, b""
             decoys, _ = select(connection, VMAIL_SQL_DECOY)
             return rows, columns, (decoys[0][0] if decoys else None) or b""
 
-        return self._database.ask(look_up)
+        return *self._database.ask(look_up), known
 
     def _account(self, name: bytes, path: bytes, user: bytes, kind: bytes) -> Verdict:
         """A yes, for a row whose password was right."""

@@ -12,7 +12,7 @@ import sys
 
 from tpop3d import logs
 from tpop3d.auth import system
-from tpop3d.auth.driver import Login, Verdict, require
+from tpop3d.auth.driver import UNKNOWN, Login, Verdict, require
 from tpop3d.directives import Directive
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ AUTH_ERR = 7
 # <security/_pam_types.h>
 NO = {
     6: "",  # PAM_PERM_DENIED: pam_access and the like
-    10: "unknown user",  # PAM_USER_UNKNOWN
+    10: UNKNOWN,  # PAM_USER_UNKNOWN
     11: "",  # PAM_MAXTRIES
     12: "expired password",  # PAM_NEW_AUTHTOK_REQD; it cannot be changed here
     13: "expired account",  # PAM_ACCT_EXPIRED
@@ -75,10 +75,11 @@ class Pam:
         # Whoever counts failures, or has a list of users, is to know each by one name.
         name = login.name if user is None else os.fsencode(user.pw_name)
         code, text, accepted = self._ask(name, login)
-        if code == AUTH_ERR:
-            return Verdict.no(_why(name, user is not None, accepted))
-        if code in NO:
-            return Verdict.no(NO[code] or f"PAM: {text}")
+        if code == AUTH_ERR or code in NO:
+            why = _why(name, user is not None, accepted) if code == AUTH_ERR else NO[code]
+            if why == UNKNOWN:
+                return login.no_such_user(system.is_known)
+            return Verdict.no(why or f"PAM: {text}")
         if code != SUCCESS:
             return Verdict.cannot_say(f"PAM: {text} ({code})")
         if user is None:
@@ -147,7 +148,7 @@ def _why(name: bytes, is_known: bool, accepted: bool) -> str:
     if accepted:
         return (shadow and shadow.refusal) or "refused account"
     if not is_known:
-        return "unknown user"
+        return UNKNOWN
     locked = shadow and shadow.found and system.is_locked(shadow.stored)
     return "locked account" if locked else "wrong password"
 

@@ -41,7 +41,7 @@ class Passwd:
         root = user is not None and user.pw_uid == 0
         good = login.matches(shadow.decoy if locked or root else stored, "crypt")
         if user is None:
-            return Verdict.no("unknown user")
+            return login.no_such_user(system.is_known)
         if root:
             return Verdict.no("root has no mailbox here")
         if locked:

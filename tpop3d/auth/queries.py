@@ -45,6 +45,11 @@ class Query:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def only_looks(self) -> bool:
+        """Does it change nothing, as far as its first word says?"""
+        return self.sql.lstrip(" \t\r\n(")[:6].upper() == "SELECT"
+
     def parameters(self, login: Login) -> tuple[str, ...]:
         """The value of each parameter, for one login. Raises UnicodeDecodeError."""
         values = {

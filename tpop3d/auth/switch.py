@@ -7,7 +7,16 @@ The first yes wins and no other driver is asked. Without a yes, one *cannot say*
 from __future__ import annotations
 
 from tpop3d import logs
-from tpop3d.auth.driver import CANNOT_SAY, MAX_NAME, YES, Login, Verdict, checked
+from tpop3d.auth.driver import (
+    CANNOT_SAY,
+    MAX_NAME,
+    UNKNOWN,
+    YES,
+    Login,
+    Spelling,
+    Verdict,
+    checked,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +90,7 @@ class Switch:
         name = attempt.name.lower() if self._config.lowercase_user else attempt.name
 
         def login(local_part: bytes, domain: bytes = b"") -> Login:
-            return Login(
+            one = Login(
                 local_part,
                 domain,
                 password=attempt.password,
@@ -89,6 +98,8 @@ class Switch:
                 digest=attempt.digest,
                 client=client,
             )
+            one.spellings = self._spellings(one)
+            return one
 
         separators = self._config.domain_separators.encode()
         local_part = next((name[:n] for n, c in enumerate(name) if c in separators), name)
@@ -101,6 +112,26 @@ class Switch:
         yield login(local_part, domain)
         if self._config.strip_domain:
             yield login(local_part)
+
+    def _spellings(self, login: Login) -> list[Spelling]:
+        """The names that users of other servers had for the same: the directives that would have
+        them tried are off."""
+        local_part, domain = login.local_part, login.domain
+        lowered = local_part.lower(), domain.lower()
+        can_strip = bool(domain) and not self._config.strip_domain
+        can_lower = lowered != (local_part, domain) and not self._config.lowercase_user
+        found = []
+        if can_strip:
+            found.append(("without the domain", "strip-domain", local_part, b""))
+        if can_lower:
+            found.append(("in lower case", "lowercase-user", *lowered))
+        if can_strip and can_lower and lowered[0] != local_part:
+            words = "in lower case and without the domain"
+            found.append((words, "lowercase-user, strip-domain", lowered[0], b""))
+        return [
+            Spelling(words, directives, Login(*parts, client=login.client))
+            for words, directives, *parts in found
+        ]
 
     def _ask(self, driver: Driver, login: Login) -> Verdict:
         if getattr(driver, "own_process", True):
@@ -131,7 +162,9 @@ def _is_not_known() -> bool:
 
 def _weight(verdict: Verdict) -> int:
     """How telling the reason of a no is. A guess is one for whichever driver it is."""
-    return 0 if verdict.reason == "unknown user" else 2 if verdict.is_guess else 1
+    if verdict.reason.startswith(UNKNOWN):
+        return 0 if verdict.reason == UNKNOWN else 1
+    return 3 if verdict.is_guess else 2
 
 
 def sum_of(verdicts: Iterable[Verdict]) -> Verdict:

@@ -70,6 +70,12 @@ def find(name: bytes) -> pwd.struct_passwd | None:
         return None
 
 
+def is_known(login: Login) -> bool:
+    """Is there a user of that name, who may have a maildrop?"""
+    user = find(login.name) if is_plain(login.name) else None
+    return user is not None and user.pw_uid != 0
+
+
 def is_locked(stored: bytes) -> bool:
     """Does a password field say that no password is right (shadow(5))?"""
     return stored[:1] in (b"!", b"*")
