@@ -230,15 +230,16 @@ def test_with_plaintext_logins_nobody_is_warned(tmp_path):
 
 def test_certificates_are_tried(site):
     tlskit.secure(site)
-    done = tpop3d("--check-config", "-f", site.conf)
+    done = tpop3d("--check-config", "-f", site.conf, env=tlskit.trusting_system(site))
     assert (done.returncode, done.stderr) == (0, b"")
     other, _ = tlskit.certify(site, file="other")
     site.configure({"listen-address": f"0.0.0.0;tls=stls,{other},{site.path}/server.key"})
-    done = tpop3d("--check-config", "-f", site.conf)
+    done = tpop3d("--check-config", "-f", site.conf, env=tlskit.trusting_system(site))
     assert done.returncode == 2
     assert done.stdout == b""
+    number = 1 + list(site.settings).index("listen-address")
     wrong = f"{site.path}/server.key: is not the private key of {other}\n"
-    assert done.stderr.decode() == wrong
+    assert done.stderr.decode() == f"{site.conf}:{number}: listen-address: {wrong}"
 
 
 def test_an_expired_certificate_is_a_warning(site):
@@ -247,7 +248,10 @@ def test_an_expired_certificate_is_a_warning(site):
     tlskit.certify(site, not_before=past, not_after=past + datetime.timedelta(days=1))
     done = tpop3d("--check-config", "-f", site.conf)
     assert done.returncode == 0
-    assert f"warning: {site.path}/server.pem: has expired on Jan  2" in done.stderr.decode()
+    number = 1 + list(site.settings).index("tls-certificate")
+    where = f"{site.conf}:{number}: tls-certificate"
+    told = f"warning: {where}: {site.path}/server.pem: has expired on Jan  2"
+    assert told in done.stderr.decode()
 
 
 def test_a_key_that_only_systemd_provides_is_a_warning(site):
@@ -255,7 +259,7 @@ def test_a_key_that_only_systemd_provides_is_a_warning(site):
     done = tpop3d("--check-config", "-f", site.conf)
     assert done.returncode == 0
     assert "see LoadCredential=; it cannot be checked here" in done.stderr.decode()
-    given = ENVIRONMENT | {"CREDENTIALS_DIRECTORY": str(site.path)}
+    given = tlskit.trusting_system(site) | {"CREDENTIALS_DIRECTORY": str(site.path)}
     done = tpop3d("--check-config", "-f", site.conf, env=given)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -350,3 +354,83 @@ def test_a_host_of_which_nothing_is_known_is_warned_of(tmp_path, monkeypatch, ca
     assert check.check_config(str(file)) == 0
     why = "the reason" if errno == socket.EAI_AGAIN else "no address is known for this host"
     assert f"warning: {file}:1: listen-address: eth99: {why}\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [
+        ("tls-certificate", "/etc/none.pem"),
+        ("tls-private-key", "/etc/none.key"),
+        ("listen-address", "127.0.0.1;tls=stls,/etc/none.pem"),
+        ("auth-mysql-ssl-ca", "/etc/none.pem"),
+        ("auth-mysql-password-file", "/etc/none.pem"),
+        ("auth-mysql-mail-directory", "/etc/none.pem"),
+        ("auth-flatfile-passwd-file", "/etc/none.pem"),
+        ("auth-flatfile-passwd-file", "/etc/none.pem/$(domain)"),
+        ("auth-flatfile-mailbox", "/etc/none.pem/$(user)"),
+        ("mailbox", "/etc/none.pem/$(user)"),
+    ],
+)
+def test_a_file_that_is_missing_is_told_with_line_and_directive(site, key, file):
+    tlskit.secure(site)
+    if key.startswith("auth-mysql"):
+        pytest.importorskip("MySQLdb")
+        needed = {"enable": "yes", "database": "mail", "username": "x"}
+        site.configure({f"auth-mysql-{one}": value for one, value in needed.items()})
+    if key == "mailbox":
+        site.configure({"auth-flatfile-mailbox": None})
+    site.configure({key: file})
+    done = tpop3d("--check-config", "-f", site.conf)
+    keys = [one for one, value in site.settings.items() if value is not None]
+    place = f"{site.conf}:{keys.index(key) + 1}: {key}: "
+    (line,) = [line for line in done.stderr.decode().splitlines() if "/etc/none" in line]
+    assert line.removeprefix("warning: ").startswith(place)
+    assert done.returncode == (0 if line.startswith("warning: ") else 2)
+    assert (done.returncode == 2) == (key in MUST_BE_THERE)
+
+
+MUST_BE_THERE = {"tls-certificate", "tls-private-key", "listen-address", "auth-mysql-password-file"}
+
+
+def test_files_of_domains_of_which_there_is_one_are_enough(site):
+    (site.path / "a.example").touch()
+    site.configure({"auth-flatfile-passwd-file": f"{site.path}/$(domain)"})
+    done = tpop3d("--check-config", "-f", site.conf)
+    assert b"passwd-file" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("/var/mail/user", "has no variable such as $(user): all users would have this one"),
+        ("/var/mail/$USER", "has no variable such as $(user): all users would have this one"),
+        ("/var/$(domain)/mail", "does not tell users apart: there is neither $(user) nor"),
+        ("/var/mail/$(user[0])", "does not tell users apart: there is neither $(user) nor"),
+        ("/var/mail/$(user)", ""),
+        ("/var/$(user[0])/$(local_part)", ""),
+        ("$(home)/Mailbox", ""),
+    ],
+)
+def test_a_mailbox_for_several_users_is_warned_of(site, template, why):
+    site.configure({"auth-flatfile-mailbox": f"{site.spools}/$(user) {template}"})
+    done = tpop3d("--check-config", "-f", site.conf)
+    assert done.returncode == 0
+    key = "auth-flatfile-mailbox"
+    place = f"warning: {site.conf}:{1 + list(site.settings).index(key)}: {key}: {template}: "
+    told = [line for line in done.stderr.decode().splitlines() if "mailbox" in line]
+    assert [line.startswith(place + why) for line in told if MISSING not in line] == [True] * bool(
+        why
+    )
+
+
+@pytest.mark.parametrize("kind", ["pass", "apop"])
+def test_a_query_that_is_the_same_for_all_is_warned_of(tmp_path, kind):
+    """As written for another program, whose variables are no variables here."""
+    pytest.importorskip("MySQLdb")
+    key = f"auth-mysql-{kind}-query"
+    query = "SELECT path, hash, 'vmail', 'bsd' FROM users WHERE name = '%u'"
+    needed = {"auth-mysql-enable": "yes", "auth-mysql-database": "mail", "auth-mysql-username": "x"}
+    file = conf(tmp_path, text_of({key: query} | LOUD | needed))
+    done = tpop3d("--check-config", "-f", file)
+    why = f"warning: {file}:1: {key}: has no variable such as $(user): it gives the same to all"
+    assert why in done.stderr.decode().splitlines()

@@ -101,10 +101,6 @@ def write(path, octets):
         file.write(octets)
 
 
-def no_pem(certificate, key):
-    return f"{certificate} and {key}: cannot be used: no certificate and private key in PEM form"
-
-
 def test_what_is_no_certificate_or_key_is_refused_with_its_name(files):
     certificate, key = files("a.example")
     other = files("a.example")
@@ -122,11 +118,11 @@ def test_what_is_no_certificate_or_key_is_refused_with_its_name(files):
         ("/etc", key): "/etc: Is a directory",
         (certificate, other[1]): f"{other[1]}: is not the private key of {certificate}",
         fresh: f"{fresh[1]}: is encrypted, and nobody is here to give the passphrase",
-        empty: no_pem(*empty),
-        garbage: no_pem(*garbage),
-        half: no_pem(*half),
-        (key, certificate): no_pem(key, certificate),
-        (certificate, certificate): no_pem(certificate, certificate),
+        empty: f"{empty[0]}: is empty",
+        garbage: f"{garbage[1]}: is no private key in PEM form",
+        half: f"{half[0]}: a certificate in it is cut off",
+        (key, certificate): f"{key}: is a private key, and no certificate, which {certificate} is",
+        (certificate, certificate): f"{certificate}: holds no private key, and there is no other",
     }
     for pair, text in refused.items():
         for look in (True, False):
@@ -140,7 +136,7 @@ def test_a_good_certificate_behind_a_bad_one_is_no_help(files):
     good, bad = files("a.example"), files("b.example")
     write(bad[1], b"")
     for pairs in ((good, bad), (bad, good)):
-        with pytest.raises(tls.Unusable, match=r"no certificate and private key"):
+        with pytest.raises(tls.Unusable, match=f"{bad[1]}: is empty"):
             serving(*pairs)
 
 
@@ -270,6 +266,48 @@ def test_keys_of_both_kinds_do(files, kind):
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         client = tlskit.context(maximum_version=version)
         assert shake_hands(found.context, client, "a.example")[0].getpeercert()
+
+
+RSA, ECDSA = trustme.KeyType.RSA, trustme.KeyType.ECDSA
+# Certificates, and for a name which is given to clients of RSA, and of ECDSA.
+OF_BOTH_KINDS = [
+    ([(RSA, "a.example"), (ECDSA, "a.example")], {"a.example": (0, 1), None: (0, 1)}),
+    ([(ECDSA, "a.example"), (RSA, "a.example")], {"a.example": (1, 0), None: (1, 0)}),
+    (
+        [(RSA, "a.example", "b.example"), (ECDSA, "a.example")],
+        {"a.example": (0, 1), "b.example": (0, None), None: (0, None)},
+    ),
+    (
+        [(RSA, "a.example"), (ECDSA, "a.example", "b.example")],
+        {"a.example": (0, 1), "b.example": (None, 1), None: (0, 1), "c.example": (0, 1)},
+    ),
+    (
+        [(RSA, "a.example"), (RSA, "a.example"), (ECDSA, "*.example")],
+        {"a.example": (0, 2), "z.example": (None, 2), None: (0, None)},
+    ),
+    (
+        [(RSA, "a.example"), (ECDSA, "b.example"), (ECDSA, "a.example"), (RSA, "b.example")],
+        {"a.example": (0, 2), "b.example": (3, 1), None: (0, 2)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "wanted"), OF_BOTH_KINDS)
+def test_for_one_name_each_kind_of_key_is_served(files, made, wanted):
+    pairs = [files(*names, key_type=kind) for kind, *names in made]
+    numbers = {der_of(certificate): number for number, (certificate, _) in enumerate(pairs)}
+    context = serving(*pairs, look=False).context
+
+    def got(name, kind):
+        using = speaking(f"ECDHE-{kind}-AES256-GCM-SHA384")
+        if wanted[name][kind == "ECDSA"] is None:
+            with pytest.raises(ssl.SSLError, match="NO_SHARED_CIPHER"):
+                shake_hands(context, using, name)
+            return None
+        client, _ = shake_hands(context, using, name)
+        return numbers[client.getpeercert(binary_form=True)]
+
+    assert {name: (got(name, "RSA"), got(name, "ECDSA")) for name in wanted} == wanted
 
 
 # How

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 import doors
-from mailsite import PATIENCE
+from mailsite import ENVIRONMENT, PATIENCE
 
 HOST = "127.0.0.1"
 NAME = "mail.example.org"
@@ -37,6 +37,13 @@ def install(made, certificate, key):
         beside.touch(mode=0o600)
         beside.write_bytes(content)
         os.rename(beside, path)
+
+
+def trusting_system(site):
+    """The environment in which OpenSSL takes the authority for one that the system trusts."""
+    path = site.path / "authority.pem"
+    authority().cert_pem.write_to_path(path)
+    return ENVIRONMENT | {"SSL_CERT_FILE": str(path)}
 
 
 def secure(site, *names, **settings):

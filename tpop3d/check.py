@@ -8,7 +8,7 @@ import sys
 
 from tpop3d import logs
 from tpop3d.addresses import Unresolved
-from tpop3d.auth.templates import Mailbox
+from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.config import Config, Problems, load
 from tpop3d.directives import absolute_path
 from tpop3d.outlets import Syslog
@@ -96,16 +96,33 @@ def _check_tls(config: Config, problems: list[str], warnings: list[str]) -> None
             why = f"plaintext-logins is {config.plaintext_logins} and there is no tls-certificate"
             warnings.append(f"{who} can log in: {why}")
         return
-    from tpop3d.session import tls
+    from tpop3d.session import chains, tls
 
     settings = config.tls_min_version, config.tls_ciphers
+    found: list[str] = []
     for pairs in identities:
         try:
-            warnings += tls.serving(pairs, *settings, tickets=True, look=True).warnings
+            found += tls.serving(pairs, *settings, tickets=True, look=True).warnings
+            for pair in pairs:
+                found += chains.doubts(pair, *settings)
         except tls.NotGiven as error:
-            warnings.append(f"{error}; it cannot be checked here")
+            warnings.append(_of_pair(error.pair, f"{error}; it cannot be checked here", config))
         except tls.Unusable as error:
-            problems.append(str(error))
+            problems.append(_of_pair(error.pair, str(error), config))
+    mine = tuple(f"{file}: " for file in config.tls_certificate)
+    for what in dict.fromkeys(found):
+        key = "tls-certificate" if what.startswith(mine) else "listen-address"
+        warnings.append(what if what.startswith("tls-") else f"{key}: {what}")
+
+
+def _of_pair(pair: tuple[str, str] | None, what: str, config: Config) -> str:
+    """What is wrong with a certificate or a key, with the directive that names it before it."""
+    if what.startswith("tls-"):
+        return what
+    if pair not in config.tls.pairs:
+        return f"listen-address: {what}"
+    is_key = config.tls_private_key and what.startswith(f"{pair[1]}: ")
+    return f"{'tls-private-key' if is_key else 'tls-certificate'}: {what}"
 
 
 def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> None:
@@ -121,9 +138,12 @@ def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> 
 
 
 def _check_mailboxes(config: Config, warnings: list[str]) -> None:
-    """See that the directories are there by which a file system tells that it is mounted."""
+    """See that each user has a mailbox of his own, and that the directories are there by which a
+    file system tells that it is mounted."""
     for key, templates in _templates(config).items():
         for template in templates.templates:
+            if why := _shared(template):
+                warnings.append(f"{key}: {template}: {why}")
             directory = template.required({})
             if directory == "/":
                 continue  # also where it begins with a home directory: nobody's, here
@@ -136,6 +156,16 @@ def _check_mailboxes(config: Config, warnings: list[str]) -> None:
                 if isinstance(error, FileNotFoundError):
                     why += "; is the file system mounted?"
             warnings.append(f"{key}: {template}: {directory}: {why}")
+
+
+def _shared(template: Template) -> str:
+    """Why several users would have one mailbox; "" if none would."""
+    whole = [name for _, name, index in template.parts if name and index is None]
+    if len(template.parts) == 1:
+        return "has no variable such as $(user): all users would have this one mailbox"
+    if not whole or whole == ["domain"] * len(whole):
+        return "does not tell users apart: there is neither $(user) nor $(local_part)"
+    return ""
 
 
 def _templates(config: Config) -> dict[str, Mailbox]:
