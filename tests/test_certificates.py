@@ -116,6 +116,14 @@ def damaged(files):
     files.certificate.write_bytes(files.pem[0][:200] + files.pem[0][260:])
 
 
+def indented(files):
+    files.certificate.write_bytes(b"    " + files.pem[0].replace(b"\n", b"\n    "))
+
+
+def in_utf_16(files):
+    files.certificate.write_bytes(files.pem[0].decode().encode("utf-16"))
+
+
 def nonsense(files):
     files.certificate.write_bytes(b"no certificate at all\n")
 
@@ -140,6 +148,8 @@ CERTIFICATE_IS = {
     " other's place",
     empty: "is empty",
     cut_off: "a certificate in it is cut off",
+    indented: "something stands before -----BEGIN in its line",
+    in_utf_16: "is text in UTF-16, and must be ASCII",
     nonsense: "is no certificate in PEM form",
     reversed_order: "is in the wrong order: the server's own certificate must come first, and"
     " behind each that of its issuer",
@@ -224,6 +234,10 @@ def key_cut_off(files):
     files.key.write_bytes(files.key.read_bytes()[:80])
 
 
+def key_indented(files):
+    files.key.write_bytes(b"\t" + files.key.read_bytes().replace(b"\n", b"\n\t"))
+
+
 def key_missing(files):
     files.key.unlink()
 
@@ -246,6 +260,7 @@ KEY_IS = {
     key_of_openssh: "is a private key of OpenSSH's; ssh-keygen -p -m pem -f {1} changes that",
     key_empty: "is empty",
     key_cut_off: "the private key in it is cut off",
+    key_indented: "something stands before -----BEGIN in its line",
     key_missing: "No such file or directory",
     key_a_pipe: "is no regular file",
 }
@@ -303,6 +318,18 @@ def test_what_is_known_of_a_certificate(files):
 
 def doubts(pair, ciphers=CIPHERS, version="1.2"):
     return chains.doubts(pair, version, ciphers)
+
+
+def test_lines_of_windows_and_text_around_are_good(files):
+    octets = b"The certificate:\r\n" + files.certificate.read_bytes().replace(b"\n", b"\r\n")
+    files.certificate.write_bytes(octets)
+    assert doubts(files.pair) == []
+    # Nor does a byte order mark matter, and it is not what is told of another mistake.
+    octets = b"\xef\xbb\xbf" + files.certificate.read_bytes().partition(b"\n")[2]
+    files.certificate.write_bytes(octets)
+    assert doubts(files.pair) == []
+    key_as_public_key(files)
+    assert refused(files.pair) == f"{files.key}: is a public key, and no private key"
 
 
 def test_a_chain_with_or_without_its_root_is_good(files):

@@ -122,6 +122,15 @@ def test_an_unknown_driver_is_named_with_those_there_are():
     assert "built in are pam, passwd, mysql, flatfile" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("passwrd", "passwd"), ("flat", "flatfile"), ("Mysql", "mysql"), ("nobody", None)],
+)
+def test_a_driver_whose_name_is_like_one_is_that(name, meant):
+    (error,) = errors(f"auth-{name}-enable: yes")
+    assert error.partition("flatfile")[2] == (f"; did you mean {meant}?" if meant else "")
+
+
 def test_a_file_that_ends_within_a_line_is_an_error():
     start = f"test.conf:{len(LEAST) + 1}: max-children: "
     assert errors_of(LINES + "max-children: 7\\") == [start + "is continued, and nothing follows"]

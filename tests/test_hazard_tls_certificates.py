@@ -125,7 +125,18 @@ def directory(certificate, key):
     key.mkdir()
 
 
+def pkcs12(certificate, key):
+    program = [need("openssl"), "pkcs12", "-export", "-in", certificate, "-inkey", key]
+    certificate.write_bytes(subprocess.check_output([*program, "-passout", "pass:"]))
+
+
+def reversed_order(certificate, key):
+    certificate.write_bytes(tlskit.authority().cert_pem.bytes() + certificate.read_bytes())
+
+
 BAD = {
+    pkcs12: "{certificate}: is PKCS#12; PEM is what openssl pkcs12 -nodes -in {certificate} writes",
+    reversed_order: "{certificate}: is in the wrong order: the server's own certificate must come",
     of_another: "{key}: is not the private key of {certificate}",
     missing_key: "{key}: No such file or directory",
     missing_certificate: "{certificate}: No such file or directory",

@@ -205,7 +205,7 @@ def test_a_configuration_of_the_c_program_is_taken_as_it_is(tmp_path):
         " --detach",
         "warning: 9: mailspool-index: is taken for yes; indexes are in state-directory",
     ]
-    assert len(lines) == 3  # and no certificate
+    assert len(lines) == 4  # and there is neither a certificate nor a password file
     config = read(PASSWD, "test.conf")
     assert isinstance(config, Config), config
     tls = config.listen_address[2].tls

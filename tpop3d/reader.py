@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tpop3d.configfile import Oddity
 
 LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
+LIKENESS_OF_DRIVERS = 0.6  # the same of their names, which are short
 MASK = "********"  # what is shown for a secret
 
 
@@ -195,6 +196,8 @@ class Reader:
             if is_drivers and not has_driver:
                 known = ", ".join(drivers.BUILT_IN)
                 why += f": there is no driver {parts[1]!r}; built in are {known}"
+                if driver := _like(parts[1], list(drivers.BUILT_IN), LIKENESS_OF_DRIVERS):
+                    why += f"; did you mean {driver}?"
             elif meant := _meant(key):
                 why += f"; did you mean {meant}?"
             self.errors.append((number, key, why))
@@ -282,8 +285,6 @@ def _is_known(key: str) -> bool:
 
 def _meant(key: str) -> str:
     """The directive that looks most like an unknown one, or ""."""
-    from difflib import get_close_matches
-
     from tpop3d.auth import drivers
     from tpop3d.config import DIRECTIVES
 
@@ -295,4 +296,11 @@ def _meant(key: str) -> str:
             continue  # what it needs is not installed
         if found is not None:
             known += [f"auth-{name}-{one}" for one in ("enable", *found.directives)]
-    return "".join(get_close_matches(key.lower().replace("_", "-"), known, 1, LIKENESS))
+    return _like(key.lower().replace("_", "-"), known, LIKENESS)
+
+
+def _like(word: str, known: list[str], likeness: float) -> str:
+    """Which of the known words is most like this one, if any is like enough, or ""."""
+    from difflib import get_close_matches
+
+    return "".join(get_close_matches(word, known, 1, likeness))

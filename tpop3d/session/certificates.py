@@ -21,6 +21,8 @@ OF_OPENSSH = "OPENSSH PRIVATE KEY"
 INTEGER, OCTETS, OID, SEQUENCE, SET, VERSION, GENERALIZED_TIME = 2, 4, 6, 0x30, 0x31, 0xA0, 0x18
 COMMON_NAME, ORGANIZATION = b"\x55\x04\x03", b"\x55\x04\x0a"  # 2.5.4.3, 2.5.4.10
 A_CERTIFICATE, A_KEY, A_REQUEST = "a certificate", "a private key", "a request for a certificate"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how text of some editors begins
 PKCS7, PKCS12 = "PKCS#7", "PKCS#12"
 # How openssl(1) makes PEM of what is none.
 CONVERT = {
@@ -79,7 +81,7 @@ def wrong_with_certificate(path: str, octets: bytes) -> str:
             certificates_in(octets)
         except ValueError as error:
             return f"{path}: a certificate in it is {str(error) or 'damaged'}"
-        return ""
+        return _off_the_line(path, octets)
     return _instead(path, octets, labels, A_CERTIFICATE)
 
 
@@ -89,7 +91,9 @@ def wrong_with_key(path: str, octets: bytes, certificate: str) -> str:
     labels = [label for label, _ in blocks]
     for label, body in blocks:
         if label.endswith("PRIVATE KEY") and label != OF_OPENSSH:
-            return f"{path}: the private key in it is cut off" if body is None else ""
+            if body is None:
+                return f"{path}: the private key in it is cut off"
+            return _off_the_line(path, octets)
     if OF_OPENSSH in labels:
         return f"{path}: is a private key of OpenSSH's; ssh-keygen -p -m pem -f {path} changes that"
     if path == certificate:
@@ -97,10 +101,23 @@ def wrong_with_key(path: str, octets: bytes, certificate: str) -> str:
     return _instead(path, octets, labels, A_KEY)
 
 
+def _off_the_line(path: str, octets: bytes) -> str:
+    """OpenSSL takes no PEM that is indented; a byte order mark does not matter."""
+    octets = octets.removeprefix(BYTE_ORDER_MARK)
+    start = octets.find(BEGIN)
+    while start >= 0:
+        if start and octets[start - 1] not in b"\r\n":
+            return f"{path}: something stands before {BEGIN.decode().strip()} in its line"
+        start = octets.find(BEGIN, start + 1)
+    return ""
+
+
 def _instead(path: str, octets: bytes, labels: list[str], wanted: str) -> str:
     """What a file is instead of what is wanted."""
     if not octets.strip():
         return f"{path}: is empty"
+    if octets.startswith(UTF_16):
+        return f"{path}: is text in UTF-16, and must be ASCII"
     found = next((what for label in labels if (what := _of_label(label))), "")
     form = ""
     if not found and (found := _in_der(octets)) == wanted:

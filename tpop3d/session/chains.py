@@ -21,9 +21,12 @@ def doubts(pair: tuple[str, str], min_version: str, ciphers: str) -> list[str]:
     Raises `tls.Unusable`."""
     context = tls.serving((pair,), min_version, ciphers, tickets=False, look=False).context
     path = located(pair[0])
-    with open(path, "rb") as file:
-        certificates = certificates_in(file.read())
-    found = [f"{pair[0]}: {why}" for why in _of_chain(path, certificates, context)]
+    try:
+        with open(path, "rb") as file:
+            certificates = certificates_in(file.read())
+        found = [f"{pair[0]}: {why}" for why in _of_chain(path, certificates, context)]
+    except ValueError:
+        found = []  # OpenSSL understands more than we do
     return found + _of_ciphers(pair[0], context, min_version)
 
 

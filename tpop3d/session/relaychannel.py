@@ -16,7 +16,7 @@ MAX_TEXT = 300  # octets
 _ORDER = struct.Struct("!cBdd")  # kind, which certificates, seconds for the handshake, patience
 _DESCRIPTORS = struct.Struct("3i")
 _TEXT = frozenset(
-    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@$~%'"
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@#$~%'"
 )
 UNKNOWN = ord("_")  # in place of what is in no text
 READY = b"R"

@@ -248,7 +248,10 @@ def _inspect(context: ssl.SSLContext, pair: tuple[str, str]) -> _Found:
         subject = [entry for group in found.get("subject", ()) for entry in group]
         names = [value.lower() for key, value in subject if key == "commonName"]
         identities |= {("DNS", name) for name in names}
-    kind = Certificate(client.getpeercert(binary_form=True) or b"").kind
+    try:
+        kind = Certificate(client.getpeercert(binary_form=True) or b"").kind
+    except ValueError:
+        kind = b""  # OpenSSL understands more than we do
     warning = _about_time(found["notBefore"], found["notAfter"], certificate)
     return _Found(names, identities, kind, warning)
 
