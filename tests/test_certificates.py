@@ -273,7 +273,7 @@ def test_what_a_keys_file_is_instead(files, spoil):
 
 
 def test_a_file_for_both_without_a_key(files):
-    why = "holds no private key, and there is no other file for one (tls-private-key)"
+    why = "holds no private key; tls-private-key must name the file of one"
     one = str(files.certificate)
     files.certificate.chmod(0o600)
     assert refused((one, one)) == f"{one}: {why}"

@@ -135,18 +135,22 @@ def test_the_configuration_is_checked_with_it(mail_site):
     done = tpop3d("--check-config", "-f", mail_site.conf)
     assert (done.returncode, done.stdout) == (2, b"")
     why = f"{mail_site.secret}: every user can read this password: chmod o-r {mail_site.secret}\n"
-    assert done.stderr.decode().endswith(why)
+    assert done.stderr.decode().splitlines(keepends=True)[0].endswith(why)
     mail_site.secret.unlink()
     done = tpop3d("--check-config", "-f", mail_site.conf)
     assert done.returncode == 2
-    assert done.stderr.decode().endswith(f"{mail_site.secret}: No such file or directory\n")
+    why = f": auth-mysql-password-file: {mail_site.secret}: No such file or directory"
+    assert done.stderr.decode().splitlines()[0].endswith(why)
 
 
 def test_what_only_systemd_provides_is_a_warning(mail_site):
     mail_site.configure({"auth-mysql-password-file": NAME})
     done = tpop3d("--check-config", "-f", mail_site.conf)
     assert done.returncode == 0
-    assert f"warning: {NAME}: systemd has set no" in done.stderr.decode()
+    key = "auth-mysql-password-file"
+    keys = [one for one, value in mail_site.settings.items() if value is not None]
+    where = f"warning: {mail_site.conf}:{keys.index(key) + 1}: {key}"
+    assert f"{where}: {NAME}: systemd has set no" in done.stderr.decode()
     assert "see LoadCredential=; it cannot be checked here" in done.stderr.decode()
     mail_site.secret.rename(mail_site.path / "database")
     given = ENVIRONMENT | {"CREDENTIALS_DIRECTORY": str(mail_site.path)}

@@ -226,7 +226,7 @@ def test_keys_that_cannot_be_used_change_nothing(secure):
         first = keeper_of(door)
         secure.configure({"tls-private-key": secure.path / "server.pem", "max-children": 1})
         reload(door, "the configuration is kept as it was")
-        assert "no certificate and private key in PEM form" in door.logs.text()
+        assert "server.pem: holds no private key; tls-private-key must name" in door.logs.text()
         assert keeper_of(door) == first
         waiting = secured(door)  # and max-children is what it was
         works(door, secure)

@@ -122,7 +122,7 @@ def test_what_is_no_certificate_or_key_is_refused_with_its_name(files):
         garbage: f"{garbage[1]}: is no private key in PEM form",
         half: f"{half[0]}: a certificate in it is cut off",
         (key, certificate): f"{key}: is a private key, and no certificate, which {certificate} is",
-        (certificate, certificate): f"{certificate}: holds no private key, and there is no other",
+        (certificate, certificate): f"{certificate}: holds no private key; tls-private-key must",
     }
     for pair, text in refused.items():
         for look in (True, False):

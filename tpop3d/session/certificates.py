@@ -97,7 +97,7 @@ def wrong_with_key(path: str, octets: bytes, certificate: str) -> str:
     if OF_OPENSSH in labels:
         return f"{path}: is a private key of OpenSSH's; ssh-keygen -p -m pem -f {path} changes that"
     if path == certificate:
-        return f"{path}: holds no private key, and there is no other file for one (tls-private-key)"
+        return f"{path}: holds no private key; tls-private-key must name the file of one"
     return _instead(path, octets, labels, A_KEY)
 
 
