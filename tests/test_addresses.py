@@ -62,6 +62,7 @@ NO_HOSTS = {
     "a.example,": "addresses are separated by blanks",
     '"127.0.0.1"': "is no name of a host",
     "pop3:": "has no port",
+    ":110": "has no host; all of this one's are 0.0.0.0:110 [::]:110",
     "$HOST": "is no name of a host",
     "tcp://127.0.0.1": "there is no port '//127.0.0.1'",
 }

@@ -69,12 +69,13 @@ def test_what_is_a_default_is_said(tmp_path):
     assert len(defaults) == len(DIRECTIVES) - len(given)
 
 
-def test_errors_are_printed_with_status_2_and_nothing_else(tmp_path):
+def test_errors_are_printed_with_status_2_and_no_configuration(tmp_path):
     file = conf(tmp_path, "colour: red\nmax-children: none\n" + text_of(LEAST))
     done = tpop3d("--check-config", "-f", file)
     assert (done.returncode, done.stdout) == (2, b"")
     lines = done.stderr.decode().splitlines()
-    assert [line.split(": ")[0] for line in lines] == [f"{file}:1", f"{file}:2"]
+    assert [line.split(": ")[0] for line in lines[:2]] == [f"{file}:1", f"{file}:2"]
+    assert all(line.startswith("warning: ") for line in lines[2:])
 
 
 def test_a_missing_file_is_an_error(tmp_path):
@@ -387,6 +388,45 @@ def test_a_file_that_is_missing_is_told_with_line_and_directive(site, key, file)
     assert line.removeprefix("warning: ").startswith(place)
     assert done.returncode == (0 if line.startswith("warning: ") else 2)
     assert (done.returncode == 2) == (key in MUST_BE_THERE)
+
+
+def test_whatever_else_is_wrong_is_told_beside_errors(site):
+    """Nobody has to mend a configuration error by error."""
+    tlskit.secure(site, **{"tls-certificate": "/etc/none.pem", "append-domain": "yes"})
+    site.configure(
+        {"auth-flatfile-passwd-file": "/etc/none", "tcp-send-buffer": 7, "colour": "red"}
+    )
+    told = tpop3d("--check-config", "-f", site.conf).stderr.decode().splitlines()
+    keys = list(site.settings)
+    expected = {
+        "colour": "unknown directive",
+        "tls-certificate": "/etc/none.pem: No such file or directory",
+        "tcp-send-buffer": "is ignored: ",
+        "append-domain": "is yes, and listen-address has no domain",
+        "auth-flatfile-passwd-file": "/etc/none: No such file or directory",
+    }
+    starts = [f"{site.conf}:{keys.index(key) + 1}: {key}: {why}" for key, why in expected.items()]
+    lines = [line.removeprefix("warning: ") for line in told]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+    assert [line.startswith("warning: ") for line in told] == [False, False, True, True, True]
+
+
+ANY_TEXT = ("tls-ciphers", "gatekeeper-user", "auth-drivers")  # what is wrong with it is seen later
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [f"{key}: \ufffd:" for key in DIRECTIVES if key not in ANY_TEXT]
+    + ["auth-passwd-mail-group: no-such", "auth-flatfile-mail-user: no-such", "no colon"],
+)
+def test_no_error_keeps_the_rest_from_being_looked_at(tmp_path, capfd, wrong):
+    rest = "auth-passwd-enable: yes\nauth-passwd-mailbox: /srv/none/$(user)\n"
+    file = conf(tmp_path, f"{wrong}\n{text_of(LOUD)}{rest}")
+    assert check.check_config(str(file)) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"{file}:1: ")
+    is_looked_at = wrong.partition(":")[0] not in ("mailbox", "auth-passwd-mail-group")
+    assert ("/srv/none: " in told) == is_looked_at
 
 
 MUST_BE_THERE = {"tls-certificate", "tls-private-key", "listen-address", "auth-mysql-password-file"}

@@ -115,7 +115,7 @@ def test_it_is_told_beside_errors(tmp_path):
     file.write_text(text_of(LEAST | ENABLED) + f'{KEY}: "{CANARY}"\ncolour: red\n')
     done = tpop3d("--check-config", "-f", file)
     assert done.returncode == 2
-    error, warning = done.stderr.decode().splitlines()
+    error, warning, *_ = done.stderr.decode().splitlines()
     assert error.endswith(": colour: unknown directive")
     assert warning.startswith(f"warning: {file}:{len(LEAST | ENABLED) + 1}: {KEY}: {IS_QUOTED}; ")
     assert CANARY not in warning

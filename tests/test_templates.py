@@ -197,3 +197,8 @@ def test_it_is_one_that_the_mailbox_is_in(parts):
 def test_other_programs_variables_are_told_as_ours(text, ours):
     with pytest.raises(ValueError, match=re.escape(f"is not known here; write {ours}")):
         Template(text)
+
+
+def test_a_home_directory_as_shells_write_it_is_told_as_ours():
+    with pytest.raises(ValueError, match=re.escape("write $(home) for ~")):
+        Mailbox("~/mbox")

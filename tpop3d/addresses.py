@@ -103,6 +103,8 @@ def _address(word: str) -> Address:
     place, parenthesis, domain = place.partition("(")
     if parenthesis and (not domain.endswith(")") or len(domain) < 2):
         raise ValueError(f"{word}: the domain must stand in parentheses")
+    if place.startswith(":"):
+        raise ValueError(f"{word}: has no host; all of this one's are 0.0.0.0{place} [::]{place}")
     host, port = host_and_port(place)
     if why := _no_host(host, place.startswith("[")):
         raise ValueError(f"{word}: {why}")

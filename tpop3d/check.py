@@ -26,10 +26,10 @@ def check_config(file: str) -> int:
     too, behind them.
     """
     config = load(file)
-    if isinstance(config, Problems):
-        problems, warnings = list(config), config.warnings
-    else:
-        problems, warnings = _look(config, file)
+    errors = list(config) if isinstance(config, Problems) else []
+    rest = config.rest if isinstance(config, Problems) else config
+    problems, warnings = ([], config.warnings) if rest is None else _look(rest, file, errors)
+    problems = errors + problems
     for line in (*problems, *(f"warning: {warning}" for warning in warnings)):
         _print(line, sys.stderr.fileno())
     if problems or isinstance(config, Problems):
@@ -45,17 +45,21 @@ def check_config(file: str) -> int:
     return 0
 
 
-def _look(config: Config, file: str) -> tuple[list[str], list[str]]:
-    """What is wrong with a configuration that was read without errors; and its warnings."""
+def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list[str]]:
+    """What else is wrong with a configuration of which these errors are known; and its warnings."""
     problems, warnings = [], list(config.warnings)
+    wrong = [error.removeprefix(f"{file}:").partition(": ")[2] for error in errors]
     if os.geteuid() == 0:
         user = gatekeeper_user(config)
         problems += [user] if isinstance(user, str) else []
         problems += [why] if (why := unsafe_state(config)) else []
-    _check_addresses(config, warnings)
-    _check_tls(config, problems, warnings)
+    if not any(one.startswith("listen-address: ") for one in wrong):
+        _check_addresses(config, warnings)
+        if not any(one.startswith("tls-") for one in wrong):
+            _check_tls(config, problems, warnings)
     _check_drivers(config, problems, warnings)
-    _check_mailboxes(config, warnings)
+    if not any(one.startswith("mailbox: ") for one in wrong):
+        _check_mailboxes(config, warnings)
     if not config.log_stderr and (why := logs.no_syslogd(Syslog())):
         warnings.append(f"log-stderr: {why}")
     return [_placed(one, config, file) for one in problems], [

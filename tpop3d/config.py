@@ -157,11 +157,13 @@ class Config:
 
 
 class Problems(list[str]):
-    """The errors of a configuration, each with file, line and key; and what is none, `warnings`."""
+    """The errors of a configuration, each with file, line and key; what is none, `warnings`; and
+    the `rest`, with defaults in the place of what is wrong, None where nothing could be read."""
 
-    def __init__(self, errors: list[str], warnings: list[str]) -> None:
+    def __init__(self, errors: list[str], warnings: list[str], rest: Config | None) -> None:
         super().__init__(errors)
         self.warnings = warnings
+        self.rest = rest
 
 
 def load(file: str) -> Config | Problems:
@@ -169,16 +171,17 @@ def load(file: str) -> Config | Problems:
     try:
         content, is_exposed, oddities = content_without_secrets(file, _secrecy)
     except OSError as error:
-        return Problems([f"{file}: {error.strerror}"], [])
+        return Problems([f"{file}: {error.strerror}"], [], None)
     except ValueError as error:
-        return Problems([f"{file}: {error}"], [])
+        return Problems([f"{file}: {error}"], [], None)
     config = read(content, file, oddities)
     if not is_exposed:
         return config
     what = "holds a user name or password of the server's own, and every user can read it"
     exposed = f"{file}: {what}: chmod o-rwx {file}"
-    errors = config if isinstance(config, Problems) else []
-    return Problems([exposed, *errors], config.warnings)
+    if isinstance(config, Problems):
+        return Problems([exposed, *config], config.warnings, config.rest)
+    return Problems([exposed], config.warnings, config)
 
 
 def _secrecy(key: str) -> int:
@@ -216,4 +219,5 @@ def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Confi
     if not reader.errors and config.auth_drivers:
         config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
     config.warnings = reader.told(reader.warnings)
-    return Problems(reader.told(reader.errors), config.warnings) if reader.errors else config
+    errors = reader.told(reader.errors)
+    return Problems(errors, config.warnings, config) if errors else config

@@ -110,6 +110,8 @@ class Reader:
                 meaning = predecessor.meaning(key, text)
                 if meaning is None:
                     self.errors.append((number, key, str(error)))
+                    if directive.default is not None:
+                        values[name] = directive.parse(directive.default)
                 else:
                     text, why = meaning
                     values[name] = directive.parse(text)

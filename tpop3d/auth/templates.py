@@ -143,5 +143,6 @@ def _path_of(word: str) -> str:
     if kind != "bsd":
         raise ValueError(f"{kind!r} is no kind of mailbox that is known here; there is bsd")
     if not path.startswith(("/", "$(home)")):
-        raise ValueError(f"{path!r} is no absolute path")
+        hint = "; write $(home) for ~" if path.startswith("~") else ""
+        raise ValueError(f"{path!r} is no absolute path{hint}")
     return path
