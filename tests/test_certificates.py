@@ -1,6 +1,7 @@
 """What is wrong with a file of a certificate or a key is said as what it is, with the file's name;
 and what is doubtful about one that can be used."""
 
+import functools
 import os
 import ssl
 import subprocess
@@ -28,12 +29,18 @@ def openssl(*arguments, **options):
     return subprocess.run(words, check=True, capture_output=True, **options).stdout
 
 
+@functools.cache
+def authorities(kind):
+    """A root, and who is in the middle."""
+    root = trustme.CA(key_type=kind)
+    return root, root.create_child_ca(key_type=kind)
+
+
 class Files:
     """A certificate, its key and its chain, and what may be made of them."""
 
     def __init__(self, directory, kind=ECDSA, root_kind=RSA):
-        self.root = trustme.CA(key_type=root_kind)
-        self.middle = self.root.create_child_ca(key_type=root_kind)
+        self.root, self.middle = authorities(root_kind)
         self.made = self.middle.issue_cert(NAME, key_type=kind)
         self.pem = [one.bytes() for one in self.made.cert_chain_pems]  # without the root
         self.pem += [self.root.cert_pem.bytes()]
