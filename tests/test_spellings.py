@@ -150,6 +150,24 @@ def test_a_trial_checks_the_password_and_says_what_would_make_it_good(anna, name
     assert (got.status, got.of("hint")) == (3, [])
 
 
+def test_a_domain_that_is_missing(anna):
+    anna.add("bert@b.example", SPOOL)
+    anna.configure({"listen-address": "127.0.0.1:1110(b.example)"})
+    how = ("with the domain b.example", "append-domain")
+    got = attempt(anna, "bert")
+    assert got.of("flatfile")[0].startswith(f"no: {known(how)} (")
+    assert got.of("hint") == [f"{how[0]} it would be yes: {how[1]}"]
+    assert attempt(anna, "zoe").of("hint") == []
+    anna.configure({"append-domain": "yes"})
+    assert "unknown user (" in attempt(anna, "zoe").of("flatfile")[1]
+
+
+def test_a_name_is_tried_with_a_separator_that_is_one(anna):
+    anna.add("bert@b.example", SPOOL)
+    anna.configure({"domain-separators": "%"})
+    assert attempt(anna, "Bert%b.example").of("hint") == [f"{LOWER[0]} it would be yes: {LOWER[1]}"]
+
+
 @pytest.fixture
 def user():
     """A user of the system, for a test."""

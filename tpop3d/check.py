@@ -62,8 +62,9 @@ def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list
         _check_mailboxes(config, warnings)
     if not config.log_stderr and (why := logs.no_syslogd(Syslog())):
         warnings.append(f"log-stderr: {why}")
-    return [_placed(one, config, file) for one in problems], [
-        _placed(one, config, file) for one in warnings
+    # A certificate may be that of several addresses.
+    return [_placed(one, config, file) for one in dict.fromkeys(problems)], [
+        _placed(one, config, file) for one in dict.fromkeys(warnings)
     ]
 
 

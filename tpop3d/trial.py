@@ -184,7 +184,7 @@ def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
         others.append(verdict)
         started = monotonic()
     spellings = [one for login in asked for one in login.spellings]
-    _try_spellings(switch, attempt, spellings, client, others)
+    _try_spellings(switch, attempt, spellings, client, others, config)
     return UNDECIDED if sum_of(others).answer == CANNOT_SAY else REFUSED
 
 
@@ -194,6 +194,7 @@ def _try_spellings(
     spellings: list[Spelling],
     client: str,
     refused: list[Verdict],
+    config: Config,
 ) -> None:
     """Say with which directives the login would be good. Asked is only about names that a driver
     has said somebody has: each further attempt may be counted by PAM's modules."""
@@ -201,18 +202,21 @@ def _try_spellings(
         told = f"{spelling.words} it would be known: {spelling.directives}"
         if not any(told in verdict.reason for verdict in refused):
             continue
-        other = Attempt("USER", spelling.login.name, password=attempt.password)
+        name = spelling.login.local_part
+        if spelling.login.domain:
+            name += config.domain_separators[0].encode() + spelling.login.domain
+        other = Attempt("USER", name, password=attempt.password)
         if any(verdict.answer == YES for _, verdict in switch.walk(other, b"", client)):
             _say("hint", f"{spelling.words} it would be yes: {spelling.directives}")
             return
 
 
 def _local_domain(config: Config) -> bytes:
-    """The domain that append-domain appends, as at the first address that has one."""
+    """The domain that append-domain appends, or would, as at the first address that has one."""
     named = [address for address in config.listen_address if address.domain]
-    if not config.append_domain or not named:
+    if not named:
         return b""
-    if len({address.domain for address in named}) > 1:
+    if config.append_domain and len({address.domain for address in named}) > 1:
         _say("note", f"append-domain appends what it does at {named[0].host}")
     return os.fsencode(named[0].domain)
 

@@ -6,6 +6,8 @@ The first yes wins and no other driver is asked. Without a yes, one *cannot say*
 
 from __future__ import annotations
 
+import os
+
 from tpop3d import logs
 from tpop3d.auth.driver import (
     CANNOT_SAY,
@@ -61,8 +63,11 @@ class Switch:
 
     def appends_to(self, name: bytes) -> bool:
         """Is a name tried with the domain of the address that it was given at?"""
+        return self._config.append_domain and not self._has_separator(name)
+
+    def _has_separator(self, name: bytes) -> bool:
         separators = self._config.domain_separators.encode()
-        return self._config.append_domain and not any(c in separators for c in name)
+        return any(c in separators for c in name)
 
     def refusal(self, attempt: Attempt) -> Verdict | None:
         """Why no driver is asked about an attempt, or None."""
@@ -98,7 +103,7 @@ class Switch:
                 digest=attempt.digest,
                 client=client,
             )
-            one.spellings = self._spellings(one)
+            one.spellings = self._spellings(one, local_domain)
             return one
 
         separators = self._config.domain_separators.encode()
@@ -113,7 +118,7 @@ class Switch:
         if self._config.strip_domain:
             yield login(local_part)
 
-    def _spellings(self, login: Login) -> list[Spelling]:
+    def _spellings(self, login: Login, local_domain: bytes) -> list[Spelling]:
         """The names that users of other servers had for the same: the directives that would have
         them tried are off."""
         local_part, domain = login.local_part, login.domain
@@ -121,6 +126,10 @@ class Switch:
         can_strip = bool(domain) and not self._config.strip_domain
         can_lower = lowered != (local_part, domain) and not self._config.lowercase_user
         found = []
+        can_append = not self._config.append_domain and not self._has_separator(local_part)
+        if local_domain and not domain and can_append:
+            words = f"with the domain {os.fsdecode(local_domain)}"
+            found.append((words, "append-domain", local_part, local_domain))
         if can_strip:
             found.append(("without the domain", "strip-domain", local_part, b""))
         if can_lower:
