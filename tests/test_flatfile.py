@@ -346,16 +346,19 @@ def test_a_line_is_found_as_by_reading_all_of_them(lines, name):
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"\n".join(lines))
         file.flush()
-        found = flatfile._look_up(file.name, [name])
+        found = flatfile._look_up(file.name, [name], [])
+        other = flatfile._look_up(file.name, [], [[b"nobody", name]])
     hashes, decoys = {}, []
     for line in lines:
         key, colon, rest = line.lstrip().rstrip(b"\r").partition(b":")
         if colon and not key.startswith(b"#"):
             hashes.setdefault(key or None, rest.partition(b":")[0])
             decoys.append(rest.partition(b":")[0])
-    assert found[0] == hashes.get(name)
-    if found[0] is None:
-        assert found[1] == next(filter(None, decoys), b"")
+    assert found.stored == hashes.get(name)
+    if found.stored is None:
+        assert found.decoy == next(filter(None, decoys), b"")
+    # Asked whether it is there only, the file gives no hash.
+    assert (other.known, other.stored, other.decoy) == ([name in hashes], None, b"")
 
 
 @pytest.mark.parametrize("name", [b"ann", b"nobody"])
@@ -370,7 +373,9 @@ def test_what_was_read_of_others_is_wiped(tmp_path, monkeypatch, name):
     monkeypatch.setattr(flatfile, "bytearray", kept, raising=False)
     file = tmp_path / "passwd"
     file.write_bytes(b"bert:one\nann:two\n")
-    assert flatfile._look_up(str(file), [name]) == (
-        (b"two", b"") if name == b"ann" else (None, b"one")
-    )
+    found = flatfile._look_up(str(file), [name], [[b"bert"], [b"zoe"]])
+    if name == b"ann":
+        assert (found.stored, found.decoy, found.known) == (b"two", b"", [])
+    else:
+        assert (found.stored, found.decoy, found.known) == (None, b"one", [True, False])
     assert made == [bytearray(len(b"bert:one\nann:two\n"))]

@@ -82,11 +82,12 @@ class Flatfile:
     def authenticate(self, login: Login) -> Verdict:
         """Check the attempt against the line of its name."""
         values = _values(login)
-        path = self._file.expand(values)
+        path = self._path_of(login)
         if path is None:
             return login.no_such_user(self._is_known, NO_FILE)
+        near = [one.login for one in login.spellings if self._path_of(one.login) == path]
         try:
-            stored, decoy = _look_up(path, self._names(login))
+            found = _look_up(path, self._names(login), [self._names(one) for one in near])
         except OSError as error:
             if len(self._file.parts) > 1 and error.errno in ABSENT:
                 verdict = _without_file(path, self._file.required(values))
@@ -94,9 +95,12 @@ class Flatfile:
                     verdict = login.no_such_user(self._is_known, NO_FILE)
                 return verdict
             return Verdict.cannot_say(f"{path}: {error.strerror}")
-        if refusal := login.refusal(stored, decoy, "crypt"):
+        if refusal := login.refusal(found.stored, found.decoy, "crypt"):
             if refusal.reason == UNKNOWN:
-                refusal = login.no_such_user(self._is_known)
+                known = dict(zip(near, found.known, strict=True))
+                refusal = login.no_such_user(
+                    lambda one: known[one] if one in known else self._is_known(one)
+                )
             return refusal
         values["home"] = self._user.home
         mailboxes, required = self._mailbox.places(values)
@@ -113,11 +117,14 @@ class Flatfile:
         domain_chooses_file = len(self._file.parts) > 1
         return [login.name, *((login.local_part,) if domain_chooses_file else ())]
 
+    def _path_of(self, login: Login) -> str | None:
+        return self._file.expand(_values(login))
+
     def _is_known(self, login: Login) -> bool:
-        """Is there a line for that name?"""
-        path = self._file.expand(_values(login))
+        """Is there a line for that name, in whichever file?"""
+        path = self._path_of(login)
         try:
-            return path is not None and _look_up(path, self._names(login))[0] is not None
+            return path is not None and _look_up(path, [], [self._names(login)]).known[0]
         except OSError:
             return False
 
@@ -149,9 +156,20 @@ def _without_file(path: str, required: str) -> Verdict:
     return Verdict.no(NO_FILE)
 
 
-def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:
-    """The hash of the first line with one of the names; or None, and some hash of the file, on
-    which to spend the same time.
+class _Found:
+    """What a file has: the hash that is `stored` for a name; or None, some hash of the file, on
+    which to spend the same time, and which other names are `known`."""
+
+    __slots__ = ("decoy", "known", "stored")
+
+    def __init__(self, stored: bytes | None, decoy: bytes, known: list[bool]) -> None:
+        self.stored = stored
+        self.decoy = decoy
+        self.known = known
+
+
+def _look_up(path: str, names: list[bytes], others: list[list[bytes]]) -> _Found:
+    """Look for the first line with one of the names; and, without one, for any line of `others`.
 
     The session will be in this process, and is to know nothing of other users. So the file is read
     into one buffer, of which no other line is ever copied, and which is wiped. Raises OSError.
@@ -160,8 +178,9 @@ def _look_up(path: str, names: list[bytes]) -> tuple[bytes | None, bytes]:
     try:
         found = [position for name in names if (position := _line_of(buffer, name)) >= 0]
         if found:
-            return _hash_in(buffer, min(found)), b""
-        return None, _first_hash(buffer)
+            return _Found(_hash_in(buffer, min(found)), b"", [])
+        known = [any(_line_of(buffer, name) >= 0 for name in one) for one in others]
+        return _Found(None, _first_hash(buffer) if names else b"", known)
     finally:
         buffer[:] = bytes(len(buffer))
 
