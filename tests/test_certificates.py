@@ -294,6 +294,12 @@ def test_whatever_is_in_a_file_something_is_said(octets):
     assert certificates.wrong_with_key("/x", octets, "/y").startswith("/x: ")
 
 
+@pytest.mark.parametrize("der", [b"", b"0\x00", b"0\x02\x30\x00", b"0\x04\x30\x02\xa0\x00"])
+def test_what_is_too_short_is_damaged(der):
+    with pytest.raises(ValueError):
+        certificates.Certificate(der)
+
+
 @given(st.data())
 def test_a_certificate_that_is_changed_is_read_or_damaged(data):
     der = bytearray(DER)

@@ -263,6 +263,11 @@ def test_a_key_that_only_systemd_provides_is_a_warning(site):
     given = tlskit.trusting_system(site) | {"CREDENTIALS_DIRECTORY": str(site.path)}
     done = tpop3d("--check-config", "-f", site.conf, env=given)
     assert (done.returncode, done.stderr) == (0, b"")
+    (site.path / "server.key").write_bytes(b"")
+    done = tpop3d("--check-config", "-f", site.conf, env=given)
+    number = 1 + list(site.settings).index("tls-private-key")
+    why = f"{site.conf}:{number}: tls-private-key: {site.path}/server.key: is empty\n"
+    assert done.stderr.decode() == why
 
 
 # Directories that tell whether a file system is mounted

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import suppress
 
 from tpop3d import logs
-from tpop3d.addresses import Unresolved
+from tpop3d.addresses import Unresolved, located
 from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.config import Config, Problems, load
 from tpop3d.directives import absolute_path
@@ -29,8 +30,7 @@ def check_config(file: str) -> int:
     errors = list(config) if isinstance(config, Problems) else []
     rest = config.rest if isinstance(config, Problems) else config
     problems, warnings = ([], config.warnings) if rest is None else _look(rest, file, errors)
-    problems = errors + problems
-    for line in (*problems, *(f"warning: {warning}" for warning in warnings)):
+    for line in (*errors, *problems, *(f"warning: {warning}" for warning in warnings)):
         _print(line, sys.stderr.fileno())
     if problems or isinstance(config, Problems):
         return 2
@@ -126,7 +126,10 @@ def _of_pair(pair: tuple[str, str] | None, what: str, config: Config) -> str:
         return what
     if pair not in config.tls.pairs:
         return f"listen-address: {what}"
-    is_key = config.tls_private_key and what.startswith(f"{pair[1]}: ")
+    names = [pair[1]]
+    with suppress(ValueError):
+        names.append(located(pair[1]))
+    is_key = config.tls_private_key and what.startswith(tuple(f"{name}: " for name in names))
     return f"{'tls-private-key' if is_key else 'tls-certificate'}: {what}"
 
 

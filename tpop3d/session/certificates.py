@@ -44,7 +44,8 @@ class Certificate:
         ((_, whole), *_) = _elements(der)
         ((_, signed), *_) = _elements(whole)
         fields = list(_elements(signed))
-        fields = fields[fields[0][0] == VERSION :]
+        if fields and fields[0][0] == VERSION:
+            del fields[0]
         (_, _, (_, self.issuer), (_, validity), (_, self.subject), (_, key), *_) = fields
         (_, (tag, end), *_) = _elements(validity)
         ((_, algorithm), *_) = _elements(key)
