@@ -1,5 +1,7 @@
 """Secrets that the form of the file makes others of: a warning, and never the secret itself."""
 
+import tempfile
+
 import pytest
 
 from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
@@ -89,6 +91,25 @@ def test_where_all_values_stand_in_a_column_blanks_before_one_are_usual(warned):
     assert warned(f"   {CANARY}", column) == []
     assert warned(f"   {CANARY} ", column) == [f"{IS_STRIPPED}; {KEY}-file takes any"]
     assert warned(f"   {CANARY}", "listen-address:   # none\n") != []
+
+
+def test_a_value_that_is_no_secret_is_warned_of_where_it_is_cut():
+    """Quotes and blanks around it are seen, and matter to nobody."""
+    file = "auth-flatfile-passwd-file: /dev/null"
+    text = text_of(LEAST).replace(file, "auth-flatfile-passwd-file: /etc/mail#1/passwd")
+    for line in (
+        "max-children:  7  ",
+        "log-level: info # x",
+        "auth-drivers: #x",
+        "listen-address:#",
+    ):
+        text += f"{line}\n"
+    with tempfile.NamedTemporaryFile("w") as conf:
+        conf.write(text)
+        conf.flush()
+        place = f"{conf.name}:{list(LEAST).index('auth-flatfile-passwd-file') + 1}"
+        warnings = load(conf.name).warnings
+    assert warnings == [f"{place}: auth-flatfile-passwd-file: {IS_CUT}"]
 
 
 @pytest.mark.parametrize("option", ["--check-config", "--inetd"])

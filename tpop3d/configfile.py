@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     # Of a key, what it is: one of OPEN, DOUBTFUL, SECRET.
     Secrecy = Callable[[str], int]
-    # Of the value of a secret key: number of its line, key, what is odd about it.
+    # Number of a line, its key, what is odd about the value.
     Oddity = tuple[int, str, str]
 
 MAX_KEY = 80  # octets of a key
@@ -55,11 +55,12 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
         raise ValueError(f"larger than {MAX_FILE} octets")
     if buffer.startswith(BYTE_ORDER_MARK):
         buffer[: len(BYTE_ORDER_MARK)] = b"   "
-    comments: dict[int, bool] = {}  # where each begins, and whether a blank follows its #
+    # By the end of its line, where a comment begins, and whether a blank follows its #.
+    comments: dict[int, tuple[int, bool]] = {}
     comment = buffer.find(b"#", 0, length)
     while comment >= 0:
         end = _end_of_line(buffer, comment, length)
-        comments[comment] = comment + 1 == end or buffer[comment + 1] in BLANKS
+        comments[end] = comment, comment + 1 == end or buffer[comment + 1] in BLANKS
         buffer[comment:end] = b" " * (end - comment)
         comment = buffer.find(b"#", end, length)
     start = 0
@@ -71,7 +72,10 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
         malformed = after == end or buffer[after] != COLON
         secret = DOUBTFUL if malformed else secrecy(key)
         value = after if malformed else after + 1
-        if secret == SECRET and (why := _oddity(buffer, value, end, comments)):
+        why = _oddity(buffer, value, end, comments)
+        # Of a value that is none, whoever sees it sees that; quotes and blanks do not matter there.
+        is_telling = why == IS_CUT and _first(buffer, value, end) < end
+        if why and (secret == SECRET or (secret == OPEN and is_telling)):
             oddities.append((buffer.count(b"\n", 0, start) + 1, key, why))
         is_tabular |= value + 1 < _first(buffer, value, end) < end and not secret
         while end < length and _is_continued(buffer, start, end):
@@ -101,14 +105,14 @@ def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
     return key, position
 
 
-def _oddity(buffer: bytearray, start: int, end: int, comments: dict[int, bool]) -> str:
-    """What is odd about the value of a secret key, "" for nothing. No octet of it is copied."""
-    comment = next((one for one in comments if start <= one < end), end)
+def _oddity(buffer: bytearray, start: int, end: int, comments: dict[int, tuple[int, bool]]) -> str:
+    """What is odd about a value, "" for nothing. It may be a secret: no octet of it is copied."""
+    comment, is_apart = comments.get(end, (end, True))
     first, last = _first(buffer, start, comment), comment - 1
     while last > first and buffer[last] in BLANKS:
         last -= 1
     if first == comment:  # there is nothing but the comment, if that is one
-        return IS_CUT if comment < end and not comments[comment] else ""
+        return "" if is_apart else IS_CUT
     if _is_continued(buffer, start, end):
         return IS_CONTINUED if last > first else ""
     if comment < end and last == comment - 1:
