@@ -431,6 +431,14 @@ def test_ciphers_that_nobody_gets(files, ciphers):
     assert not any("TLS 1.2" in one for one in newer)
 
 
+def test_those_of_dhe_are_never_used_where_the_key_would_do(tmp_path):
+    files = Files(tmp_path, RSA)
+    assert doubts(files.pair, "ECDHE-RSA-AES128-GCM-SHA256") == []
+    found = doubts(files.pair, "DHE-RSA-AES128-GCM-SHA256")
+    assert ["those of DHE" in one for one in found] == [True, False]
+    assert "has none with which TLS 1.2 could use" in found[1]
+
+
 def test_they_are_warnings_of_check_config_with_line_and_directive(site):
     files = Files(site.path)
     files.chain(0)
