@@ -65,7 +65,7 @@ NOT_NEEDED = {  # of our own
     "tpop3d.mailspool.locks", "tpop3d.mailspool.state",
     "tpop3d.doors.keeper", "tpop3d.doors.relays", "tpop3d.session.relay",
     "tpop3d.session.relaychannel", "tpop3d.session.relayprocess", "tpop3d.session.tls",
-    "tpop3d.session.certificates",
+    "tpop3d.session.pem",
     "tpop3d.session.tlsclient",
     "tpop3d.networks", "tpop3d.doors.awaited", "tpop3d.doors.proxied", "tpop3d.doors.proxyheader",
 }  # fmt: skip

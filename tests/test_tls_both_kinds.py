@@ -6,7 +6,7 @@ import pytest
 import trustme
 
 import tlskit
-from test_certificates import openssl
+from test_certificate_files import openssl
 from test_hazard_stls_injection import greeted
 from test_hazard_tls_certificates import number_of
 from tlskit import HOST, NAME, in_both_doors

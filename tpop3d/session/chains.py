@@ -9,7 +9,7 @@ from time import time
 
 from tpop3d.addresses import located
 from tpop3d.session import tls
-from tpop3d.session.certificates import Certificate, certificates_in, name_of
+from tpop3d.session.pem import Certificate, certificates_in, name_of
 
 # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, ..._LOCALLY, X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
 NO_ISSUER = (2, 20, 21)

@@ -175,7 +175,7 @@ def _no_passphrase() -> str:
 
 def _why_not_loaded(error: ssl.SSLError | ValueError, certificate: str, key: str) -> str:
     """What is wrong with these two files, of which each can be read."""
-    from tpop3d.session.certificates import (
+    from tpop3d.session.pem import (
         certificates_in,
         wrong_with_certificate,
         wrong_with_key,
@@ -227,7 +227,7 @@ def _inspect(context: ssl.SSLContext, pair: tuple[str, str]) -> _Found:
     """What is in a certificate, found in a handshake with ourselves, by a client that trusts this
     very certificate. Raises `Unusable` where no client could make one.
     """
-    from tpop3d.session.certificates import Certificate
+    from tpop3d.session.pem import Certificate
 
     certificate = pair[0]
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -18,7 +18,7 @@ import tlskit
 from authkit import tpop3d
 from mailsite import need
 from test_tls import CIPHERS, serving
-from tpop3d.session import certificates, chains, tls
+from tpop3d.session import chains, pem, tls
 
 RSA, ECDSA = trustme.KeyType.RSA, trustme.KeyType.ECDSA
 NAME = "a.example"
@@ -290,14 +290,14 @@ def test_a_file_for_both_without_a_key(files):
     st.binary(max_size=200) | st.binary(max_size=40).map(lambda octets: b"0\x82\x00\x30" + octets)
 )
 def test_whatever_is_in_a_file_something_is_said(octets):
-    assert certificates.wrong_with_certificate("/x", octets).startswith("/x: ")
-    assert certificates.wrong_with_key("/x", octets, "/y").startswith("/x: ")
+    assert pem.wrong_with_certificate("/x", octets).startswith("/x: ")
+    assert pem.wrong_with_key("/x", octets, "/y").startswith("/x: ")
 
 
 @pytest.mark.parametrize("der", [b"", b"0\x00", b"0\x02\x30\x00", b"0\x04\x30\x02\xa0\x00"])
 def test_what_is_too_short_is_damaged(der):
     with pytest.raises(ValueError):
-        certificates.Certificate(der)
+        pem.Certificate(der)
 
 
 @given(st.data())
@@ -306,8 +306,8 @@ def test_a_certificate_that_is_changed_is_read_or_damaged(data):
     for _ in range(3):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     try:
-        made = certificates.Certificate(bytes(der[: data.draw(st.integers(0, len(der)))]))
-        certificates.name_of(made.issuer)
+        made = pem.Certificate(bytes(der[: data.draw(st.integers(0, len(der)))]))
+        pem.name_of(made.issuer)
     except ValueError:
         pass
 
@@ -316,12 +316,12 @@ DER = ssl.PEM_cert_to_DER_cert(trustme.CA().cert_pem.bytes().decode())
 
 
 def test_what_is_known_of_a_certificate(files):
-    leaf, middle, root = certificates.certificates_in(files.certificate.read_bytes())
+    leaf, middle, root = pem.certificates_in(files.certificate.read_bytes())
     assert leaf.issuer == middle.subject
     assert middle.issuer == root.subject == root.issuer
     assert [one.is_self_signed for one in (leaf, middle, root)] == [False, False, True]
     assert leaf.kind != middle.kind == root.kind
-    assert certificates.name_of(root.subject).startswith("trustme ")
+    assert pem.name_of(root.subject).startswith("trustme ")
     shown = openssl("x509", "-noout", "-enddate", input=files.pem[0], text=False).decode()
     assert shown.strip() == f"notAfter={tls.date(leaf.end)}"
 
@@ -354,7 +354,7 @@ def test_a_chain_with_or_without_its_root_is_good(files):
 def test_a_leaf_without_its_chain(files, tmp_path, monkeypatch):
     files.chain(0)
     (why,) = doubts(files.pair)
-    issuer = certificates.name_of(certificates.certificates_in(files.pem[0])[0].issuer)
+    issuer = pem.name_of(pem.certificates_in(files.pem[0])[0].issuer)
     assert (
         why
         == f"{files.certificate}: has no chain: clients must know its issuer, {issuer}, themselves"
