@@ -71,8 +71,11 @@ def find(name: bytes) -> pwd.struct_passwd | None:
 
 
 def is_known(login: Login) -> bool:
-    """Is there a user of that name, who may have a maildrop?"""
-    user = find(login.name) if is_plain(login.name) else None
+    """Is there a user of that name, who may have a maildrop? No, where nobody can say."""
+    try:
+        user = find(login.name) if is_plain(login.name) else None
+    except ValueError:
+        return False
     return user is not None and user.pw_uid != 0
 
 
