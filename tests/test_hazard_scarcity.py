@@ -129,7 +129,7 @@ def test_a_gatekeeper_that_cannot_start_does_not_fill_the_log(site):
         empty.touch()
         for pid in [int(p) for p in tree(door.process.pid)]:
             os.kill(pid, signal.SIGKILL)
-        door.logs.wait_for("gatekeeper: NotADirectoryError")
+        door.logs.wait_for("gatekeepers cannot be locked in: Not a directory")
         time.sleep(2)
         assert len(door.logs.lines()) < 60
         empty.unlink()

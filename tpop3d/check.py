@@ -13,7 +13,7 @@ from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.config import Config, Problems, load
 from tpop3d.directives import absolute_path
 from tpop3d.outlets import Syslog
-from tpop3d.session.cell import gatekeeper_user, unsafe_state
+from tpop3d.session.cell import gatekeeper_user, lacking, unsafe_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list
         user = gatekeeper_user(config)
         problems += [user] if isinstance(user, str) else []
         problems += [why] if (why := unsafe_state(config)) else []
+        warnings += [why] if (why := lacking()) else []
     if not any(one.startswith("listen-address: ") for one in wrong):
         _check_addresses(config, warnings)
         if not any(one.startswith("tls-") for one in wrong):

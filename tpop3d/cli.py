@@ -244,8 +244,11 @@ def _recover(options: Options) -> int:
             _complain(problem)
         return FAILED
     from tpop3d.recover import recover_all
-    from tpop3d.session import signals
+    from tpop3d.session import cell, signals
 
+    if os.geteuid() == 0 and (why := cell.lacking()):
+        _complain(why)
+        return FAILED
     signals.unblock()
     signals.catch()
     logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)

@@ -171,7 +171,9 @@ def load(file: str) -> Config | Problems:
     try:
         content, is_exposed, oddities = content_without_secrets(file, _secrecy)
     except OSError as error:
-        return Problems([f"{file}: {error.strerror}"], [], None)
+        from tpop3d import reasons
+
+        return Problems([f"{file}: {reasons.why(error)}"], [], None)
     except ValueError as error:
         return Problems([f"{file}: {error}"], [], None)
     config = read(content, file, oddities)

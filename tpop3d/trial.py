@@ -21,6 +21,7 @@ from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.session import signals
+from tpop3d.session.cell import lacking
 from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 from tpop3d.session.session import enter, open_chosen, terms_of
@@ -263,7 +264,8 @@ def _describe_mailboxes(account: Account, chosen: str) -> None:
 
 def _in_a_process(account: Account, config: Config) -> int:
     """Open the maildrop in a process that becomes its user; returns the exit code."""
-    if why := cannot_become(account.uid, account.gid, account.lock_gid):
+    why = cannot_become(account.uid, account.gid, account.lock_gid)
+    if why := why or (lacking() if os.geteuid() == 0 else ""):
         for path in account.mailboxes:
             _say("mailbox", f"{path} (not looked at)")
         _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")

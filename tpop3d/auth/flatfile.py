@@ -94,7 +94,7 @@ class Flatfile:
                 if verdict.reason == NO_FILE:
                     verdict = login.no_such_user(self._is_known, NO_FILE)
                 return verdict
-            return Verdict.cannot_say(f"{path}: {error.strerror}")
+            return Verdict.cannot_say(f"{path}: {_why(error)}")
         if refusal := login.refusal(found.stored, found.decoy, "crypt"):
             if refusal.reason == UNKNOWN:
                 known = dict(zip(near, found.known, strict=True))
@@ -134,6 +134,12 @@ def _values(login: Login) -> dict[str, bytes]:
     return {"user": login.name, "local_part": login.local_part, "domain": login.domain}
 
 
+def _why(error: OSError) -> str:
+    from tpop3d import reasons
+
+    return reasons.why(error)
+
+
 def _without_file(path: str, required: str) -> Verdict:
     """What is said of a domain whose file is not there: no, unless others may be missing, too.
 
@@ -147,7 +153,7 @@ def _without_file(path: str, required: str) -> Verdict:
     except PermissionError:
         pass  # it is there, and we may not list it
     except OSError as error:
-        return Verdict.cannot_say(f"{required}: {error.strerror}")
+        return Verdict.cannot_say(f"{required}: {_why(error)}")
     above = path
     while len(above) > len(required):
         if os.path.islink(above) and not os.path.exists(above):

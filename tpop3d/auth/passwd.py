@@ -30,7 +30,9 @@ class Passwd:
         try:
             shadow = system.Shadow(login.name if user is None else os.fsencode(user.pw_name))
         except OSError as error:
-            return Verdict.cannot_say(f"{system.SHADOW}: {error.strerror}")
+            from tpop3d import reasons
+
+            return Verdict.cannot_say(f"{system.SHADOW}: {reasons.why(error)}")
         stored = shadow.decoy
         if user is not None:
             stored = os.fsencode(user.pw_passwd)

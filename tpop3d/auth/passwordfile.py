@@ -43,7 +43,9 @@ class PasswordFile:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise Unusable(f"{path}: {error.strerror}") from None
+            from tpop3d import reasons
+
+            raise Unusable(f"{path}: {reasons.why(error)}") from None
         if is_open_to_all:
             raise Unusable(f"{path}: every user can read this password: chmod o-r {path}")
         password = octets.removesuffix(b"\n").removesuffix(b"\r")

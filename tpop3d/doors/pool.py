@@ -114,8 +114,15 @@ class Pool:
         """End a gatekeeper, if it has not ended by itself; what ended it is logged."""
         if one in self._spares:
             self._spares.remove(one)
-        if self.all.get(one.pid) is one:
+        if self.all.get(one.pid) is not one:
+            return
+        try:
             os.kill(one.pid, _signal.SIGKILL)
+        except OSError as error:
+            # What has let us begin has taken that away since: a security module, say.
+            self._complain(f"gatekeeper {one.pid} cannot be ended: {error.strerror}")
+            self._loop.forget(one.channel.fileno())
+            one.channel.close()  # one that is well ends by that
 
     def drop_spares(self) -> None:
         """End those that wait."""
@@ -147,7 +154,7 @@ class Pool:
             return
         if os.WIFSIGNALED(status):
             logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
-        elif os.WEXITSTATUS(status):
+        elif os.WEXITSTATUS(status) not in (0, gatekeeper.UNCONFINED):
             logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
         if not one.connections and one.served is None:
             # One that dies at once would be replaced by another that dies at once.

@@ -357,5 +357,7 @@ def _end(pid: int, is_dying: bool = False) -> None:
             return
     if os.WIFSIGNALED(status):
         logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
+    elif os.WEXITSTATUS(status) == gatekeeper.UNCONFINED:
+        pass  # it has said why
     elif os.WEXITSTATUS(status) or is_dying:
         logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 PIDFILE_MODE = 0o644
 HINTS = {
+    errno.EACCES: " (it takes root, with CAP_NET_BIND_SERVICE)",
     errno.EADDRINUSE: " by another server, or by a socket of systemd's: see ss -ltnp",
 }
 READY = b"+"  # what a detached process tells its parent; anything else is an error's text
@@ -120,6 +121,7 @@ def run(
     """Run the listener on sockets that were passed, or on `listen-address`; returns the exit
     code."""
     from tpop3d.doors.listener import Listener
+    from tpop3d.session import gatekeeper
     from tpop3d.session.cell import prepare_cell
 
     own = Sockets()
@@ -134,6 +136,8 @@ def run(
     cell = prepare_cell(config)
     if isinstance(cell, str):
         return _fail(cell)
+    if why := gatekeeper.trial(cell):
+        return _fail(why)
     try:
         listening = bind(config)
     except CannotListen as error:
@@ -151,8 +155,9 @@ def run(
     def reload() -> Changed | None:
         again = load(file)
         cell = prepare_cell(again) if isinstance(again, Config) else ""
-        if isinstance(again, list) or isinstance(cell, str):
-            for problem in again if isinstance(again, list) else [cell]:
+        why = cell if isinstance(cell, str) else gatekeeper.trial(cell)
+        if isinstance(again, list) or isinstance(cell, str) or why:
+            for problem in again if isinstance(again, list) else [why]:
                 logs.error(str(problem))
             logs.error("reload: the configuration has errors, and is kept as it was")
             return None

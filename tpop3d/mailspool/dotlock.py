@@ -24,6 +24,7 @@ import errno
 import os
 from time import time
 
+from tpop3d import reasons
 from tpop3d.mailspool.lockfile import STALE_AFTER, Seen, here, is_dead, look
 
 NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of O_TMPFILE
@@ -63,7 +64,7 @@ class Dotlock:
             except OSError as error:
                 if error.errno not in CANNOT:
                     raise
-                cannot = f"{self.path} cannot be made ({error.strerror})"
+                cannot = f"{self.path} cannot be made ({reasons.why(error)})"
             seen = look(self.path)
             if seen is None and cannot:
                 return cannot

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import stat
 
+from tpop3d import reasons
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,4 +76,4 @@ def of_error(error: OSError, doing: str) -> Refusal:
         errno.EISDIR, errno.ENXIO, errno.ENOENT,
     )  # fmt: skip
     kind = PERMANENT if error.errno in permanent else TEMPORARY
-    return Refusal(kind, f"{doing}: {error.strerror}")
+    return Refusal(kind, f"{doing}: {reasons.why(error)}")

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from tpop3d.config import Config
     from tpop3d.directives import Principal
 
+STATUS = 8192  # octets of proc_pid_status(5), more than it has before its capabilities
+# What root does here that it may not be allowed: the number of the capability, and what it is for.
+NEEDED = {
+    "CAP_SYS_CHROOT": (18, "lock gatekeepers in"),
+    "CAP_SETUID": (7, "become a mailbox's user"),
+    "CAP_SETGID": (6, "leave its groups"),
+    "CAP_KILL": (5, "end the processes of other users"),
+    "CAP_CHOWN": (0, "make a user's state directory"),
+}
 EMPTY = "empty"  # in the state directory, where no mailbox's subdirectory has such a name
 
 
@@ -49,6 +58,33 @@ def unsafe_state(config: Config) -> str:
     return f"state-directory: {directory}: {why}: chown root {directory}; chmod 711 {directory}"
 
 
+def has_capability(number: int) -> bool:
+    """Has this process a capability, by its number? Yes, where the kernel does not tell."""
+    return bool(_effective() >> number & 1)
+
+
+def _effective() -> int:
+    """The set of capabilities(7) that this process has, as bits; all, if that is not known."""
+    try:
+        fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        status = os.read(fd, STATUS)
+        os.close(fd)
+        return int(status.partition(b"\nCapEff:")[2].split(b"\n", 1)[0], 16)
+    except (OSError, ValueError):
+        return -1
+
+
+def lacking() -> str:
+    """What root must be allowed and is not here, in one line; "" if nothing."""
+    effective = _effective()
+    names = [name for name, (bit, _) in NEEDED.items() if not effective >> bit & 1]
+    if not names:
+        return ""
+    what = ", ".join(NEEDED[name][1] for name in names)
+    where = "CapabilityBoundingSet= of a unit, or a container's cap_add, must have it"
+    return f"root lacks {', '.join(names)}, to {what}: {where}"
+
+
 def prepare_cell(config: Config) -> Cell | str:
     """Make the empty directory if it is missing; returns why it cannot be, if so.
 
@@ -56,6 +92,8 @@ def prepare_cell(config: Config) -> Cell | str:
     """
     if os.geteuid() != 0:
         return _limited(Cell(None, os.getegid(), ""), config)
+    if why := lacking():
+        return why
     user = gatekeeper_user(config)
     if isinstance(user, str):
         return user
@@ -71,7 +109,9 @@ def prepare_cell(config: Config) -> Cell | str:
         if os.listdir(directory):
             return f"{directory}: must be empty"
     except OSError as error:
-        return f"{directory}: {error.strerror}"
+        from tpop3d import reasons
+
+        return f"{directory}: {reasons.why(error, config.state_directory)}"
     return _limited(Cell(user.uid, user.gid, directory), config)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from tpop3d import reasons
 from tpop3d.mailspool import state
 from tpop3d.mailspool.refusal import PERMANENT, TEMPORARY, Refusal
 from tpop3d.session.privileges import apart, for_a_moment
@@ -114,7 +115,7 @@ def _look(path: str, required: str) -> str | Refusal:
     except (FileNotFoundError, NotADirectoryError):
         return _trouble_above(path, required) or MISSING
     except OSError as error:
-        return Refusal(TEMPORARY, f"{path}: {error.strerror}")
+        return Refusal(TEMPORARY, f"{path}: {reasons.why(error)}")
     return EXISTS
 
 
@@ -133,8 +134,8 @@ def _trouble_above(path: str, required: str) -> Refusal | None:
             place = os.path.dirname(place)
         os.stat(place)
     except FileNotFoundError as error:
-        why = f"{error.strerror}; is the file system mounted?"
+        why = f"{reasons.why(error)}; is the file system mounted?"
         return Refusal(TEMPORARY, f"{place}: {why}")
     except OSError as error:
-        return Refusal(TEMPORARY, f"{place}: {error.strerror}")
+        return Refusal(TEMPORARY, f"{place}: {reasons.why(error)}")
     return None

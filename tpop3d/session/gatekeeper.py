@@ -7,6 +7,7 @@ a user of its own, in an empty directory, with no descriptor but the channel and
 
 from __future__ import annotations
 
+import _signal
 import os
 import select
 
@@ -33,7 +34,14 @@ ANSWERS = {
     channels.UNDECIDED_FOR_LAST: replies.LOGIN_UNDECIDED_LAST,
 }
 
+PATIENCE = 10.0  # seconds that one may take to come up
+UNCONFINED = 4  # what one ends with that cannot be locked in, and has said why
+
 ENDS = {replies.GOODBYE: QUIT, replies.NOT_HTTP: HTTP}  # how a connection ends with such a reply
+
+
+class Unconfined(Exception):
+    """This process cannot be locked in; the text says why, and what root needs for it."""
 
 
 class MonitorGone(Exception):
@@ -52,18 +60,71 @@ def start(cell: Cell) -> tuple[int, Channel]:
         return pid, ours
     status = 1
     try:
-        wakeup, _ = signals.descriptors()
-        confine(cell, (theirs.fileno(), *signals.descriptors()))
+        wakeup = _lock_in(cell, theirs)
         logs.hand_over(theirs.log)
         while not _is_told_to_end(wakeup, theirs) and (order := theirs.take_order()) is not None:
             _serve(order, theirs, wakeup)
         status = 0
+    except Unconfined as error:
+        logs.error(str(error))
+        status = UNCONFINED
     except (MonitorGone, ConnectionError):
         status = 0
     except BaseException as error:
         logs.error(f"gatekeeper: {logs.describe(error)}")
     finally:
         os._exit(status)
+
+
+def _lock_in(cell: Cell, channel: Channel) -> int:
+    """Lock this process in; returns the descriptor that a signal makes readable. Raises
+    `Unconfined`."""
+    wakeup, _ = signals.descriptors()
+    try:
+        confine(cell, (channel.fileno(), *signals.descriptors()))
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        raise Unconfined(f"gatekeepers cannot be locked in: {why}") from None
+    return wakeup
+
+
+def trial(cell: Cell) -> str:
+    """Have a gatekeeper come up, and end it; returns why either cannot be, if so.
+
+    Whoever serves many says only then that it serves: otherwise each of them would find out.
+    """
+    ours, theirs = channels.pair()
+    try:
+        pid = signals.fork()
+    except OSError as error:
+        return f"no gatekeeper: {error.strerror}"
+    if not pid:
+        try:
+            ours.close()  # should whoever tries this be killed, it is over
+            _lock_in(cell, theirs)
+            theirs.log(channels.LOG_DEBUG, "")
+            theirs.take_order()
+        except Unconfined as error:
+            theirs.log(channels.LOG_ERR, str(error))
+        except BaseException as error:
+            theirs.log(channels.LOG_ERR, f"gatekeeper: {logs.describe(error)}")
+        finally:
+            os._exit(0)
+    theirs.close()
+    poll = select.poll()
+    poll.register(ours.fileno(), select.POLLIN)
+    said = ours.receive() if poll.poll(PATIENCE * 1000) else None
+    why = said.text if isinstance(said, channels.Line) else "gatekeepers die as they are born"
+    try:
+        os.kill(pid, _signal.SIGKILL)
+    except OSError as error:
+        why = why or f"gatekeepers cannot be ended: {error.strerror} (kill(2) takes CAP_KILL)"
+    ours.close()  # which ends it, too
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # whoever started us has SIGCHLD ignored
+    return why
 
 
 def _is_told_to_end(wakeup: int, channel: Channel) -> bool:

@@ -229,15 +229,29 @@ def _enter(directory: str) -> None:
         make_directory(os.path.dirname(directory), 0o711)
         make_directory(directory, 0o555)
         os.chroot(directory)
+    except OSError as error:
+        raise _naming(error, "chroot", "CAP_SYS_CHROOT") from None
     os.chdir("/")
+
+
+def _naming(error: OSError, call: str, capability: str) -> OSError:
+    """An error that names the call which the kernel has refused, and what root needs for it."""
+    needed = f" takes {capability}" if isinstance(error, PermissionError) else ""
+    return OSError(error.errno, f"{error.strerror} ({call}(2){needed})")
 
 
 def _switch(uid: int, gid: int, groups: list[int], saved: int) -> None:
     """Groups, gid, uid: set, read back, and no way back to root. `saved` is the saved gid."""
-    os.setgroups(groups)
-    os.setresgid(gid, gid, saved)
-    os.setresuid(uid, uid, uid)
     gids = gid, gid, saved
+    for set_ids, ids, capability in (
+        (os.setgroups, (groups,), "CAP_SETGID"),
+        (os.setresgid, gids, "CAP_SETGID"),
+        (os.setresuid, (uid,) * 3, "CAP_SETUID"),
+    ):
+        try:
+            set_ids(*ids)
+        except OSError as error:
+            raise _naming(error, set_ids.__name__, capability) from None
     if os.getresuid() != (uid,) * 3 or os.getresgid() != gids or os.getgroups() != groups:
         raise StillPrivileged
     for regain in (os.setuid, os.seteuid, os.setgid):

@@ -10,6 +10,7 @@ import ssl
 import stat
 from time import gmtime, strftime, time
 
+from tpop3d import reasons
 from tpop3d.addresses import located
 
 TYPE_CHECKING = False
@@ -162,7 +163,7 @@ def _check_readable(path: str) -> None:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unusable(f"{path}: is no regular file")
     except OSError as error:
-        raise Unusable(f"{path}: {error.strerror}") from None
+        raise Unusable(f"{path}: {reasons.why(error)}") from None
 
 
 class _Encrypted(ValueError):
