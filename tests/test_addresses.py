@@ -11,6 +11,8 @@ RIGHT = [
     ("0.0.0.0:pop3", [("0.0.0.0", 110, "")]),
     ("0.0.0.0:pop-3", [("0.0.0.0", 110, "")]),
     ("0.0.0.0:pop3s", [("0.0.0.0", 995, "")]),
+    ("host:0", [("host", 0, "")]),
+    ("host:0(example.org);tls=immediate", [("host", 0, "example.org")]),
     ("host:65535(example.org)", [("host", 65535, "example.org")]),
     ("host(example.org)", [("host", 110, "example.org")]),
     ("[::1]", [("::1", 110, "")]),
@@ -31,7 +33,7 @@ def test_hosts_ports_and_domains(text, expected):
 
 
 WRONG = [
-    ":110", "[::1", "::1", "2001:db8::1:110", "host:", "host:0", "host:65536", "host:-1",
+    ":110", "[::1", "::1", "2001:db8::1:110", "host:", "host:65536", "host:-1",
     "host:no-such-service", "host(", "host()", "host(x", "host(x)y", "[]", "[::1]110",
     "[::1]x:110", "[::1]:", "a b:c", "host:\u0661\u0661\u0660", "(x)", ";tls=stls",
     # TLS

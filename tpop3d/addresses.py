@@ -47,9 +47,10 @@ class Address:
 
     `tls` is None, and the port perhaps still to change, until `settle` has been called. `numeric`
     are the addresses of the host, None until somebody has looked it up: whoever stays does so once.
+    Port 0 is any that is free; `bound` are then those that were found.
     """
 
-    __slots__ = ("domain", "has_port", "host", "numeric", "port", "tls")
+    __slots__ = ("bound", "domain", "has_port", "host", "numeric", "port", "tls")
 
     def __init__(self, host: str, port: int | None, domain: str, tls: Tls | None) -> None:
         self.host = host
@@ -58,6 +59,18 @@ class Address:
         self.domain = domain
         self.tls = tls
         self.numeric: frozenset[str] | None = None
+        self.bound: frozenset[int] = frozenset()
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What only one socket can be bound to. Of any free port there are as many as are wanted
+        for different purposes."""
+        mode = self.tls.mode if self.tls is not None else NONE
+        return self.host, self.port, "" if self.port else f"{mode} {self.domain}"
+
+    def is_port(self, number: int) -> bool:
+        """Is this its port?"""
+        return number in self.bound if not self.port else number == self.port
 
     def settle(self, default: Tls) -> None:
         """Take from the configuration's TLS what the address itself does not say."""
@@ -220,8 +233,8 @@ def _default_port(tls: Tls | None) -> int:
 
 
 def _port(text: str, word: str) -> int:
-    if text.isdecimal() and text.isascii() and len(text) <= 5 and 0 < int(text) < 65536:
-        return int(text)
+    if text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) < 65536:
+        return int(text)  # 0: any free one
     try:
         import _socket
 

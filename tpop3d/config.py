@@ -151,7 +151,7 @@ class Config:
         Raises `addresses.Unresolved`, where a host name could not be looked up.
         """
         for address in self.listen_address:
-            if address.domain and address.port == port and address.is_at(host):
+            if address.domain and address.is_port(port) and address.is_at(host):
                 return os.fsencode(address.domain)
         return b""
 

@@ -219,10 +219,10 @@ class Reader:
         if config.tls_mode == IMMEDIATE and not certificates and not config.listen_address:
             self.errors.append((given["tls-mode"], "tls-mode", missing))
             return
-        places: dict[tuple[str, int], Tls] = {}
+        places: dict[tuple[str, int, str], Tls] = {}
         for address in config.listen_address:
             address.settle(config.tls)
-            first = places.setdefault((address.host, address.port), address.tls or PLAIN)
+            first = places.setdefault(address.place, address.tls or PLAIN)
             if address.tls is not None and not address.tls.is_like(first):
                 why = f"{address.host}:{address.port} is there twice, with different TLS"
                 self.errors.append((given["listen-address"], "listen-address", why))

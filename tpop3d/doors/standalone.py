@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tpop3d.doors.listener import Changed
     from tpop3d.session.privileges import Cell
 
+    Place = tuple[str, int, str]  # see Address
+
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 PIDFILE_MODE = 0o644
 HINTS = {
@@ -41,7 +43,7 @@ class Sockets:
     """The listening sockets by address, so that a reload re-binds only what has changed."""
 
     def __init__(self) -> None:
-        self._bound: dict[tuple[str, int], list[_socket.socket]] = {}
+        self._bound: dict[Place, list[_socket.socket]] = {}
 
     def bind(self, addresses: list[Address]) -> dict[_socket.socket, Tls]:
         """Listen to all of these addresses and to no others; returns the sockets, each with its
@@ -52,16 +54,16 @@ class Sockets:
         """
         if not addresses:
             raise CannotListen("nothing to listen on: give listen-address in the configuration")
-        wanted: dict[tuple[str, int], Tls] = {}
+        wanted: dict[Place, Tls] = {}
         for address in addresses:
-            wanted.setdefault((address.host, address.port), address.tls or PLAIN)
-        new: dict[tuple[str, int], list[_socket.socket]] = {}
+            wanted.setdefault(address.place, address.tls or PLAIN)
+        new: dict[Place, list[_socket.socket]] = {}
         leaving = [one for place, old in self._bound.items() if place not in wanted for one in old]
         try:
             # One that goes may have the port of one that comes (0.0.0.0 and 127.0.0.1).
             _share(leaving, True)
             for place in wanted:
-                new[place] = self._bound.get(place) or _listen(*place, share=bool(leaving))
+                new[place] = self._bound.get(place) or _listen(*place[:2], share=bool(leaving))
         except CannotListen:
             _share(leaving, False)
             for place, sockets in new.items():
@@ -72,8 +74,9 @@ class Sockets:
         self._bound = new
         for address in addresses:
             # For logins: no nameserver need answer for them.
-            bound = new[address.host, address.port]
-            address.numeric = frozenset(str(one.getsockname()[0]) for one in bound)
+            names = [one.getsockname() for one in new[address.place]]
+            address.numeric = frozenset(str(name[0]) for name in names)
+            address.bound = frozenset(name[1] for name in names)
         return {one: wanted[place] for place, sockets in new.items() for one in sockets}
 
 
@@ -150,9 +153,11 @@ def run(
         return _fail(why)
     _warn_of_no_tls(listening, config)
     listener = Listener(config, cell, listening, keeper)
-    logs.notice(f"listening on {', '.join(_shown(*one) for one in listening.items())}")
+    places = _all_shown(listening)
+    logs.notice(f"listening on {places}")
 
     def reload() -> Changed | None:
+        nonlocal places
         again = load(file)
         cell = prepare_cell(again) if isinstance(again, Config) else ""
         why = cell if isinstance(cell, str) else gatekeeper.trial(cell)
@@ -178,6 +183,9 @@ def run(
             return None
         start_log(again)
         _warn_of_no_tls(now, again)
+        if (others := _all_shown(now)) != places:
+            places = others
+            logs.notice(f"listening on {places}")
         return again, cell, now, keeper
 
     listener.reload = reload
@@ -237,6 +245,10 @@ def _warn_of_no_tls(listening: dict[_socket.socket, Tls], config: Config) -> Non
                 f"{_shown(one, tls)} has no TLS, and plaintext-logins is {config.plaintext_logins}:"
                 f" {who} can log in there; give tls-certificate"
             )
+
+
+def _all_shown(listening: dict[_socket.socket, Tls]) -> str:
+    return ", ".join(_shown(*one) for one in listening.items())
 
 
 def _shown(one: _socket.socket, tls: Tls) -> str:
