@@ -355,3 +355,17 @@ def test_an_empty_file_name_is_not_the_default_one():
     done = tpop3d("--check-config", "-f", "")
     assert done.returncode == 2
     assert b"/etc/tpop3d.conf" not in done.stderr
+
+
+NOT_TOGETHER = [
+    "--check-config --recover", "--inetd --check-config", "--inspect /x --test-login anna",
+    "--check-config --tls", "--recover --tls", "--test-login anna --tls",
+    "--inetd -d", "--inetd -p /x", "--check-config --detach", "-d --test-login anna",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", NOT_TOGETHER)
+def test_options_of_which_one_would_be_ignored_are_an_error(options):
+    done = tpop3d(*options.split())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.splitlines()[-1].startswith(b"tpop3d: error: ")

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 import doors
+from authkit import tpop3d
 from mailsite import PATIENCE, open_directory
 
 
@@ -61,3 +62,22 @@ def test_a_signal_ends_it_with_sessions_open_and_removes_the_mail(demo, director
     demo.process.send_signal(number)
     assert demo.process.wait(PATIENCE) == 0
     assert [path.name for path in directory.iterdir()] == ["demo"]
+
+
+REFUSED = {
+    "--tls": "no --tls", "-f /etc/tpop3d.conf": "no -f", "--inetd": "no --inetd", "-d": "no -d",
+    "--detach": "no --detach", "-p /run/demo.pid": "no -p", "--check-config": "do not go together",
+    "--recover": "do not go together", "--test-login anna": "do not go together",
+    "--inspect /var/mail/anna": "do not go together",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", REFUSED)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_it_would_not_do_is_an_error(options, first):
+    """It has a configuration, a port and mail of its own."""
+    words = [*options.split(), "--demo"] if first else ["--demo", "0", *options.split()]
+    done = tpop3d(*words)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert REFUSED[options] in done.stderr.decode().splitlines()[-1]
+    assert "--demo" in done.stderr.decode().splitlines()[-1]

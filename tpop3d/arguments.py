@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from tpop3d.cli import Options
 
 DEMO_PORT = 1110
+# Options by where they are kept. Each of these is something else to do.
+MODES = {
+    "inetd": "--inetd",
+    "check_config": "--check-config",
+    "recover": "--recover",
+    "test_login": "--test-login",
+    "inspect": "--inspect",
+    "demo": "--demo",
+}
+LISTENERS = {"debug": "-d", "detach": "--detach", "pidfile": "-p"}
+NOT_IN_DEMO = {"file": "-f", "tls": "--tls", "inetd": "--inetd"} | LISTENERS
 
 
 def parse(arguments: list[str], into: Options) -> Options:
@@ -22,6 +33,7 @@ def parse(arguments: list[str], into: Options) -> Options:
         " it serves what it is given; otherwise it listens to the addresses of its configuration.",
         epilog="See tpop3d(8) and tpop3d.conf(5).",
     )
+    # Only what is given is set: the rest has the defaults of its class.
     parser.add_argument(
         "-f", dest="file", metavar="FILE", help=f"the configuration file (default {into.file})"
     )
@@ -82,6 +94,19 @@ def parse(arguments: list[str], into: Options) -> Options:
     )
     parser.add_argument("-V", action="version", version=f"tpop3d {__version__}")
     options = parser.parse_args(arguments, namespace=into)
+    given = vars(options)
+    if options.demo is not None:
+        for key, option in NOT_IN_DEMO.items():
+            if key in given:
+                parser.error(f"--demo serves its own mail, in its own way: no {option}")
+    modes = [option for key, option in MODES.items() if key in given]
+    if len(modes) > 1:
+        parser.error(f"{modes[0]} and {modes[1]} do not go together")
+    if options.tls and modes and modes != ["--inetd"]:
+        parser.error(f"--tls is for those who are served, and {modes[0]} serves nobody")
+    for key, option in LISTENERS.items():
+        if modes and key in given:
+            parser.error(f"{option} is for a listener, and {modes[0]} is none")
     if options.debug and options.detach:
         parser.error("-d stays in the foreground, and --detach leaves it")
     if options.client and options.test_login is None:
