@@ -11,7 +11,7 @@ import pytest
 
 import doors
 from authkit import tpop3d
-from mailsite import PATIENCE, poll
+from mailsite import IS_ROOT, PATIENCE, poll
 from spools import mbox
 
 # The folder of unit files is called systemd, too, and has no daemon.
@@ -85,6 +85,16 @@ def test_each_change_of_state_in_its_order(site, manager):
         site.configure({"no-such-directive": "yes"})
         door.process.send_signal(signal.SIGHUP)
         assert manager.hear()[0] == "RELOADING=1"
+        ready, status = manager.hear()
+        assert ready == "READY=1"
+        failed, _, serving = status.partition("; ")
+        where = re.escape(f"{site.conf}:")
+        assert re.fullmatch(rf"STATUS=reload failed: {where}\d+: no-such-directive: .*", failed)
+        assert f"STATUS={serving}" == STATUS.format(1, 1, 1)
+        # Until there is a good one.
+        site.configure({"no-such-directive": None})
+        door.process.send_signal(signal.SIGHUP)
+        assert manager.hear()[0] == "RELOADING=1"
         assert manager.hear() == ["READY=1", STATUS.format(1, 1, 1)]
         assert wire.ask("QUIT").startswith(b"+OK")
         door.process.send_signal(signal.SIGTERM)
@@ -100,7 +110,66 @@ def test_it_is_ready_only_when_it_listens(site, manager):
     assert done.returncode == 1
     assert b"Address already in use" in done.stderr
     assert manager.hear() == ["STATUS=starting"]
+    (status,) = manager.hear()
+    assert re.fullmatch("STATUS=not started: .*: Address already in use", status)
     assert not manager.has_more()
+
+
+def test_why_it_does_not_start(site, manager):
+    """systemd keeps it for `systemctl status`."""
+    site.configure({"no-such-directive": "x", "nor-this-one": "y"})
+    assert tpop3d("-f", site.conf).returncode == 1
+    (status,) = manager.hear()
+    where = re.escape(f"{site.conf}:")
+    assert re.fullmatch(
+        rf"STATUS=not started: {where}\d+: no-such-directive: .* \(and 1 more\)", status
+    )
+    assert not manager.has_more()
+
+
+# What a listener may find at a reload, and a word of its status.
+TROUBLES = {
+    "errors": ({"no-such-directive": "x", "nor-this-one": "y"}, r"no-such-directive.*and 1 more"),
+    "a file that is not there": (None, "No such file or directory"),
+    "an address that cannot be had": ({"listen-address": "192.0.2.1:1"}, "cannot listen on"),
+    "no certificate": (
+        {"listen-address": None, "tls-certificate": "/nonexistent/\u00fc\u0080.pem"},
+        r"/nonexistent/\\xc3\\xbc",
+    ),
+    "a cell that cannot be": ({"gatekeeper-user": "root"}, "must not be root"),
+}
+
+
+@pytest.mark.parametrize("what", TROUBLES)
+def test_each_sign_of_life_tells_of_a_reload_that_failed(site, manager, monkeypatch, what):
+    monkeypatch.setitem(doors.ENVIRONMENT, "WATCHDOG_USEC", "200000")
+    settings, why = TROUBLES[what]
+    if what == "a cell that cannot be" and not IS_ROOT:
+        pytest.skip("only root locks gatekeepers in")
+    with doors.standalone(site) as door:
+        before = dict(site.settings)
+        if settings is None:
+            site.conf.unlink()
+        else:
+            settings = settings | {
+                "listen-address": settings.get("listen-address") or before["listen-address"]
+            }
+            site.configure(settings)
+        door.process.send_signal(signal.SIGHUP)
+        failed = f"STATUS=reload failed: .*{why}.*; serving 0 of 16 connections, .*"
+
+        def hears(state):
+            def heard():
+                first, *rest = manager.hear()
+                return first == state and re.fullmatch(failed, rest[0])
+
+            return heard
+
+        poll(hears("READY=1"), "the end of the reload")
+        poll(hears("WATCHDOG=1"), "a sign of life")
+        site.configure(before | {key: before.get(key) for key in settings or ()})
+        door.process.send_signal(signal.SIGHUP)
+        poll(lambda: manager.hear() == ["WATCHDOG=1", STATUS.format(0, 0, 0)], "a good one")
 
 
 def test_signs_of_life(site, manager, monkeypatch):

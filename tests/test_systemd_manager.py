@@ -93,9 +93,42 @@ class TestReload:
         assert client.ask("QUIT").startswith(b"+OK")
         assert logged_in(box).ask("STAT").startswith(b"+OK")
         poll(lambda: box.show(listener, "ActiveState") == "active", "the end of the reload")
+        # systemctl(1) has only seen that a signal was sent; the status says what came of it.
+        why = "reload failed: /etc/tpop3d.conf:1: no-such-directive: "
+        poll(lambda: box.show(listener, "StatusText").startswith(why), "the status to say so")
+        assert f'Status: "{why}' in box.systemctl("status", listener)
+        box.configure({})
+        box.systemctl("reload", listener)
+        poll(lambda: box.show(listener, "StatusText").startswith("serving "), "the status")
 
 
 class TestStart:
+    @pytest.mark.parametrize("unit", SERVICE.values())
+    @pytest.mark.parametrize("name", ["CAP_SYS_CHROOT", "CAP_KILL"])
+    def test_without_a_capability_it_is_not_ready(self, box, unit, name):
+        """What an administrator's hardening may take away."""
+        box.adapt(unit, Service_CapabilityBoundingSet=f"~{name}", Service_Restart="no")
+        assert box.run("systemctl", "start", unit).returncode != 0
+        assert box.show(unit, "ActiveState") == "failed"
+        box.wait_for_journal(f"root lacks {name}, ")
+        assert box.show(unit, "StatusText").startswith(f"not started: root lacks {name}, ")
+        journal = box.journal()
+        assert "listening on" not in journal
+        assert "Traceback" not in journal
+
+    def test_without_a_system_call_it_is_not_ready(self, box):
+        unit = SERVICE[DAEMON]
+        box.adapt(unit, Service_SystemCallFilter="~chroot", Service_Restart="no")
+        assert box.run("systemctl", "start", unit).returncode != 0
+        box.wait_for_journal("chroot(2) takes CAP_SYS_CHROOT")
+        assert "listening on" not in box.journal()
+
+    def test_a_connections_own_service_apologizes(self, box):
+        box.adapt("tpop3d@.service", Service_CapabilityBoundingSet="~CAP_SYS_CHROOT")
+        box.systemctl("start", "tpop3d.socket")
+        assert box.wire().line() == b"-ERR [SYS/PERM] server is not configured\r\n"
+        box.wait_for_journal("root lacks CAP_SYS_CHROOT, ")
+
     @pytest.mark.parametrize("unit", SERVICE.values())
     def test_a_bad_configuration_is_a_failure_and_told(self, box, unit):
         box.path("/etc/tpop3d.conf").write_text("no-such-directive: yes\n")

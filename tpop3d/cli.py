@@ -267,7 +267,8 @@ def _listen(options: Options, passed: Passed | None) -> int:
     config = load(options.file)
     if isinstance(config, list):
         for problem in config:
-            print(f"tpop3d: {problem}", file=sys.stderr)
+            _complain(problem)
+        manager.tell_failure(config)
         return FAILED
     if manager.asks():
         try:

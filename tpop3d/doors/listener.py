@@ -61,7 +61,8 @@ class Listener:
         self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
         self._stopping = False
         self._total = 0
-        self.reload: Callable[[], Changed | None] = lambda: None
+        self.reload: Callable[[], Changed | list[str]] = lambda: ["nothing was read"]
+        self._trouble = ""  # why the latest reload has changed nothing, if so
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
@@ -115,10 +116,12 @@ class Listener:
     def _status(self) -> str:
         served = self._connections.served
         sessions = sum(1 for one in served if one.fd < 0 and one.child > 0)
-        return (
-            f"STATUS=serving {len(served)} of {self.config.max_children} connections,"
+        serving = (
+            f"serving {len(served)} of {self.config.max_children} connections,"
             f" {sessions} logged in; {self._total} so far"
         )
+        # First, since that is what somebody has to do something about.
+        return f"STATUS={self._trouble and f'reload failed: {self._trouble}; '}{serving}"
 
     def _tell_watchdog(self, interval: float) -> None:
         self._loop.after(interval, lambda: self._tell_watchdog(interval))
@@ -226,9 +229,13 @@ class Listener:
         """Read the configuration again, and listen where it says; a bad one changes nothing."""
         manager.notify(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic() * 1e6)}")
         try:
+            self._trouble = "internal error, see the log"
             result = self.reload()
-            if result is not None:
+            if isinstance(result, list):
+                self._trouble = manager.summary(result)
+            else:
                 self._change(*result)
+                self._trouble = ""
                 logs.notice("reload: the configuration is read again")
         finally:
             manager.notify("READY=1\n" + self._status())

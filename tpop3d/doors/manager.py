@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+MAX_STATUS = 400  # octets of a reason in it
+
 
 def asks() -> bool:
     """Does whoever started us want to be told?"""
@@ -19,6 +21,22 @@ def notify(state: str) -> None:
             daemon.notify(state)
         except OSError:
             pass
+
+
+def summary(problems: list[str]) -> str:
+    """Problems as a part of STATUS=, which is one line, and UTF-8 or systemd takes none of it."""
+    from tpop3d.logs import printable
+
+    further = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return printable(os.fsencode(problems[0]))[:MAX_STATUS] + further
+
+
+def tell_failure(problems: list[str]) -> None:
+    """Tell why the listener does not start: it stays there when the process is gone."""
+    try:
+        notify(f"STATUS=not started: {summary(problems)}")
+    except ImportError:
+        pass  # without systemd-python nothing can be told
 
 
 def watchdog_interval() -> float:

@@ -12,6 +12,7 @@ import sys
 from tpop3d import logs
 from tpop3d.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config import Config, load
+from tpop3d.doors import manager
 from tpop3d.session.wire import name_of
 
 TYPE_CHECKING = False
@@ -156,16 +157,17 @@ def run(
     places = _all_shown(listening)
     logs.notice(f"listening on {places}")
 
-    def reload() -> Changed | None:
+    def reload() -> Changed | list[str]:
         nonlocal places
         again = load(file)
         cell = prepare_cell(again) if isinstance(again, Config) else ""
         why = cell if isinstance(cell, str) else gatekeeper.trial(cell)
         if isinstance(again, list) or isinstance(cell, str) or why:
-            for problem in again if isinstance(again, list) else [why]:
-                logs.error(str(problem))
+            problems = again if isinstance(again, list) else [why]
+            for problem in problems:
+                logs.error(problem)
             logs.error("reload: the configuration has errors, and is kept as it was")
-            return None
+            return problems
         # Before any address changes: a certificate that cannot be used must change nothing.
         wanted = [address.tls or PLAIN for address in again.listen_address]
         if passed is not None:
@@ -173,14 +175,14 @@ def run(
         keeper = _keeper(again, cell, wanted)
         if isinstance(keeper, str):
             logs.error(f"reload: {keeper}; the configuration is kept as it was")
-            return None
+            return [keeper]
         try:
             now = bind(again)
         except CannotListen as error:
             logs.error(f"reload: {error}; the configuration is kept as it was")
             if keeper is not None:
                 keeper.retire()
-            return None
+            return [str(error)]
         start_log(again)
         _warn_of_no_tls(now, again)
         if (others := _all_shown(now)) != places:
@@ -263,6 +265,7 @@ def _shown(one: _socket.socket, tls: Tls) -> str:
 
 def _fail(why: str) -> int:
     """One line where people and logs see it; returns the exit code."""
+    manager.tell_failure([why])
     logs.error(why)
     if not logs.is_on_stderr():
         print(f"tpop3d: {why}", file=sys.stderr)
