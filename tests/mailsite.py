@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"PATH": os.defpath, "PYTHONPATH": str(CHECKOUT), "LC_ALL": "C.UTF-8"}
 IS_ROOT = os.geteuid() == 0
 MAIL_USER = pwd.getpwnam("nobody") if IS_ROOT else pwd.getpwuid(os.geteuid())
+MARK = b"TPOP3D_TEST_SITE="  # in the environment of a site's processes
 PATIENCE = 10.0  # seconds; only what is broken takes that long
 
 
@@ -88,6 +89,7 @@ class Site:
         self.state.mkdir(mode=0o755)
         self.passwd.touch(mode=0o600)
         self.settings = {}
+        ENVIRONMENT[MARK.decode().rstrip("=")] = str(self.conf)
         self.configure(
             {
                 "auth-flatfile-enable": "yes",
@@ -122,20 +124,27 @@ class Site:
         os.chown(path, MAIL_USER.pw_uid, MAIL_USER.pw_gid)
 
     def processes(self):
-        """Pids of all that run for this site: their arguments name its configuration file."""
+        """Pids of all that run for this site: their arguments name its configuration file, or did
+        before they had a title, which the environment still does."""
+        mine = os.fsencode(self.conf)
         pids = []
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                except OSError:
-                    continue  # gone meanwhile
-                if os.fsencode(self.conf) in arguments:
-                    pids.append(int(entry.name))
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].startswith(b"tpop3d: "):
+                    words = (entry / "environ").read_bytes().split(b"\0")
+                    words = [word.removeprefix(MARK) for word in words]
+            except OSError:
+                continue  # gone meanwhile
+            if mine in words:
+                pids.append(int(entry.name))
         return pids
 
     def close(self):
         """Remove it; a server process that outlives its connection is a failure."""
+        ENVIRONMENT.pop(MARK.decode().rstrip("="), None)
         try:
             poll(lambda: not self.processes(), "the server's processes to end")
         finally:

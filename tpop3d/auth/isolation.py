@@ -14,7 +14,7 @@ import select
 import struct
 from time import monotonic
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
 from tpop3d.descriptors import close_all_but
 
@@ -81,6 +81,7 @@ def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
 def _work(work: Callable[[], Verdict], write_end: int, seconds: float) -> None:
     """In the child: do it, and pass on what comes of it. Does not return."""
     try:
+        titles.restore()
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold passwords
         # Should whoever waits for it be killed, nobody else would cut it off.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.auth import isolation  # noqa: F401  before the fork
 from tpop3d.auth.driver import CANNOT_SAY, YES
 from tpop3d.descriptors import close_all_but
@@ -35,6 +35,7 @@ def start(fd: int, channel: Channel, monitor: Monitor, request: Asked, config: C
         return pid
     status = 1
     try:
+        titles.show(titles.LOGIN)
         wakeup, _ = signals.descriptors()
         keep = (fd, channel.fileno(), *signals.descriptors())
         logs.reopen(lambda log: close_all_but((*keep, *log)))

@@ -16,7 +16,7 @@ import select
 import struct
 from time import monotonic
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.addresses import located
 from tpop3d.descriptors import close_all_but
 from tpop3d.session import relaychannel, signals
@@ -158,6 +158,7 @@ def start(recipe: Recipe) -> Keeper | Refused:
 
 def _keep(recipe: Recipe, connection: _socket.socket) -> None:
     """Be a keeper."""
+    titles.show(titles.KEYHOLDER)
     signals.spare_from_hangup()
     wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGHUP)
     keep = (connection.fileno(), *signals.descriptors())

@@ -12,7 +12,7 @@ import gc
 import os
 from time import monotonic
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.addresses import NONE, PLAIN
 from tpop3d.auth import drivers
 from tpop3d.descriptors import close_all_but
@@ -66,6 +66,7 @@ class Listener:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
+        titles.show_name()
         signals.unblock()
         signals.spare_from_hangup()
         early = signals.received()
@@ -100,6 +101,7 @@ class Listener:
         if self._recovery:
             return
         try:
+            titles.show(titles.RECOVERY)
             logs.reopen(lambda log: close_all_but((*signals.descriptors(), *log)))
             from tpop3d.recover import recover_all
 

@@ -11,7 +11,7 @@ import _signal
 import os
 import select
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  CAPA cannot be imported from inside
 from tpop3d.pop3.authorization import Authorization, StartTls
 from tpop3d.pop3.replies import Reply
@@ -80,6 +80,7 @@ def _lock_in(cell: Cell, channel: Channel) -> int:
     """Lock this process in; returns the descriptor that a signal makes readable. Raises
     `Unconfined`."""
     wakeup, _ = signals.descriptors()
+    titles.show(titles.GATEKEEPER)
     try:
         confine(cell, (channel.fileno(), *signals.descriptors()))
     except OSError as error:

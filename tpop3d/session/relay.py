@@ -13,7 +13,7 @@ import os
 import select
 from time import monotonic
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.session import relaychannel, signals
 from tpop3d.session.privileges import OUT_OF_MEMORY, confine
 from tpop3d.session.relaychannel import RelayChannel, RelayOrder
@@ -36,6 +36,7 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> No
     status = 1
     try:
         wakeup, _ = signals.descriptors()
+        titles.show(titles.RELAY)
         confine(cell, (channel.fileno(), *signals.descriptors()))
         channel.tell(relaychannel.READY)
         if (order := _await_order(channel, wakeup)) is not None:

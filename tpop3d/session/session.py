@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tpop3d import logs
+from tpop3d import logs, titles
 from tpop3d.directives import size_text
 from tpop3d.mailspool import refusal, state
 from tpop3d.mailspool.refusal import Refusal, Truncated
@@ -64,6 +64,7 @@ def serve(
     Everything that a session needs is imported by now: the user may not be allowed to read the
     program's own files.
     """
+    titles.show(logs.printable(account.name))
     choice, why = enter(account, config)
     if why:
         logs.error(summary.line("maildrop refused", reason=why))
