@@ -13,6 +13,8 @@ from tpop3d.auth.templates import Mailbox, Template
 from tpop3d.config import Config, Problems, load
 from tpop3d.directives import absolute_path
 from tpop3d.outlets import Syslog
+from tpop3d.reasons import HOMES
+from tpop3d.sandbox import Sandboxes
 from tpop3d.session.cell import gatekeeper_user, lacking, unsafe_state
 
 TYPE_CHECKING = False
@@ -48,6 +50,7 @@ def check_config(file: str) -> int:
 def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list[str]]:
     """What else is wrong with a configuration of which these errors are known; and its warnings."""
     problems, warnings = [], list(config.warnings)
+    sandboxes = Sandboxes()
     wrong = [error.removeprefix(f"{file}:").partition(": ")[2] for error in errors]
     if os.geteuid() == 0:
         user = gatekeeper_user(config)
@@ -61,6 +64,8 @@ def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list
     _check_drivers(config, problems, warnings)
     if not any(one.startswith("mailbox: ") for one in wrong):
         _check_mailboxes(config, warnings)
+        _check_units(config, file, sandboxes, warnings)
+    warnings += in_sandboxes(config, file, sandboxes)
     if not config.log_stderr and (why := logs.no_syslogd(Syslog())):
         warnings.append(f"log-stderr: {why}")
     # A certificate may be that of several addresses.
@@ -175,6 +180,47 @@ def _shared(template: Template) -> str:
     if not whole or whole == ["domain"] * len(whole):
         return "does not tell users apart: there is neither $(user) nor $(local_part)"
     return ""
+
+
+def _check_units(config: Config, file: str, sandboxes: Sandboxes, warnings: list[str]) -> None:
+    """See that our units may write where mail is."""
+    for key, mailbox in _templates(config).items():
+        for template in mailbox.templates:
+            for line in sandboxes.forbid(_place_of(template), is_written=True):
+                warnings.append(f"{_where(config, file, key)}: {template}: {line}")
+
+
+def in_sandboxes(config: Config, file: str, sandboxes: Sandboxes) -> list[str]:
+    """What our units forbid, other than mailboxes: a line for each."""
+    found = sandboxes.lack()
+    templates = _templates(config)
+    for key, value, _ in config.effective:
+        if key in templates or key.endswith("mailbox"):
+            continue
+        is_written = key == "state-directory"
+        for path in _paths(value):
+            lines = sandboxes.forbid(path, is_written)
+            found += [f"{_where(config, file, key)}: {line}" for line in lines]
+    return list(dict.fromkeys(found))
+
+
+def _place_of(template: Template) -> str:
+    """The directory that a mailbox is in, as far as all of them have it in common."""
+    is_home = template.parts[0][:2] == ("", "home")
+    return HOMES[0] if is_home else template.required({})
+
+
+def _paths(value: str) -> list[str]:
+    """The paths in a directive's value; of one with a variable, the directory before that. Files
+    for TLS may stand in an address."""
+    words = value.replace(";", " ").replace(",", " ").split()
+    paths = [word.partition("$(") for word in words if word.startswith("/")]
+    return [os.path.dirname(path) if variable else path for path, variable, _ in paths]
+
+
+def _where(config: Config, file: str, key: str) -> str:
+    number = config.lines.get(key)
+    return f"{file}:{number}: {key}" if number else f"{file}: {key}"
 
 
 def _templates(config: Config) -> dict[str, Mailbox]:

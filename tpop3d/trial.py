@@ -14,12 +14,14 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Spelling, Verdict
 from tpop3d.auth.switch import Switch, sum_of
+from tpop3d.check import in_sandboxes
 from tpop3d.config import Config, load
 from tpop3d.directives import size_text
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
+from tpop3d.sandbox import Sandboxes
 from tpop3d.session import signals
 from tpop3d.session.cell import lacking
 from tpop3d.session.choice import EXISTS, Choice, seen
@@ -35,7 +37,9 @@ REFUSED = 3
 UNDECIDED = 4
 UNOPENED = 5
 UNTRIED = 6
+BARRED = 7  # opened here, but not in a unit: to who asked it is UNOPENED
 RESULTS = {
+    BARRED: "the login succeeds, and the maildrop opens here, but not in the unit",
     SUCCEEDS: "the login succeeds, and the maildrop opens",
     REFUSED: "the login is refused",
     UNDECIDED: "the login cannot be checked",
@@ -73,7 +77,7 @@ def try_login(file: str, user: str, client: str) -> int:
     attempt = Attempt("USER", os.fsencode(user), password=password)
     del password
     try:
-        status = _try(attempt, client, config)
+        status = _try(attempt, client, config, file)
     except KeyboardInterrupt:
         _complain("interrupted")
         return FAILED
@@ -128,7 +132,7 @@ def _from_terminal(prompt: str) -> bytes:
     return line.removesuffix(b"\n")
 
 
-def _try(attempt: Attempt, client: str, config: Config) -> int:
+def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
     if os.geteuid() != 0:
         who = f"tried as uid {os.geteuid()}, not as root"
         _say("note", f"{who}: what only root can read or open is not tested")
@@ -138,8 +142,13 @@ def _try(attempt: Attempt, client: str, config: Config) -> int:
         status = account
     else:
         _describe(account)
-        status = _in_a_process(account, config)
+        sandboxes = Sandboxes()
+        barred = _barred(account, sandboxes, in_sandboxes(config, file, sandboxes))
+        status = _in_a_process(account, config, barred)
+        if status == BARRED and not sandboxes.are_used:
+            status = SUCCEEDS  # those units may be there for nothing
     result = RESULTS[status]
+    status = UNOPENED if status == BARRED else status
     if is_barred and not isinstance(account, int):
         status, result = REFUSED, "the password is good, and is not taken without TLS"
     _say("result", result)
@@ -262,7 +271,19 @@ def _describe_mailboxes(account: Account, chosen: str) -> None:
         _say("mailbox", f"{path} ({text})")
 
 
-def _in_a_process(account: Account, config: Config) -> int:
+def _barred(account: Account, sandboxes: Sandboxes, all_else: list[str]) -> dict[str, list[str]]:
+    """For each mailbox, what our units forbid of a session there; `all_else`: wherever it is."""
+    places = [
+        required or os.path.dirname(path)
+        for path, required in zip(account.mailboxes, account.required, strict=True)
+    ]
+    return {
+        path: [*sandboxes.forbid(place, is_written=True), *all_else]
+        for path, place in zip(account.mailboxes, places, strict=True)
+    }
+
+
+def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
     """Open the maildrop in a process that becomes its user; returns the exit code."""
     why = cannot_become(account.uid, account.gid, account.lock_gid)
     if why := why or (lacking() if os.geteuid() == 0 else ""):
@@ -276,31 +297,31 @@ def _in_a_process(account: Account, config: Config) -> int:
         return status if status in RESULTS else UNOPENED
     status = UNOPENED
     try:
-        if _open_within_limits(account, config):
-            status = SUCCEEDS
+        status = _open_within_limits(account, config, barred)
     except BaseException as error:
         logs.error(f"internal error: {logs.describe(error)}")
     finally:
         os._exit(status)
 
 
-def _open_within_limits(account: Account, config: Config) -> bool:
+def _open_within_limits(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
     try:
-        return _open(account, config)
+        return _open(account, config, barred)
     except MemoryError:
         pass  # what has taken it is let go of now
     use_reserve()
     _say("maildrop", f"refused: {OUT_OF_MEMORY}: {size_text(config.session_memory)}")
-    return False
+    return UNOPENED
 
 
-def _open(account: Account, config: Config) -> bool:
-    """What a session does up to its answer to the login, step by step, and at QUIT."""
+def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
+    """What a session does up to its answer to the login, step by step, and at QUIT; then what of
+    this a session in a unit could not do. Returns the exit code."""
     started = monotonic()
     choice, why = enter(account, config)
     if why:
         _say("maildrop", f"refused: {why}")
-        return False
+        return UNOPENED
     limit_memory(config.session_memory)
     _describe_mailboxes(account, choice.path if isinstance(choice, Choice) else "")
     os.umask(0o077)
@@ -312,7 +333,7 @@ def _open(account: Account, config: Config) -> bool:
         spool = open_chosen(choice, account, terms_of(config, _pause, account))
     if isinstance(spool, Refusal):
         _say("maildrop", f"refused: {spool.reason} ({monotonic() - started:.3f} s)")
-        return False
+        return UNOPENED
     messages, octets = len(spool), sum(spool.octets)
     seconds = monotonic() - started
     if spool.warning:
@@ -322,7 +343,10 @@ def _open(account: Account, config: Config) -> bool:
     spool.close()
     plural = "" if messages == 1 else "s"
     _say("maildrop", f"opens: {messages} message{plural}, {octets} octets ({seconds:.3f} s)")
-    return True
+    lines = barred.get(choice.path, []) if isinstance(choice, Choice) else []
+    for line in lines:
+        _say("unit", line)
+    return BARRED if lines else SUCCEEDS
 
 
 def _pause(seconds: float) -> bool:
