@@ -80,6 +80,15 @@ class TestWithoutWhatItNeeds:
             (line,) = wire.logs.lines()
             assert names_all(line, names)
 
+    def test_the_demo_says_so(self, names, tmp_path):
+        done = subprocess.run(
+            [*without(*names), *doors.SERVER, "--demo", "0"],
+            capture_output=True, text=True, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)}, cwd="/",
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+        assert names_all(done.stderr, names)
+        assert list(tmp_path.iterdir()) == []
+
     def test_recovery_and_a_trial_say_so(self, site, lack, names):
         run = [*without(*names), *doors.SERVER, "-f", str(site.conf)]
         options = {"capture_output": True, "text": True, "env": ENVIRONMENT, "cwd": "/"}
@@ -180,6 +189,19 @@ def test_a_system_call_that_is_refused_keeps_a_listener_from_starting(site, call
     (line,) = done.stderr.splitlines()
     assert f"{call}(2)" in line
     assert CALLS[call] in line
+
+
+def test_a_user_namespace_with_root_alone_is_named(site):
+    """As of a container without root and without /etc/subuid; root has all capabilities there."""
+    site.configure({"listen-address": f"127.0.0.1:{doors.free_port()}"})
+    done = subprocess.run(
+        [need("unshare"), "--user", "--map-root-user", *doors.SERVER, "-d", "-f", site.conf],
+        capture_output=True, text=True, env=ENVIRONMENT, cwd="/", timeout=6 * PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "gatekeepers cannot be locked in: " in line
+    assert line.endswith("; in this user namespace the number of users is 1 (/etc/subuid)")
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "kill"])

@@ -16,7 +16,8 @@ from tpop3d.addresses import PLAIN
 from tpop3d.cli import FAILED, OK, start_log
 from tpop3d.config import Config, read
 from tpop3d.doors.listener import Listener
-from tpop3d.session.cell import prepare_cell
+from tpop3d.session import gatekeeper
+from tpop3d.session.cell import lacking, prepare_cell
 
 HOST = "127.0.0.1"
 PASSWORDS = {"anna": "wonderland", "bert": "open sesame", "clara": "empty"}
@@ -122,11 +123,20 @@ def demo(port: int, verbose: bool) -> int:
     listener.set_inheritable(False)
     directory = tempfile.mkdtemp(prefix="tpop3d-demo-")
     try:
-        config = _furnish(directory)
+        if os.geteuid() == 0 and (why := lacking()):
+            print(f"tpop3d: {why}", file=sys.stderr)
+            return FAILED
+        try:
+            config = _furnish(directory)
+        except OSError as error:
+            print(f"tpop3d: {directory}: no sample mail: {error.strerror}", file=sys.stderr)
+            return FAILED
         start_log(config, verbose, stderr_is_free=True)
         cell = prepare_cell(config)
-        if isinstance(cell, str):
-            raise AssertionError(cell)
+        if why := cell if isinstance(cell, str) else gatekeeper.trial(cell):
+            print(f"tpop3d: {why}", file=sys.stderr)
+            return FAILED
+        assert not isinstance(cell, str)
         port = listener.getsockname()[1]
         print(WELCOME.format(host=HOST, port=port, directory=directory), flush=True)
         Listener(config, cell, {listener: PLAIN}).run()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tpop3d.config import Config
     from tpop3d.directives import Principal
 
+ALL_USERS = 1 << 16  # that files and users of a system have, as a rule
 STATUS = 8192  # octets of proc_pid_status(5), more than it has before its capabilities
 # What root does here that it may not be allowed: the number of the capability, and what it is for.
 NEEDED = {
@@ -83,6 +84,16 @@ def lacking() -> str:
     what = ", ".join(NEEDED[name][1] for name in names)
     where = "CapabilityBoundingSet= of a unit, or a container's cap_add, must have it"
     return f"root lacks {', '.join(names)}, to {what}: {where}"
+
+
+def mapped_users() -> int:
+    """How many users there are in this user namespace (user_namespaces(7)); as many as there can
+    be, where the kernel does not tell."""
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            return sum(int(line.split()[2]) for line in file)
+    except (OSError, ValueError, IndexError):
+        return ALL_USERS
 
 
 def prepare_cell(config: Config) -> Cell | str:

@@ -15,6 +15,7 @@ from tpop3d import logs, titles
 from tpop3d.pop3 import capabilities, replies  # noqa: F401  CAPA cannot be imported from inside
 from tpop3d.pop3.authorization import Authorization, StartTls
 from tpop3d.pop3.replies import Reply
+from tpop3d.session import cell as cells
 from tpop3d.session import channel as channels
 from tpop3d.session import signals
 from tpop3d.session.channel import Channel, Ending, Order, Request
@@ -120,6 +121,8 @@ def trial(cell: Cell) -> str:
         os.kill(pid, _signal.SIGKILL)
     except OSError as error:
         why = why or f"gatekeepers cannot be ended: {error.strerror} (kill(2) takes CAP_KILL)"
+    if why and (users := cells.mapped_users()) < cells.ALL_USERS:
+        why = f"{why}; in this user namespace the number of users is {users} (/etc/subuid)"
     ours.close()  # which ends it, too
     try:
         os.waitpid(pid, 0)
