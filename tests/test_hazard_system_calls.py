@@ -10,39 +10,47 @@ import pytest
 
 import doors
 import tlskit
-from mailsite import ENVIRONMENT, poll
+from mailsite import CHECKOUT, ENVIRONMENT, poll
 from samples import MESSAGES, spool_of
 from test_gatekeeper_processes import tree
 
 # Beside the packages and not among them: without it, as most sites are, all else is tested.
-LIBRARY = Path(sys.prefix) / "seccomp"
+PYSECCOMP = Path(sys.prefix) / "seccomp"
+DEBIANS = CHECKOUT / ".unpacked/python3-seccomp/usr/lib/python3/dist-packages"
+LIBRARIES = {"pyseccomp": PYSECCOMP, "seccomp": DEBIANS}
+WAYS = [("inetd", "pyseccomp"), ("listener", "pyseccomp")]
+if IS_DEBIANS := sys.base_prefix == "/usr":  # Debian's library is for Debian's Python
+    WAYS += [("inetd", "seccomp"), ("listener", "seccomp")]
 
 
-@pytest.fixture(params=["inetd", "listener"])
+def path_with(name):
+    """PYTHONPATH with one of the libraries."""
+    path = f"{LIBRARIES[name]}:{ENVIRONMENT['PYTHONPATH']}"
+    environment = ENVIRONMENT | {"PYTHONPATH": path}
+    code = f"import {name}; {name}.SyscallFilter"
+    if subprocess.run([sys.executable, "-c", code], env=environment, stderr=-3).returncode:
+        pytest.skip(f"{name}, or libseccomp below it, is not there")
+    return path
+
+
+@pytest.fixture(params=WAYS, ids=" ".join)
 def connect(request, site, monkeypatch):
-    """Gives a function that opens a connection to a server with the library, and the server."""
-    path = f"{LIBRARY}:{ENVIRONMENT['PYTHONPATH']}"
-    probe = subprocess.run(
-        [sys.executable, "-c", "import pyseccomp"],
-        env=ENVIRONMENT | {"PYTHONPATH": path},
-        capture_output=True,
-    )
-    if probe.returncode:
-        pytest.skip("pyseccomp, or libseccomp below it, is not installed")
-    monkeypatch.setitem(doors.ENVIRONMENT, "PYTHONPATH", path)
+    """Gives a function that opens a connection to a server with a library, and the server."""
+    door, library = request.param
+    monkeypatch.setitem(doors.ENVIRONMENT, "PYTHONPATH", path_with(library))
     site.add("anna", spool_of(MESSAGES))
     opened = []
 
     def start():
-        if request.param == "inetd":
+        if door == "inetd":
             manager = doors.inetd(site)
             wire = manager.__enter__()
             wire.pid = wire.process.pid
         else:
             manager = doors.standalone(site)
-            door = manager.__enter__()
-            wire = door.connect()
-            wire.logs, wire.pid = door.logs, door.process.pid
+            port = manager.__enter__()
+            wire = port.connect()
+            wire.logs, wire.pid = port.logs, port.process.pid
         opened.append(manager)
         return wire
 
@@ -154,3 +162,36 @@ def test_another_system_call_ends_it(connect, monkeypatch):
     poll(lambda: pid not in tree(wire.pid), "the gatekeeper's end")
     wire.logs.wait_for(f"{pid} was ended by signal 31|session .*user=- .*end=error")
     assert "end=quit" not in wire.logs.text()
+
+
+# What is imported for it.
+
+FILTER = """
+import sys
+from tpop3d.session.privileges import _system_call_filter
+print(_system_call_filter() is not None, *({"seccomp", "pyseccomp", "ctypes"} & set(sys.modules)))
+"""
+
+
+def imported(path):
+    """Is there a filter, and which libraries are loaded for it?"""
+    command = [sys.executable, "-c", FILTER]
+    environment = ENVIRONMENT | {"PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    is_there, *libraries = done.stdout.split()
+    return is_there == "True", set(libraries)
+
+
+if IS_DEBIANS:
+
+    def test_where_both_are_debians_is_taken_since_it_needs_no_ctypes():
+        path = f"{path_with('pyseccomp')}:{path_with('seccomp')}"
+        assert imported(path) == (True, {"seccomp"})
+
+
+def test_a_module_that_has_its_name_alone_is_passed_over(tmp_path):
+    (tmp_path / "seccomp.py").write_text("")
+    path = path_with("pyseccomp")
+    assert imported(f"{tmp_path}:{path}") == (True, {"seccomp", "pyseccomp", "ctypes"})
+    assert imported(f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}") == (False, {"seccomp"})

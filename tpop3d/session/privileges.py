@@ -278,14 +278,19 @@ def _prctl() -> Callable[[int, int], None]:
 
 
 def _system_call_filter() -> Callable[[], object] | None:
-    """What restricts this process to `SYSTEM_CALLS`, or None without a library for it."""
-    try:
-        import pyseccomp as seccomp
-    except ImportError:
+    """What restricts this process to `SYSTEM_CALLS`, or None without a library for it.
+
+    Debian's binding comes first: pyseccomp needs ctypes, and with that as long as all the rest.
+    """
+    for library in ("seccomp", "pyseccomp"):
         try:
-            import seccomp
+            seccomp = __import__(library)
         except ImportError:
-            return None
+            continue
+        if hasattr(seccomp, "SyscallFilter"):  # others have used the name
+            break
+    else:
+        return None
     rules = seccomp.SyscallFilter(defaction=seccomp.KILL)
     for name in SYSTEM_CALLS:
         try:
