@@ -1,4 +1,5 @@
-"""TLS to the database: with a CA given, nothing is said to anybody whom it does not vouch for."""
+"""TLS to the database: with a CA given, nothing is said to anybody whom it does not vouch for, and
+where TLS is wanted, nothing is asked in the clear."""
 
 import shutil
 import subprocess
@@ -45,6 +46,11 @@ def keys():
         authority(directory, name)
     certificate(directory, "database", "ours", "IP:127.0.0.1")
     certificate(directory, "elsewhere", "ours", "DNS:db.example.org,IP:192.0.2.1")
+    certificate(directory, "tpop3d", "ours", "DNS:pop.example.org")
+    certificate(directory, "stranger", "theirs", "DNS:pop.example.org")
+    both = (directory / "tpop3d.pem").read_text() + (directory / "tpop3d.key").read_text()
+    (directory / "both.pem").touch(mode=0o600)
+    (directory / "both.pem").write_text(both)
     yield directory
     shutil.rmtree(directory)
 
@@ -56,6 +62,7 @@ def tls(vmail, keys):
     def start(name):
         vmail.stop()
         files = {"cert": keys / f"{name}.pem", "key": keys / f"{name}.key"}
+        files["ca"] = keys / "ours.pem"  # who vouches for clients
         vmail.options = [f"--ssl-{kind}={file}" for kind, file in files.items() if name]
         vmail.start()
         return vmail
@@ -110,3 +117,109 @@ def test_the_next_host_is_asked_instead(tls, keys, tmp_path):
     config = config_of(server, keys, tmp_path, hostname=hosts)
     assert decide(config, "ann@example.org").answer == YES
     assert server.sql("SELECT COUNT(*) FROM popbox", DATABASE) == ["2"]
+
+
+# Without an authority
+
+
+@pytest.mark.parametrize("certificate", ["database", "elsewhere"])
+def test_without_an_authority_it_is_encrypted_whoever_it_is(tls, keys, tmp_path, certificate):
+    server = tls(certificate)
+    settings = {"hostname": f"127.0.0.1:{server.port}", "ssl": "yes", "pass_query": QUERY}
+    verdict = decide(server.config(tmp_path, **settings), "ann")
+    assert verdict.answer == YES, verdict.reason
+    assert verdict.account.mailboxes[0].startswith("/TLS")
+
+
+def test_a_server_without_tls_is_asked_nothing_where_tls_is_wanted(tls, tmp_path):
+    """MariaDB's library would go on in the clear. The next host, a socket, crosses no network."""
+    server = tls(None)
+    hosts = [f"127.0.0.1:{server.port}", str(server.socket)]
+    server.sql("SET GLOBAL general_log_file = 'queries', GLOBAL general_log = 1")
+    verdict = decide(server.config(tmp_path, hostname=hosts[0], ssl="yes"), "ann@example.org")
+    server.sql("SET GLOBAL general_log = 0")
+    assert (verdict.answer, verdict.reason) == (CANNOT_SAY, f"{hosts[0]}: the server offers no TLS")
+    assert "popbox" not in (server.data / "queries").read_text()
+    config = server.config(tmp_path, hostname=" ".join(hosts), ssl="yes")
+    assert decide(config, "ann@example.org").answer == YES
+
+
+# A certificate of ours
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"ssl_cert": "tpop3d.pem", "ssl_key": "tpop3d.key", "ssl_ca": "ours.pem"},
+        {"ssl_cert": "tpop3d.pem", "ssl_key": "tpop3d.key"},
+        {"ssl_cert": "both.pem", "ssl": "yes"},
+    ],
+)
+def test_a_server_knows_us_by_our_certificate(tls, keys, tmp_path, files):
+    server = tls("database")
+    server.sql(f"ALTER USER '{USERNAME}'@'127.0.0.1' REQUIRE X509")
+    files = {key: keys / file if "." in file else file for key, file in files.items()}
+    hostname = f"127.0.0.1:{server.port}"
+    config = server.config(tmp_path, hostname=hostname, pass_query=QUERY, **files)
+    assert config.drivers["mysql"].check() == ([], [])
+    verdict = decide(config, "ann")
+    assert verdict.answer == YES, verdict.reason
+    assert verdict.account.mailboxes[0].startswith("/TLS")
+    without = server.config(tmp_path, hostname=hostname, ssl="yes")
+    assert decide(without, "ann@example.org").answer == CANNOT_SAY
+    strange = {"ssl_cert": keys / "stranger.pem", "ssl_key": keys / "stranger.key"}
+    verdict = decide(server.config(tmp_path, hostname=hostname, **strange), "ann@example.org")
+    assert verdict.answer == CANNOT_SAY
+    assert USERNAME not in verdict.reason
+
+
+def test_our_certificate_may_come_from_systemd(tls, keys, tmp_path, monkeypatch):
+    server = tls("database")
+    server.sql(f"ALTER USER '{USERNAME}'@'127.0.0.1' REQUIRE X509")
+    config = server.config(
+        tmp_path,
+        hostname=f"127.0.0.1:{server.port}",
+        ssl_cert="$CREDENTIALS_DIRECTORY/tpop3d.pem",
+        ssl_key="$CREDENTIALS_DIRECTORY/tpop3d.key",
+    )
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert "systemd has set no $CREDENTIALS_DIRECTORY" in decide(config, "ann").reason
+    errors, (warning,) = config.drivers["mysql"].check()
+    assert errors == []
+    assert warning.endswith("it cannot be checked here")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(keys))
+    assert decide(config, "ann@example.org").answer == YES
+
+
+# What --check-config sees
+
+WRONG_FILES = {
+    "no such file": ({"ssl_cert": "nothing.pem"}, "nothing.pem: No such file"),
+    "another's key": (
+        {"ssl_cert": "tpop3d.pem", "ssl_key": "database.key"},
+        "database.key: is not the private key of ",
+    ),
+    "no key": ({"ssl_cert": "tpop3d.pem"}, "tpop3d.pem: must hold a certificate and its private"),
+    "a key for all": (
+        {"ssl_cert": "tpop3d.pem", "ssl_key": "open.key"},
+        "open.key: every user can read this private key: chmod o-r ",
+    ),
+    "a passphrase": (
+        {"ssl_cert": "tpop3d.pem", "ssl_key": "locked.key"},
+        "locked.key: is encrypted, and nobody is here to give the passphrase",
+    ),
+    "no authority": ({"ssl_ca": "tpop3d.key"}, "tpop3d.key: holds no certificate in PEM form"),
+}
+
+
+@pytest.mark.parametrize(("files", "why"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_files_are_tried_before_anybody_needs_them(vmail, keys, tmp_path, files, why):
+    key = (keys / "tpop3d.key").read_text()
+    (keys / "open.key").write_text(key)
+    (keys / "open.key").chmod(0o644)
+    openssl(
+        keys, "pkey", "-in", "tpop3d.key", "-aes256", "-passout", "pass:x", "-out", "locked.key"
+    )
+    files = {key: keys / file for key, file in files.items()}
+    errors, _ = vmail.config(tmp_path, **files).drivers["mysql"].check()
+    assert any(why in error for error in errors), errors

@@ -18,6 +18,7 @@ from mailsite import PATIENCE
 from tpop3d import logs
 from tpop3d.auth import drivers, isolation
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Verdict
+from tpop3d.auth.hosts import Hosts
 from tpop3d.auth.isolation import MAX_REASON
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Attempt
@@ -470,3 +471,62 @@ def test_many_logins_leave_nothing_behind():
     for _ in range(20):
         assert ask(lambda login: Verdict.no("x")).answer == NO
         assert ask(hang, 0.01).answer == CANNOT_SAY
+
+
+# What it waits for
+
+
+def test_a_driver_that_is_cut_off_has_said_what_it_waited_for():
+    def action(login):
+        isolation.note("db1.example.org")
+        isolation.note("db2.example.org")
+        time.sleep(600)
+
+    verdict = ask(action, 0.3)
+    assert verdict.answer == CANNOT_SAY
+    assert verdict.reason == "driver gave no answer in 0.3 seconds: it waited for db2.example.org"
+
+
+def test_whoever_answers_may_have_waited():
+    def action(login):
+        for number in range(100):
+            isolation.note(f"a long name \udc80 {number} " * 30)
+        return Verdict.yes(PERFECT)
+
+    assert parts(ask(action)) == parts(Verdict.yes(PERFECT))
+
+
+def test_a_driver_knows_how_long_it_is_waited_for():
+    def action(login):
+        return Verdict.no(f"{isolation.seconds_left() < 600} {isolation.seconds_left() > 0}")
+
+    assert ask(action, 600).reason == "True True"
+    assert isolation.seconds_left() == float("inf")
+    isolation.note("nobody is told")
+
+
+@given(st.binary(max_size=400))
+@example(b"#")
+@example(b"#\0\5abcd")
+@example(b"#\xff\xff" + b"x" * 400)
+@example(b"#\0\0n")
+@example(b"#\0\1ax" * 3)
+def test_notes_that_are_none_are_no_answer_either(octets):
+    note, answer = isolation._noted(octets)
+    assert octets.endswith(answer)
+    assert len(note.encode()) <= 3 * isolation.MAX_NOTE
+    assert answer == octets or octets[:1] == b"#"
+
+
+def test_it_has_the_descriptors_that_its_hosts_need_and_no_others():
+    read_end, write_end = os.pipe()
+    foreign = Foreign(lambda login: os.write(write_end, b"here"))
+    foreign.hosts = Hosts(["db1"])
+    foreign.hosts.report_to(write_end, 0)
+    isolation.ask(foreign, login(b"ann"), PATIENCE)
+    assert os.read(read_end, 10) == b"here"
+    foreign.hosts.report_to(-1, 0)
+    isolation.ask(foreign, login(b"ann"), PATIENCE)
+    os.close(write_end)
+    assert os.read(read_end, 10) == b""
+    os.close(read_end)

@@ -52,8 +52,11 @@ def test_without_mysqlclient_its_extra_is_named(conf, monkeypatch):
 
 
 def test_a_certificate_that_is_not_there_is_told(conf, tmp_path):
-    file = conf(ssl_ca=f"{tmp_path}/ca.pem")
-    assert load(str(file)).warnings[0].endswith(f"auth-mysql-ssl-ca: there is no {tmp_path}/ca.pem")
+    names = {"ssl-ca": "ca.pem", "ssl-cert": "own.pem", "ssl-key": "own.key"}
+    file = conf(**{key: f"{tmp_path}/{name}" for key, name in names.items()})
+    told = [f"auth-mysql-{key}: there is no {tmp_path}/{name}" for key, name in names.items()]
+    for warning, expected in zip(load(str(file)).warnings, told, strict=True):
+        assert warning.endswith(expected)
 
 
 # Some of these hide what follows from one who looks for a key; none hides it from both.
@@ -119,7 +122,10 @@ def test_a_database_and_two_secrets_are_enough(conf):
         ("username", None),
         ("username", ""),  # or it would be that of the system's user
         ("hostname", ""),
+        ("ssl", "maybe"),
         ("ssl-ca", "ca.pem"),
+        ("ssl-cert", "cert.pem"),
+        ("ssl-key", "/etc/ssl/private/key.pem"),  # and no certificate
         ("mail-group", "no-such-group-here"),
         ("mail-group", "0"),
         ("pass-query", ""),
@@ -133,6 +139,18 @@ def test_wrong_settings_are_errors(conf, key, value):
     errors = load(str(conf(**{key: value})))
     assert isinstance(errors, list)
     assert f"auth-mysql-{key}" in errors[0]
+
+
+@pytest.mark.parametrize("key", ["ssl-ca", "ssl-cert"])
+def test_no_tls_and_its_files_do_not_go_together(conf, key):
+    errors = load(str(conf(**{"ssl": "no", key: "/etc/ssl/some.pem"})))
+    assert errors[0].endswith(f"auth-mysql-ssl is no, and auth-mysql-{key} is given")
+
+
+def test_more_hosts_than_anybody_has(conf):
+    assert load(str(conf(hostname=" ".join(f"db{n}" for n in range(255))))).drivers
+    (error,) = load(str(conf(hostname=" ".join(f"db{n}" for n in range(256)))))
+    assert "auth-mysql-hostname: must be at most 255 hosts" in error
 
 
 def test_somebody_must_be_able_to_log_in(conf):

@@ -22,6 +22,8 @@ It may have
   administrator, errors and warnings;
 - `preload()`: loads code that `authenticate` needs; a process that forks many children calls it
   once before;
+- `hosts`, a `tpop3d.auth.hosts.Hosts`, where it asks hosts that may be silent: a listener remembers
+  which are. Then it has `try_host(number)`, too, which tells `hosts` whether one answers again;
 - `on_login(login)`, or None for it: called after every good login, whichever driver said yes;
   returns "", or what went wrong. It always runs in a process of its own.
 

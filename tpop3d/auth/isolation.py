@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpop3d.auth.driver import Driver
+    from tpop3d.auth.hosts import Hosts
 
 MAX_ANSWER = 1 << 16  # octets
 MAX_REASON = 1000  # octets that go into the log
@@ -32,19 +33,55 @@ _HEADER = struct.Struct("!cIIIHHB")
 _LENGTHS = struct.Struct("!HH")  # of a path, and of the directory at its start that is required
 _ANSWERS = {b"y": YES, b"n": NO, b"i": NO, b"?": CANNOT_SAY}
 _IMPOSSIBLE = b"i"  # a no that is no guess
+_NOTE = struct.Struct("!cH")  # kind and length, before an answer
+_NOTED = b"#"
+MAX_NOTE = 200  # octets
+
+# In a driver's process: where its answer goes, and at which moment of monotonic() it is cut off.
+_write_end = -1
+_deadline = float("inf")
 
 
 def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
     """The driver's verdict, or *cannot say* where it gives none within `seconds`."""
-    return _run(lambda: checked(driver.authenticate(login)), seconds)
+    return _run(lambda: checked(driver.authenticate(login)), seconds, _needed(driver))
 
 
-def tell(on_login: Callable[[Login], str], login: Login, seconds: float) -> str:
+def tell(driver: Driver, on_login: Callable[[Login], str], login: Login, seconds: float) -> str:
     """Tell a driver of a good login; returns "", or what went wrong."""
-    return _run(lambda: Verdict.no(on_login(login)), seconds).reason
+    return _run(lambda: Verdict.no(on_login(login)), seconds, _needed(driver)).reason
 
 
-def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
+def serve(work: Callable[[], object], seconds: float, keep: tuple[int, ...]) -> None:
+    """In a process that was forked for nothing else: do it with the descriptors `keep`, and end. It
+    is ended soon after `seconds`. Does not return."""
+
+    def silently() -> Verdict:
+        work()
+        return Verdict.no("")
+
+    _work(silently, -1, seconds, keep)
+
+
+def seconds_left() -> float:
+    """In a driver's process: how long it is waited for; elsewhere for ever."""
+    return _deadline - monotonic()
+
+
+def note(what: str) -> None:
+    """In a driver's process: name what it waits for, should it be cut off in that."""
+    if _write_end >= 0:
+        octets = what.encode("utf-8", "surrogatepass")[:MAX_NOTE]
+        os.write(_write_end, _NOTE.pack(_NOTED, len(octets)) + octets)
+
+
+def _needed(driver: Driver) -> tuple[int, ...]:
+    """The descriptors that a driver's process keeps."""
+    hosts: Hosts | None = getattr(driver, "hosts", None)
+    return () if hosts is None else hosts.descriptors
+
+
+def _run(work: Callable[[], Verdict], seconds: float, keep: tuple[int, ...]) -> Verdict:
     """What `work` gives in a process of its own; *cannot say* where it gives nothing in time.
 
     When this returns, the process is gone, and what it has started in its process group, too; if
@@ -53,15 +90,15 @@ def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if not pid:
-        _work(work, write_end, seconds)
+        _work(work, write_end, seconds, keep)
     os.close(write_end)
     deadline = monotonic() + seconds
     watched = -1
     in_time = False
     try:
         watched = os.pidfd_open(pid)
-        answer = _read(read_end, watched, deadline)
-        in_time = answer is not None and _wait(watched, deadline)
+        answer, is_whole = _read(read_end, watched, deadline)
+        in_time = is_whole and _wait(watched, deadline)
     finally:
         os.close(read_end)
         if watched >= 0:
@@ -71,17 +108,24 @@ def _run(work: Callable[[], Verdict], seconds: float) -> Verdict:
         for kill in (os.killpg, os.kill):
             _send(kill, pid, _signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
-    if answer is None or not in_time:
-        return Verdict.cannot_say(f"driver gave no answer in {seconds:g} seconds")
+    noted, answer = _noted(answer)
+    if not in_time:
+        why = f": it waited for {noted}" if noted else ""
+        return Verdict.cannot_say(f"driver gave no answer in {seconds:g} seconds{why}")
     if os.WIFSIGNALED(status):
         return Verdict.cannot_say(f"driver was ended by signal {os.WTERMSIG(status)}")
     return _decode(answer)
 
 
-def _work(work: Callable[[], Verdict], write_end: int, seconds: float) -> None:
-    """In the child: do it, and pass on what comes of it. Does not return."""
+def _work(
+    work: Callable[[], Verdict], write_end: int, seconds: float, keep: tuple[int, ...]
+) -> None:
+    """In the child: do it, and pass on what comes of it, unless nobody waits for that. Does not
+    return."""
+    global _write_end, _deadline
     try:
         titles.restore()
+        _write_end, _deadline = write_end, monotonic() + seconds
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold passwords
         # Should whoever waits for it be killed, nobody else would cut it off.
@@ -91,12 +135,13 @@ def _work(work: Callable[[], Verdict], write_end: int, seconds: float) -> None:
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_DFL)
         # The client's connection is none of its business, nor of what it may leave running.
-        logs.reopen(lambda log: close_all_but((write_end, *log)))
+        logs.reopen(lambda log: close_all_but((write_end, *keep, *log)))
         try:
             answer = _encode(work())
         except BaseException as error:
             answer = _encode(Verdict.cannot_say(f"driver failed: {logs.describe(error)}"))
-        os.write(write_end, answer)
+        if write_end >= 0:
+            os.write(write_end, answer)
     finally:
         os._exit(0)
 
@@ -133,9 +178,9 @@ def _wait(watched: int, deadline: float) -> bool:
     return bool(poll.poll(_milliseconds(deadline - monotonic())))
 
 
-def _read(fd: int, watched: int, deadline: float) -> bytes | None:
-    """All that the process has written when it ends, or closes its end; None if it does neither
-    in time, or writes too much."""
+def _read(fd: int, watched: int, deadline: float) -> tuple[bytes, bool]:
+    """What the process has written, and whether that is all: whether it has ended or has closed
+    its end in time, and has not written too much."""
     received = b""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -145,13 +190,25 @@ def _read(fd: int, watched: int, deadline: float) -> bytes | None:
         if fd in ready:
             octets = os.read(fd, MAX_ANSWER)
             if not octets:
-                return received
+                return received, True
             received += octets
         elif watched in ready:
-            return received  # it has ended, and something that it started has not
+            return received, True  # it has ended, and something that it started has not
         else:
-            return None
-    return None
+            break
+    return received, False
+
+
+def _noted(received: bytes) -> tuple[str, bytes]:
+    """The last of the notes that an answer begins with, and the answer."""
+    last = b""
+    while received[:1] == _NOTED and len(received) >= _NOTE.size:
+        _, length = _NOTE.unpack_from(received)
+        end = _NOTE.size + length
+        if length > MAX_NOTE or len(received) < end:
+            break
+        last, received = received[_NOTE.size : end], received[end:]
+    return last.decode("utf-8", "replace"), received
 
 
 def _encode(verdict: Verdict) -> bytes:

@@ -12,11 +12,21 @@ from __future__ import annotations
 import os
 
 from tpop3d.addresses import file_or_credential
-from tpop3d.auth.database import Database, Impossible, Unanswered, execute, hosts, select
+from tpop3d.auth.database import (
+    KNOWS_TLS,
+    NO_TLS,
+    Database,
+    Impossible,
+    Unanswered,
+    execute,
+    hosts,
+    select,
+)
+from tpop3d.auth.databasetls import Tls
 from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of, require, text
 from tpop3d.auth.passwordfile import NotGiven, PasswordFile, Unusable
 from tpop3d.auth.queries import query_or_none
-from tpop3d.directives import Directive, absolute_path, group_id, user_id
+from tpop3d.directives import Directive, absolute_path, boolean, group_id, user_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +58,10 @@ class MySQL:
         "username": Directive(str, secret=True),
         "password": Directive(str, secret=True),
         "password-file": Directive(file_or_credential),
+        "ssl": Directive(boolean),
         "ssl-ca": Directive(absolute_path),
+        "ssl-cert": Directive(file_or_credential),
+        "ssl-key": Directive(file_or_credential),
         "mail-group": Directive(group_id),
         "mail-directory": Directive(absolute_path),
         "pass-query": Directive(query_or_none, VMAIL_SQL),
@@ -67,13 +80,15 @@ class MySQL:
         if file and settings["password"]:
             raise ValueError("auth-mysql-password and auth-mysql-password-file are both given")
         self._password_file = PasswordFile(file) if file else None
+        self._tls = _tls(settings)
         self._database = Database(
             settings["hostname"],
             settings["database"],
             settings["username"],
             self._password_file or settings["password"],
-            settings["ssl-ca"],
+            self._tls,
         )
+        self.hosts = self._database.hosts
         group = settings["mail-group"]
         self._gid: int | None = None if group is None else group.gid
         self._directory: str | None = settings["mail-directory"]
@@ -87,16 +102,18 @@ class MySQL:
         # The tables of vmail-sql have hashes, as long as nobody says that they have not.
         self._has_plaintext = self.checks_apop and str(self._apop_query) != VMAIL_SQL
         self.warnings = []
-        if (authority := settings["ssl-ca"]) and not os.path.exists(authority):
-            self.warnings.append(f"auth-mysql-ssl-ca: there is no {authority}")
+        for key in ("ssl-ca", "ssl-cert", "ssl-key"):
+            if (path := settings[key]) and path[0] == "/" and not os.path.exists(path):
+                self.warnings.append(f"auth-mysql-{key}: there is no {path}")
 
     def has_plaintext(self) -> bool:
         """Is there a query of its own for APOP?"""
         return self._has_plaintext
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Try the password's file and the directory of all mailboxes: errors and warnings."""
-        warnings = []
+        """Try the files of the password and of TLS, and the directory of all mailboxes: errors and
+        warnings."""
+        warnings: list[str] = []
         for kind, query in (("pass", self._pass_query), ("apop", self._apop_query)):
             if query is not None and not query.names:
                 why = "has no variable such as $(user): it gives the same to all"
@@ -104,21 +121,33 @@ class MySQL:
         if self._directory is not None and not os.path.isdir(self._directory):
             why = f"{self._directory}: there is no such directory; is the file system mounted?"
             warnings.append(f"auth-mysql-mail-directory: {why}")
+        errors: list[str] = []
+        if self._tls is not None:
+            import MySQLdb
+
+            errors, doubtful = self._tls.check()
+            errors += [NO_TLS] if MySQLdb.version_info < KNOWS_TLS else []
+            warnings += doubtful
         try:
             if self._password_file is not None:
                 self._password_file.read()
         except NotGiven as error:
-            why = f"auth-mysql-password-file: {error}; it cannot be checked here"
-            return [], [*warnings, why]
+            warnings.append(f"auth-mysql-password-file: {error}; it cannot be checked here")
         except Unusable as error:
-            return [f"auth-mysql-password-file: {error}"], warnings
-        return [], warnings
+            errors.append(f"auth-mysql-password-file: {error}")
+        return errors, warnings
 
     @staticmethod
     def preload() -> None:
         """Load what `authenticate` needs: once, before many children are forked."""
         import MySQLdb.connections  # which `connect` imports, and then these
         import MySQLdb.converters  # noqa: F401
+
+        from tpop3d.auth import isolation  # noqa: F401
+
+    def try_host(self, number: int) -> None:
+        """Find out whether a host answers again."""
+        self._database.try_host(number)
 
     def authenticate(self, login: Login) -> Verdict:
         """Look the name up, and check the attempt against what is found."""
@@ -215,6 +244,17 @@ class MySQL:
         except Unanswered as error:
             return str(error)
         return ""
+
+
+def _tls(settings: Mapping[str, Any]) -> Tls | None:
+    """How the database is spoken to over a network. Raises ValueError."""
+    ca, cert, key = (settings[f"ssl-{one}"] for one in ("ca", "cert", "key"))
+    if key and not cert:
+        raise ValueError("auth-mysql-ssl-key is given, and auth-mysql-ssl-cert is not")
+    if settings["ssl"] is False and (ca or cert):
+        given = "ca" if ca else "cert"
+        raise ValueError(f"auth-mysql-ssl is no, and auth-mysql-ssl-{given} is given")
+    return Tls(ca, cert, key) if settings["ssl"] or ca or cert else None
 
 
 driver = MySQL

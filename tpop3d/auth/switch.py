@@ -160,7 +160,8 @@ class Switch:
                 continue
             from tpop3d.auth import isolation
 
-            if why := isolation.tell(on_login, login, self._config.auth_timeout_seconds):
+            seconds = self._config.auth_timeout_seconds
+            if why := isolation.tell(driver, on_login, login, seconds):
                 logs.error(logs.event("driver not told", driver=name, user=login.name, reason=why))
 
 

@@ -24,11 +24,19 @@ UNDECIDED = 11
 BROKEN = 12  # somebody was let in, and there was no session
 
 
-def start(fd: int, channel: Channel, monitor: Monitor, request: Asked, config: Config) -> int:
+def start(
+    fd: int,
+    channel: Channel,
+    monitor: Monitor,
+    request: Asked,
+    config: Config,
+    needed: tuple[int, ...],
+) -> int:
     """Fork the child; returns its pid. Raises OSError where there can be no further process.
 
-    `fd` is the connection. `channel` leads to the gatekeeper that asks: it is told of an
-    admission by the child, and of a refusal by whoever called, when the child has ended.
+    `fd` is the connection, and drivers have the descriptors that are `needed`. `channel` leads to
+    the gatekeeper that asks: it is told of an admission by the child, and of a refusal by whoever
+    called, when the child has ended.
     """
     pid = signals.fork()
     if pid:
@@ -37,13 +45,15 @@ def start(fd: int, channel: Channel, monitor: Monitor, request: Asked, config: C
     try:
         titles.show(titles.LOGIN)
         wakeup, _ = signals.descriptors()
-        keep = (fd, channel.fileno(), *signals.descriptors())
+        keep = (fd, channel.fileno(), *needed, *signals.descriptors())
         logs.reopen(lambda log: close_all_but((*keep, *log)))
         verdict = monitor.decide(request)
         if verdict.answer == YES:
             channel.give_verdict(channels.ADMITTED)
             status = BROKEN
             channel.close()
+            for descriptor in needed:
+                os.close(descriptor)
             account = verdict.account
             assert account is not None
             policy, summary = monitor.policy, monitor.summary

@@ -12,6 +12,7 @@ from time import monotonic
 from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, NO
 from tpop3d.doors import attempt
+from tpop3d.doors.hosts import SilentHosts
 from tpop3d.doors.served import DIED, HELD_BACK, UNHEARD
 from tpop3d.session.channel import Violation
 from tpop3d.session.monitor import GRACE, log_violation
@@ -44,13 +45,21 @@ class Attempts:
         finish: Callable[[Served, str], None],
         complain: Callable[[str], None],
     ) -> None:
-        self.config = config
+        self._config = config
+        self._hosts = SilentHosts(config.drivers, loop, complain)
         self._pool = pool
         self._loop = loop
         self._waiting = waiting
         self._finish = finish
         self._complain = complain
         self._by_child: dict[int, Served] = {}
+
+    def change(self, config: Config) -> None:
+        """Go by another configuration from now on."""
+        known = self._hosts.known()
+        self._hosts.retire()
+        self._config = config
+        self._hosts = SilentHosts(config.drivers, self._loop, self._complain, known)
 
     def begin(self, one: Gatekeeper, served: Served, request: Asked) -> None:
         """Fork the child that decides, and that is the session if the answer is yes."""
@@ -59,8 +68,8 @@ class Attempts:
         served.monitor.check(request)
         served.asked = monotonic()
         try:
-            monitor, config = served.monitor, self.config
-            served.child = attempt.start(served.fd, one.channel, monitor, request, config)
+            monitor, config, needed = served.monitor, self._config, self._hosts.descriptors
+            served.child = attempt.start(served.fd, one.channel, monitor, request, config, needed)
         except OSError as error:
             self._complain(f"no further process: {error.strerror}")
             one.channel.give_verdict(served.monitor.answer(CANNOT_SAY))
@@ -68,11 +77,16 @@ class Attempts:
         self._by_child[served.child] = served
 
     def bury(self, pid: int, status: int) -> bool:
-        """A process has ended: was it an attempt's child, perhaps the session that came of it?"""
+        """A process has ended: was it an attempt's child, perhaps the session that came of it, or
+        one that has tried a host?"""
         served = self._by_child.pop(pid, None)
         if served is not None:
             self._end(served, pid, status)
-        return served is not None
+        return served is not None or self._hosts.bury(pid)
+
+    def stop(self) -> None:
+        """There will be no further attempts."""
+        self._hosts.retire()
 
     def _end(self, served: Served, pid: int, status: int) -> None:
         served.child = 0
@@ -100,7 +114,7 @@ class Attempts:
         # One that has died on the way has not been let in.
         answer = served.monitor.answer(NO if code == attempt.REFUSED else CANNOT_SAY)
         # Counted from the attempt on: how long the drivers took is nobody's business.
-        delay = served.asked + self.config.auth_failure_delay_seconds - monotonic()
+        delay = served.asked + self._config.auth_failure_delay_seconds - monotonic()
         served.child = HELD_BACK if is_refused else DIED
         self._loop.after(delay, lambda: self._refuse(served, answer))
 

@@ -56,7 +56,7 @@ class Connections:
     def change(self, config: Config, cell: Cell, keeper: Keeper | None) -> None:
         """Go by another configuration from now on; who is being served is served on."""
         self._config = config
-        self._attempts.config = config
+        self._attempts.change(config)
         self.limits.change(config)
         self.use_keys(keeper)
         self._pool.renew(cell, config.gatekeeper_connections)
@@ -92,7 +92,8 @@ class Connections:
         return not self.served and not self._relays.deadlines()
 
     def drop_all(self) -> None:
-        """End all gatekeepers, and relays."""
+        """End all gatekeepers, and relays, and whatever else still runs."""
+        self._attempts.stop()
         self._relays.dismiss()
         self._pool.drop_all()
 

@@ -1,0 +1,69 @@
+"""Hosts of a database that say nothing: a server that is stopped, and a listener that asks it."""
+
+import signal
+import sys
+
+from mailsite import poll
+
+# How long a host has; how long it may cost each login; and when a silent one is tried again.
+CODE = """
+import sys
+from tpop3d.auth import database
+from tpop3d.doors import hosts
+database.CONNECT_SECONDS = {connect}
+database.COSTLY = {costly}
+hosts.RETRY = {retry}
+from tpop3d.cli import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+NEVER = 1e6
+
+
+def server(connect=1, costly=0.5, retry=NEVER):
+    """The server's command with these times."""
+    return [sys.executable, "-c", CODE.format(connect=connect, costly=costly, retry=retry)]
+
+
+class Stopped:
+    """While it is entered, a server's process is stopped: the kernel takes connections for it."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def __enter__(self):
+        self.server.process.send_signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *_):
+        self.go_on()
+
+    def go_on(self):
+        self.server.process.send_signal(signal.SIGCONT)
+
+
+def asked(server):
+    """How many connections there were to it, besides those of this function."""
+    rows = server.sql("SHOW GLOBAL STATUS LIKE 'Connections'", "")
+    server.ours = getattr(server, "ours", 0) + 1
+    return int(rows[0].split("\t")[1]) - server.ours
+
+
+def attempt(door, name="ann@example.org", password="secret"):
+    """What is said of a login; somebody who got in leaves."""
+    wire = door.connect()
+    wire.connection.settimeout(60)
+    assert wire.line().startswith(b"+OK")
+    wire.ask(f"USER {name}")
+    reply = wire.ask(f"PASS {password}")
+    wire.ask("QUIT")
+    wire.close()
+    return reply
+
+
+def count(door, pattern):
+    """How many lines of the log have this."""
+    return sum(pattern in line for line in door.logs.lines())
+
+
+def wait_for_count(door, pattern, number):
+    poll(lambda: count(door, pattern) >= number, f"{number} lines with {pattern!r}", 60)
