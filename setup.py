@@ -78,7 +78,7 @@ class InstallFiles(InstallData):
 
 SYSTEMD = ["systemd-python"]
 PAM = ["python-pam"]
-MYSQL = ["mysqlclient"]
+MYSQL = ["mysqlclient"]  # Debian's, 1.4.6, will do without TLS; for TLS it must be 2.1
 ARGON2 = ["argon2-cffi"]
 SECCOMP = ["pyseccomp"]
 

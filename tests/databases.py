@@ -1,6 +1,7 @@
 """A real MariaDB for the tests: private, on a socket and on a port of loopback."""
 
 import importlib.util
+import json
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from authkit import text_of
-from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, end, need, poll
+from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, end, need, poll
 from tpop3d.auth.switch import Switch
 from tpop3d.config import load
 from tpop3d.pop3.authorization import Attempt
@@ -164,6 +165,60 @@ def decide(config, name, password=b"secret", *, client="", **attempt):
     return Switch(config.drivers, config).decide(
         Attempt("USER", name, password=password, **attempt), b"", client
     )
+
+
+# The same, for an interpreter of its own: its version, that of the package and of the library, what
+# a look at the files shows, and of each name after the configuration what is said of it.
+DECIDE = """
+import json, os, sys
+from tpop3d.auth.switch import Switch
+from tpop3d.config import load
+from tpop3d.pop3.authorization import Attempt
+
+file = f"/tmp/tpop3d-{os.getpid()}.conf"
+with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as conf:
+    conf.write(sys.argv[1])
+config = load(file)
+try:
+    import MySQLdb
+    from MySQLdb import _mysql
+
+    driver = config.drivers["mysql"]
+    versions = [*sys.version_info[:2]], [*MySQLdb.version_info[:2]], _mysql.get_client_info()
+    said = []
+    for name in sys.argv[2:]:
+        attempt = Attempt("USER", name.encode(), password=b"secret")
+        verdict = Switch(config.drivers, config).decide(attempt, b"", "")
+        mailboxes = verdict.account.mailboxes if verdict.account else []
+        said.append((verdict.answer, verdict.reason, *mailboxes))
+    print(json.dumps((versions, driver.check(), said)))
+finally:
+    os.unlink(file)
+"""
+
+
+class Library:
+    """How a command runs Python with a mysqlclient, or a library below that, of its own."""
+
+    def __init__(self, command, path=CHECKOUT):
+        self.command = command
+        sbin = f"{ENVIRONMENT['PATH']}:/usr/sbin:/sbin"
+        self.environment = ENVIRONMENT | {"PATH": sbin, "PYTHONPATH": str(path)}
+        self.versions = self.problems = self.log = None
+
+    def decide(self, server, *names, **more):
+        """What the switch says of names, with the password secret, by these directives."""
+        content = text_of({"gatekeeper-user": "nobody"} | server.settings(**more))
+        done = subprocess.run(
+            [*self.command, "-c", DECIDE, content, *names],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        self.log = done.stderr
+        self.versions, self.problems, said = json.loads(done.stdout)
+        return said
 
 
 def quoted(text):

@@ -3,10 +3,11 @@ where TLS is wanted, nothing is asked in the clear."""
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
-from databases import DATABASE, USERNAME, decide
+from databases import DATABASE, PASSWORD, USERNAME, Library, decide
 from mailsite import MAIL_USER, need, open_directory
 from tpop3d.auth.driver import CANNOT_SAY, YES
 
@@ -139,7 +140,9 @@ def test_a_server_without_tls_is_asked_nothing_where_tls_is_wanted(tls, tmp_path
     verdict = decide(server.config(tmp_path, hostname=hosts[0], ssl="yes"), "ann@example.org")
     server.sql("SET GLOBAL general_log = 0")
     assert (verdict.answer, verdict.reason) == (CANNOT_SAY, f"{hosts[0]}: the server offers no TLS")
-    assert "popbox" not in (server.data / "queries").read_text()
+    log = server.data / "queries"
+    assert "popbox" not in log.read_text()
+    log.unlink()
     config = server.config(tmp_path, hostname=" ".join(hosts), ssl="yes")
     assert decide(config, "ann@example.org").answer == YES
 
@@ -223,3 +226,83 @@ def test_files_are_tried_before_anybody_needs_them(vmail, keys, tmp_path, files,
     files = {key: keys / file for key, file in files.items()}
     errors, _ = vmail.config(tmp_path, **files).drivers["mysql"].check()
     assert any(why in error for error in errors), errors
+
+
+# Debian 13's library, under the same Python and the same mysqlclient
+
+
+@pytest.fixture
+def debian_13s():
+    """Its loader, and what that finds there. A newer one than ours runs what ours does."""
+    trixie = pytest.importorskip("trixie", reason="there is no Debian 13 here")
+    trixie.require()
+    (loader,) = trixie.ROOT.glob("usr/lib*/ld-linux-*.so.*")
+    (library,) = trixie.ROOT.glob("usr/lib/*/libmariadb.so.3")
+    made = Library([loader, "--library-path", library.parent, sys.executable])
+    yield made
+    assert made.versions[2].startswith("3.4.")
+
+
+@pytest.fixture
+def served(tls, keys):
+    """Start the server with a certificate, or none, on two addresses, the second of which no
+    library takes for this machine's. Gives what a library says of ann there."""
+    certificate(keys, "second", "ours", "IP:127.0.0.2")
+    certificate(keys, "theirs-here", "theirs", "IP:127.0.0.1,IP:127.0.0.2")
+
+    def start(name):
+        server = tls(name)
+        server.stop()
+        server.options.append("--bind-address=127.0.0.1,127.0.0.2")
+        server.start()
+        user = f"'{USERNAME}'@'127.0.0.2'"
+        server.sql(
+            f"CREATE USER IF NOT EXISTS {user} IDENTIFIED BY '{PASSWORD}';"
+            f"GRANT SELECT ON {DATABASE}.* TO {user}"
+        )
+        return server
+
+    return start
+
+
+def said_by(library, server, host, **more):
+    settings = {"hostname": f"{host}:{server.port}", "pass_query": QUERY}
+    ((answer, reason, *mailboxes),) = library.decide(server, "ann", **settings | more)
+    if answer == YES:
+        assert mailboxes[0].startswith("/TLS")
+    return answer, reason
+
+
+def test_debian_13_knows_a_server_as_the_page_says(served, keys, debian_13s):
+    """Signed by the authority it must be everywhere; the name is not looked at on this machine."""
+    ours = {"ssl_ca": keys / "ours.pem"}
+    server = served("elsewhere")
+    assert said_by(debian_13s, server, "127.0.0.1", **ours)[0] == YES
+    answer, reason = said_by(debian_13s, server, "127.0.0.2", **ours)
+    assert (answer, reason) == (
+        CANNOT_SAY,
+        f"127.0.0.2:{server.port}: TLS/SSL error: Hostname verification failed (2026)",
+    )
+    server = served("theirs-here")
+    for host in ("127.0.0.1", "127.0.0.2"):
+        answer, reason = said_by(debian_13s, server, host, **ours)
+        assert answer == CANNOT_SAY
+        assert "(2026)" in reason
+        assert said_by(debian_13s, server, host, ssl="yes")[0] == YES
+    server = served("second")
+    assert said_by(debian_13s, server, "127.0.0.2", **ours)[0] == YES
+
+
+def test_debian_13_asks_nothing_in_the_clear_where_tls_is_wanted(served, keys, debian_13s):
+    server = served(None)
+    for host in ("127.0.0.1", "127.0.0.2"):
+        where = f"{host}:{server.port}: "
+        answer, reason = said_by(debian_13s, server, host, ssl="yes")
+        assert (answer, reason) == (CANNOT_SAY, f"{where}the server offers no TLS")
+        answer, reason = said_by(debian_13s, server, host, ssl_ca=keys / "ours.pem")
+        assert answer == CANNOT_SAY
+        assert "SSL is required, but the server does not support it" in reason
+    ((answer, *_),) = debian_13s.decide(
+        server, "ann@example.org", hostname=f"127.0.0.2:{server.port}"
+    )
+    assert answer == YES

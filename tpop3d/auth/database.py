@@ -33,11 +33,10 @@ COSTLY = 1.0  # seconds after which a host that has not let us in is not to cost
 ANSWER_SECONDS = 10  # for each answer; then the next host is asked
 # What MySQL says of comparing a name with a column whose character set does not have its letters.
 ILLEGAL_MIX_OF_COLLATIONS = (1267, 1270, 1271)
-
-
 CLIENT_SSL = 2048  # of what a server can do (mysql.h)
-# Debian's package of mysqlclient is 1.4.6. It allows several statements in one query, until the
-# server is told otherwise (enum_mysql_set_option, in mysql.h), and cannot be told to check TLS.
+# Debian's package of mysqlclient is 1.4.6. With a library of MySQL's it allows several statements
+# in one query, until the server is told otherwise (enum_mysql_set_option, in mysql.h); and it
+# cannot be told to check TLS.
 MULTI_STATEMENTS_OFF = 1
 KNOWS_TLS = (2, 1)
 NO_TLS = "TLS needs mysqlclient 2.1 or later: pip install 'mysqlclient>=2.1'"

@@ -126,7 +126,7 @@ class MySQL:
             import MySQLdb
 
             errors, doubtful = self._tls.check()
-            errors += [NO_TLS] if MySQLdb.version_info < KNOWS_TLS else []
+            errors += [f"auth-mysql-ssl: {NO_TLS}"] if MySQLdb.version_info < KNOWS_TLS else []
             warnings += doubtful
         try:
             if self._password_file is not None:
