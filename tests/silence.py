@@ -38,7 +38,8 @@ class Stopped:
         self.go_on()
 
     def go_on(self):
-        self.server.process.send_signal(signal.SIGCONT)
+        if self.server.process is not None:  # it may have been killed
+            self.server.process.send_signal(signal.SIGCONT)
 
 
 def asked(server):

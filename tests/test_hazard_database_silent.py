@@ -159,6 +159,44 @@ def test_where_no_host_answers_one_login_waits_and_none_is_called_wrong(two, tim
         assert "login failed" not in door.logs.text()
 
 
+def test_a_silent_host_that_ends_is_not_there_again_by_that(two, times):
+    site, first, _ = two
+    times(retry=0.1)
+    site.configure({"auth-mysql-hostname": f"127.0.0.1:{first.port}"})
+    with doors.standalone(site) as door:
+        with Stopped(first):
+            assert attempt(door).startswith(UNDECIDED)
+            door.logs.wait_for("host silent ")
+        door.logs.wait_for("host answers ")
+        with Stopped(first):
+            assert attempt(door).startswith(UNDECIDED)
+            wait_for_count(door, "host silent", 2)
+            first.process.send_signal(signal.SIGKILL)
+            first.process.wait()
+            first.process = None
+        for _ in range(5):
+            assert attempt(door).startswith(UNDECIDED)
+        assert count(door, "host answers") == 1
+        first.start()
+        wait_for_count(door, "host answers", 2)
+        assert attempt(door).startswith(ADMITTED)
+
+
+def test_a_host_that_does_not_let_us_in_has_answered(two, times):
+    """And the log says why, to each login."""
+    site, first, _ = two
+    times(retry=0.1)
+    site.configure({"auth-mysql-hostname": f"127.0.0.1:{first.port}"})
+    first.sql(f"ALTER USER '{databases.USERNAME}'@'127.0.0.1' ACCOUNT LOCK")
+    with doors.standalone(site) as door:
+        with Stopped(first):
+            assert attempt(door).startswith(UNDECIDED)
+            door.logs.wait_for("host silent ")
+        door.logs.wait_for("host answers ")
+        assert attempt(door).startswith(UNDECIDED)
+        door.logs.wait_for("driver undecided .*locked")
+
+
 def test_nobody_but_a_login_attempt_can_report(two, times):
     """A session is somebody else's process, and a gatekeeper perhaps."""
     site, first, _ = two

@@ -29,10 +29,13 @@ PORT = 3306
 NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"  # a host's, an address
 CONNECT_SECONDS = 5  # for each host, with the look-up of its name and all that TLS takes
 LAST_WORD = 0.25  # seconds more, in which the library may say what it has waited for
-COSTLY = 1.0  # seconds after which a host that has not let us in is not to cost each login as many
+COSTLY = 1.0  # seconds after which a host that was not reached is not to cost each login as many
 ANSWER_SECONDS = 10  # for each answer; then the next host is asked
 # What MySQL says of comparing a name with a column whose character set does not have its letters.
 ILLEGAL_MIX_OF_COLLATIONS = (1267, 1270, 1271)
+# What a library says of a host that it did not come to: CR_CONNECTION_ERROR, CR_CONN_HOST_ERROR,
+# CR_UNKNOWN_HOST, CR_SERVER_GONE_ERROR, CR_SERVER_LOST.
+NOT_REACHED = (2002, 2003, 2005, 2006, 2013)
 CLIENT_SSL = 2048  # of what a server can do (mysql.h)
 # Debian's package of mysqlclient is 1.4.6. With a library of MySQL's it allows several statements
 # in one query, until the server is told otherwise (enum_mysql_set_option, in mysql.h); and it
@@ -43,7 +46,7 @@ NO_TLS = "TLS needs mysqlclient 2.1 or later: pip install 'mysqlclient>=2.1'"
 
 
 class Unreached(Exception):
-    """A host has not let us in; the text says why, in our own words."""
+    """We have not come to a host; the text says why, in our own words."""
 
 
 class Unanswered(Exception):
@@ -171,8 +174,12 @@ class Database:
         try:
             connection = self._connect(host, username, password, limit)
         except (MySQLdb.Error, UnicodeError, Unreached) as error:
-            # Who refuses us at once costs nobody anything, and may be asked by each login.
-            self.hosts.note(number, is_silent=monotonic() - began >= min(COSTLY, limit))
+            took = monotonic() - began
+            if _has_answered(error) and took < CONNECT_SECONDS:
+                self.hosts.note(number, is_silent=False)
+            elif took >= min(COSTLY, limit):
+                self.hosts.note(number, is_silent=True)
+            # Else to ask costs nobody anything; but what was silent is not there again by that.
             return (str(error) if isinstance(error, Unreached) else error), []
         self.hosts.note(number, is_silent=False)
         try:
@@ -237,6 +244,11 @@ class Database:
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
+
+
+def _has_answered(error: Exception) -> bool:
+    """Is it the host itself that does not let us in?"""
+    return not (isinstance(error, Unreached) or error.args[:1] in [(no,) for no in NOT_REACHED])
 
 
 def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
