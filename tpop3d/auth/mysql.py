@@ -22,7 +22,6 @@ from tpop3d.auth.database import (
     hosts,
     select,
 )
-from tpop3d.auth.databasetls import Tls
 from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of, require, text
 from tpop3d.auth.passwordfile import NotGiven, PasswordFile, Unusable
 from tpop3d.auth.queries import query_or_none
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from tpop3d.auth.databasetls import Tls
     from tpop3d.auth.queries import Query
 
 SCHEME = "md5"  # of a hash that names none
@@ -254,7 +254,11 @@ def _tls(settings: Mapping[str, Any]) -> Tls | None:
     if settings["ssl"] is False and (ca or cert):
         given = "ca" if ca else "cert"
         raise ValueError(f"auth-mysql-ssl is no, and auth-mysql-ssl-{given} is given")
-    return Tls(ca, cert, key) if settings["ssl"] or ca or cert else None
+    if not (settings["ssl"] or ca or cert):
+        return None
+    from tpop3d.auth.databasetls import Tls
+
+    return Tls(ca, cert, key)
 
 
 driver = MySQL
