@@ -1,17 +1,20 @@
 """Hosts of a database that say nothing: a server that is stopped, and a listener that asks it."""
 
+import re
 import signal
 import sys
 
 from mailsite import poll
 
-# How long a host has; how long it may cost each login; and when a silent one is tried again.
+# How long a host has; how long it may cost each login; what is left for other things; and when a
+# silent one is tried again.
 CODE = """
 import sys
 from tpop3d.auth import database
 from tpop3d.doors import hosts
 database.CONNECT_SECONDS = {connect}
 database.COSTLY = {costly}
+database.LAST_WORD = {last_word}
 hosts.RETRY = {retry}
 from tpop3d.cli import main
 raise SystemExit(main(sys.argv[1:]))
@@ -19,9 +22,10 @@ raise SystemExit(main(sys.argv[1:]))
 NEVER = 1e6
 
 
-def server(connect=1, costly=0.5, retry=NEVER):
+def server(connect=1, costly=0.5, last_word=0.25, retry=NEVER):
     """The server's command with these times."""
-    return [sys.executable, "-c", CODE.format(connect=connect, costly=costly, retry=retry)]
+    code = CODE.format(connect=connect, costly=costly, last_word=last_word, retry=retry)
+    return [sys.executable, "-c", code]
 
 
 class Stopped:
@@ -64,6 +68,12 @@ def attempt(door, name="ann@example.org", password="secret"):
 def count(door, pattern):
     """How many lines of the log have this."""
     return sum(pattern in line for line in door.logs.lines())
+
+
+def wait_for(door, pattern):
+    """The first line of the log in which the regular expression is found."""
+    found = poll(lambda: [one for one in door.logs.lines() if re.search(pattern, one)], pattern, 60)
+    return found[0]
 
 
 def wait_for_count(door, pattern, number):

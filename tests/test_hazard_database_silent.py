@@ -14,7 +14,7 @@ import doors
 from databases import decide
 from mailsite import IS_ROOT, need, poll
 from samples import MESSAGES
-from silence import NEVER, Stopped, asked, attempt, count, server, wait_for_count
+from silence import NEVER, Stopped, asked, attempt, count, server, wait_for, wait_for_count
 from test_gatekeeper_processes import tree
 from test_hazard_nameserver import MOUNT, Nameserver
 from tpop3d.auth import database as asking
@@ -62,7 +62,7 @@ def test_one_login_waits_for_a_host_that_is_stopped(two, times):
         before, others = asked(first), asked(second)
         with Stopped(first):
             assert attempt(door).startswith(ADMITTED)
-            line = door.logs.wait_for("host silent ")
+            line = wait_for(door, "host silent ")
             assert f"driver=mysql host=127.0.0.1:{first.port}" in line
             for _ in range(LOGINS):
                 assert attempt(door).startswith(ADMITTED)
@@ -79,10 +79,10 @@ def test_it_is_asked_again_when_it_answers_and_no_login_tries(two, times):
     times(retry=0.3)
     with doors.standalone(site) as door, Stopped(first) as stopped:
         assert attempt(door).startswith(ADMITTED)
-        door.logs.wait_for("host silent ")
+        wait_for(door, "host silent ")
         assert attempt(door).startswith(ADMITTED)
         stopped.go_on()
-        line = door.logs.wait_for("host answers ")
+        line = wait_for(door, "host answers ")
         assert f"driver=mysql host=127.0.0.1:{first.port}" in line
         others = asked(second)
         assert attempt(door).startswith(ADMITTED)
@@ -103,7 +103,7 @@ def test_a_reload_forgets_nothing(two, times):
         before = asked(first)
         with Stopped(first):
             assert attempt(door).startswith(ADMITTED)
-            door.logs.wait_for("host silent ")
+            wait_for(door, "host silent ")
             for number in range(1, 3):
                 door.process.send_signal(signal.SIGHUP)
                 wait_for_count(door, "reload: the configuration is read again", number)
@@ -154,7 +154,7 @@ def test_where_no_host_answers_one_login_waits_and_none_is_called_wrong(two, tim
         told = f"{where}has not answered, and is tried again every few seconds"
         assert [told in line for line in waited] == [False] + [True] * (LOGINS - 1)
         stopped.go_on()
-        door.logs.wait_for("host answers ")
+        wait_for(door, "host answers ")
         assert attempt(door).startswith(ADMITTED)
         assert "login failed" not in door.logs.text()
 
@@ -166,8 +166,8 @@ def test_a_silent_host_that_ends_is_not_there_again_by_that(two, times):
     with doors.standalone(site) as door:
         with Stopped(first):
             assert attempt(door).startswith(UNDECIDED)
-            door.logs.wait_for("host silent ")
-        door.logs.wait_for("host answers ")
+            wait_for(door, "host silent ")
+        wait_for(door, "host answers ")
         with Stopped(first):
             assert attempt(door).startswith(UNDECIDED)
             wait_for_count(door, "host silent", 2)
@@ -191,10 +191,10 @@ def test_a_host_that_does_not_let_us_in_has_answered(two, times):
     with doors.standalone(site) as door:
         with Stopped(first):
             assert attempt(door).startswith(UNDECIDED)
-            door.logs.wait_for("host silent ")
-        door.logs.wait_for("host answers ")
+            wait_for(door, "host silent ")
+        wait_for(door, "host answers ")
         assert attempt(door).startswith(UNDECIDED)
-        door.logs.wait_for("driver undecided .*locked")
+        wait_for(door, "driver undecided .*locked")
 
 
 def test_nobody_but_a_login_attempt_can_report(two, times):
@@ -244,12 +244,12 @@ def test_a_nameserver_that_is_silent_costs_no_more_than_a_host(two, monkeypatch)
         with doors.standalone(site) as door:
             for _ in range(3):
                 assert attempt(door).startswith(ADMITTED)
-            assert f"host={name}" in door.logs.wait_for("host silent ")
+            assert f"host={name}" in wait_for(door, "host silent ")
             site.configure({"auth-mysql-hostname": name})
             door.process.send_signal(signal.SIGHUP)
-            door.logs.wait_for("reload: the configuration is read again")
+            wait_for(door, "reload: the configuration is read again")
             assert attempt(door).startswith(UNDECIDED)
-            assert f"{name}: has not answered" in door.logs.wait_for("driver undecided")
+            assert f"{name}: has not answered" in wait_for(door, "driver undecided")
     finally:
         nameserver.close()
 
@@ -280,22 +280,24 @@ def hang_in_connect(monkeypatch):
 # Doors without a memory, and drivers with little time
 
 
-def test_a_host_that_is_silent_is_named_where_the_driver_has_less_time(two, tmp_path):
+def test_a_host_that_is_silent_is_named_where_the_driver_has_less_time(
+    two, times, tmp_path, monkeypatch
+):
     """auth-timeout-seconds is less than what one host has: the next login asks the other host."""
+    monkeypatch.setattr(asking, "LAST_WORD", 2)
+    times(connect=5, last_word=2)
     site, first, second = two
+    hosts = f"127.0.0.1:{first.port} 127.0.0.1:{second.port}"
     with Stopped(first):
-        config = first.config(
-            tmp_path,
-            {"auth-timeout-seconds": 1},
-            hostname=f"127.0.0.1:{first.port} 127.0.0.1:{second.port}",
-        )
+        config = first.config(tmp_path, {"auth-timeout-seconds": 3}, hostname=hosts)
         verdict = decide(config, "ann@example.org")
         assert verdict.answer == CANNOT_SAY
         assert f"127.0.0.1:{first.port}: no answer in 1 seconds" in verdict.reason
-        site.configure({"auth-timeout-seconds": 1})
+        assert f"127.0.0.1:{second.port}: there was no time left to ask it" in verdict.reason
+        site.configure({"auth-timeout-seconds": 3})
         with doors.standalone(site) as door:
             assert attempt(door).startswith(UNDECIDED)
-            door.logs.wait_for("host silent ")
+            wait_for(door, "host silent ")
             assert attempt(door).startswith(ADMITTED)
 
 
