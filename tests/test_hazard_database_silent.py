@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("MySQLdb", reason="mysqlclient is not installed in this Python")
+from MySQLdb import OperationalError
+
 import databases
 import doors
 from databases import decide
@@ -224,6 +227,27 @@ def sockets(pid):
 def log_of(door):
     """What all processes of the listener have: stdin, stdout and stderr."""
     return {os.readlink(f"/proc/{door.process.pid}/fd/{fd}") for fd in range(3)}
+
+
+SAYS = {
+    "denied": (OperationalError(1045, "Access denied for user"), True),
+    "too many connections": (OperationalError(1040, "Too many connections"), True),
+    "not for us": (OperationalError(1130, "Host is not allowed to connect"), True),
+    "a certificate of another's": (OperationalError(2026, "TLS/SSL error"), True),
+    "no TLS": (asking.NotWanted("the server offers no TLS"), True),
+    "what is no text": (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), True),
+    "refused": (OperationalError(2002, "Can't connect to server (111)"), False),
+    "refused, to MySQL's library": (OperationalError(2003, "Can't connect (111)"), False),
+    "no such name": (OperationalError(2005, "Unknown server host"), False),
+    "gone": (OperationalError(2006, "Server has gone away"), False),
+    "hung up": (OperationalError(2013, "Lost connection"), False),
+    "no time": (asking.Unreached("no answer in 5 seconds"), False),
+}
+
+
+@pytest.mark.parametrize(("error", "is_there"), SAYS.values(), ids=SAYS)
+def test_who_is_there_is_told_by_what_is_said(error, is_there):
+    assert asking._has_answered(error) == is_there
 
 
 # The name of a host

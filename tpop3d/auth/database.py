@@ -49,6 +49,10 @@ class Unreached(Exception):
     """We have not come to a host; the text says why, in our own words."""
 
 
+class NotWanted(Unreached):
+    """We have come to a host, and want nothing more of it."""
+
+
 class Unanswered(Exception):
     """No host has answered. Its text says why, and holds neither user name nor password."""
 
@@ -228,7 +232,7 @@ class Database:
                 if "ssl_mode" in place and not connection.server_capabilities & CLIENT_SSL:
                     # MariaDB's library takes REQUIRED for a wish.
                     connection.close()
-                    raise Unreached("the server offers no TLS")
+                    raise NotWanted("the server offers no TLS")
                 if is_old:
                     connection.set_server_option(MULTI_STATEMENTS_OFF)
                 outcome.append(connection)
@@ -247,8 +251,10 @@ class Database:
 
 
 def _has_answered(error: Exception) -> bool:
-    """Is it the host itself that does not let us in?"""
-    return not (isinstance(error, Unreached) or error.args[:1] in [(no,) for no in NOT_REACHED])
+    """Was there somebody who has said something, whatever it was?"""
+    if isinstance(error, Unreached):
+        return isinstance(error, NotWanted)
+    return error.args[:1] not in [(number,) for number in NOT_REACHED]
 
 
 def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
