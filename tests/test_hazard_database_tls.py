@@ -225,7 +225,8 @@ def test_files_are_tried_before_anybody_needs_them(vmail, keys, tmp_path, files,
     )
     files = {key: keys / file for key, file in files.items()}
     errors, _ = vmail.config(tmp_path, **files).drivers["mysql"].check()
-    assert any(why in error for error in errors), errors
+    assert any(f"/{why}" in error for error in errors), errors
+    assert all(error.startswith("auth-mysql-ssl-") for error in errors), errors
 
 
 # Debian 13's library, under the same Python and the same mysqlclient

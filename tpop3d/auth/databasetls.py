@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+DIRECTIVE = "auth-mysql-ssl"
+
+
 class Tls:
     """`ca` is a file with the authority that vouches for the server; without it nobody does. `cert`
     and `key` are ours, if any; a key may be in the certificate's file."""
@@ -31,36 +34,36 @@ class Tls:
         }
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Try the files as the library will: errors and warnings."""
+        """Try the files as the library will: errors and warnings, each with its directive."""
         import ssl
 
         try:
             files = self.arguments()["ssl"]
         except ValueError as error:
-            return [], [f"{error}; it cannot be checked here"]
-        for path in dict.fromkeys(files.values()):
+            return [], [f"{DIRECTIVE}-cert: {error}; it cannot be checked here"]
+        for kind, path in files.items():
             try:
                 with open(path, "rb"):
                     pass
             except OSError as error:
-                return [f"{path}: {error.strerror}"], []
+                return [f"{DIRECTIVE}-{kind}: {path}: {error.strerror}"], []
         errors = []
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if "ca" in files:
             try:
                 context.load_verify_locations(files["ca"])
             except (ssl.SSLError, ValueError):
-                errors.append(f"{files['ca']}: holds no certificate in PEM form")
+                errors.append(f"{DIRECTIVE}-ca: {files['ca']}: holds no certificate in PEM form")
         if "cert" in files:
             cert, key = files["cert"], files["key"]
             if os.stat(key).st_mode & 0o004:
                 why = f"every user can read this private key: chmod o-r {key}"
-                errors.append(f"{key}: {why}")
+                errors.append(f"{DIRECTIVE}-key: {key}: {why}")
             try:
                 context.load_cert_chain(cert, key, password=_no_passphrase)
             except _Encrypted:
                 why = "is encrypted, and nobody is here to give the passphrase"
-                errors.append(f"{key}: {why}")
+                errors.append(f"{DIRECTIVE}-key: {key}: {why}")
             except (ssl.SSLError, ValueError) as error:
                 errors.append(_mistake(getattr(error, "reason", None), cert, key))
         return errors, []
@@ -77,6 +80,6 @@ def _no_passphrase() -> str:
 def _mistake(reason: str | None, cert: str, key: str) -> str:
     """What is wrong with our certificate and its key, by what OpenSSL says."""
     if reason == "KEY_VALUES_MISMATCH":
-        return f"{key}: is not the private key of {cert}"
+        return f"{DIRECTIVE}-key: {key}: is not the private key of {cert}"
     where = cert if cert == key else f"{cert} and {key}"
-    return f"{where}: must hold a certificate and its private key in PEM form"
+    return f"{DIRECTIVE}-cert: {where}: must hold a certificate and its private key in PEM form"
