@@ -59,6 +59,7 @@ def test_who_could_not_be_checked_is_not_told_that_it_was_wrong():
     ("reply", "code"),
     [(replies.MAILDROP_IN_USE, "IN-USE"), (replies.MAILDROP_TROUBLE, "SYS/TEMP"),
      (replies.MAILDROP_REFUSED, "SYS/PERM"), (replies.SERVER_MISCONFIGURED, "SYS/PERM"),
+     (replies.SERVER_NOT_READY, "SYS/TEMP"),
      (replies.NOTHING_REMOVED, "SYS/TEMP"), (replies.INTERNAL_ERROR, "SYS/TEMP")],
 )  # fmt: skip
 def test_trouble_has_its_code(reply, code):

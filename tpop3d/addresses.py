@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tpop3d.directives import found
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Files of certificates, each with that of its private key. The first is for clients that
@@ -93,15 +95,20 @@ class Address:
 
         if self.numeric is not None:
             return
+
+        def ask() -> list[str]:
+            known = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
+            return [str(address[0]) for *_, address in known]
+
         try:
-            found = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
+            numeric = found("host", self.host, ask)
         except _socket.gaierror as error:
             # A name that exists, without an address, is to some libraries another matter.
             no_data = getattr(_socket, "EAI_NODATA", _socket.EAI_NONAME)
             if error.errno not in (_socket.EAI_NONAME, no_data):
                 raise Unresolved(f"listen-address: {self.host}: {error.strerror}") from None
-            found = []
-        self.numeric = frozenset(str(address[0]) for *_, address in found)
+            numeric = []
+        self.numeric = frozenset(numeric)
 
 
 def addresses(text: str) -> list[Address]:
@@ -238,6 +245,7 @@ def _port(text: str, word: str) -> int:
     try:
         import _socket
 
-        return _socket.getservbyname("pop3" if text == "pop-3" else text, "tcp")
+        name = "pop3" if text == "pop-3" else text
+        return found("service", name, lambda: _socket.getservbyname(name, "tcp"))
     except OSError:
         raise ValueError(f"{word}: there is no port {text!r}") from None

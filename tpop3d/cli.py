@@ -200,9 +200,12 @@ def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> i
         return FAILED
     if not problems:
         return OK
+    from tpop3d.directives import Passing
+
     for problem in problems:
         logs.error(problem)
-    inetd.say(fd_out, replies.SERVER_MISCONFIGURED)
+    may_pass = all(isinstance(problem, Passing) for problem in problems)
+    inetd.say(fd_out, replies.SERVER_NOT_READY if may_pass else replies.SERVER_MISCONFIGURED)
     return FAILED
 
 

@@ -7,9 +7,16 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol, TypeVar
 
     from tpop3d.auth.templates import Mailbox
     from tpop3d.networks import Networks
+
+    Answer = TypeVar("Answer")
+
+    class Answers(Protocol):
+        def answer(self, what: str, name: str, ask: Callable[[], Answer]) -> Answer: ...
+
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # of sizes
 MAX_SIZE = 1 << 50
@@ -146,31 +153,53 @@ def networks(text: str) -> Networks | None:
     return Networks(text)
 
 
+class Unanswered(ValueError):
+    """Nobody could say now whether there is a user or a group of that name; the text says why."""
+
+
+class Passing(str):
+    """What is wrong now, and may be right in a moment, without anybody changing the file."""
+
+    __slots__ = ()
+
+
+# Who knows already what is looked up by name, which may take long; None: nobody does.
+answers: Answers | None = None
+
+
+def found(what: str, name: str, ask: Callable[[], Answer]) -> Answer:
+    """What `ask` gives, or has given to another process of ours, for a name: plain values.
+
+    Raises what `ask` does, of ValueError and OSError.
+    """
+    return ask() if answers is None else answers.answer(what, name, ask)
+
+
 def user_id(text: str) -> Principal:
     """A system user, by name, or a number that need not have one: such a user has no home
     directory, and the group of the same number, or ours if it is who we are."""
+    return Principal(*found("user", text, lambda: _user(text)))
+
+
+def _user(text: str) -> tuple[str, int, int, bytes]:
     import pwd
 
     uid = _id(text)
     try:
         entry = pwd.getpwnam(text) if uid is None else pwd.getpwuid(uid)
     except KeyError:
-        if uid is None:
-            raise ValueError(f"there is no user {text!r} on this system") from None
-        gid = os.getegid() if uid == os.geteuid() else uid
-        return Principal(text, uid, gid, NO_HOME)
-    return Principal(entry.pw_name, entry.pw_uid, entry.pw_gid, os.fsencode(entry.pw_dir))
+        absence = _absence("user", "passwd", text if uid is None else uid)
+        if uid is None or isinstance(absence, Unanswered):
+            raise absence from None
+        return text, uid, os.getegid() if uid == os.geteuid() else uid, NO_HOME
+    return entry.pw_name, entry.pw_uid, entry.pw_gid, os.fsencode(entry.pw_dir)
 
 
 def group_id(text: str) -> Principal:
     """A system group, by name, or a number that need not have one."""
-    import grp
-
     gid = _id(text)
-    try:
-        gid = grp.getgrnam(text).gr_gid if gid is None else gid
-    except KeyError:
-        raise ValueError(f"there is no group {text!r} on this system") from None
+    if gid is None:
+        gid = found("group", text, lambda: _group(text))
     if gid == 0:
         raise ValueError(f"{text!r} is root's group, and none for mail")
     return Principal(text, -1, gid, b"")
@@ -183,3 +212,23 @@ def _id(text: str) -> int | None:
     if len(text) > MAX_DIGITS or int(text) > MAX_ID:
         raise ValueError(f"{text[:20]!r} is more than any user or group has")
     return int(text)
+
+
+def _group(text: str) -> int:
+    import grp
+
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise _absence("group", "group", text) from None
+
+
+def _absence(what: str, database: str, key: str | int) -> ValueError:
+    """Why a user or a group was not found."""
+    from tpop3d import nsswitch
+
+    try:
+        nsswitch.confirm_absence(database, key)
+    except Unanswered as error:
+        return Unanswered(f"{what} {str(key)!r} cannot be looked up: {error}")
+    return ValueError(f"there is no {what} {str(key)!r} on this system")

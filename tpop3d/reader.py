@@ -7,7 +7,7 @@ import os
 from tpop3d import logs
 from tpop3d.addresses import IMMEDIATE, NONE, PLAIN
 from tpop3d.configfile import INCOMPLETE, logical_lines, read_key
-from tpop3d.directives import Directive, boolean
+from tpop3d.directives import Directive, Passing, Unanswered, boolean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ class Reader:
                 from tpop3d import predecessor
 
                 meaning = predecessor.meaning(key, text)
-                if meaning is None:
+                if isinstance(error, Unanswered):
+                    self.errors.append((number, key, Passing(error)))
+                elif meaning is None:
                     self.errors.append((number, key, str(error)))
                     if directive.default is not None:
                         values[name] = directive.parse(directive.default)
@@ -263,7 +265,8 @@ class Reader:
         lines = []
         for number, key, why in sorted(found):
             place = f"{self._file}:{number}" if number else self._file
-            lines.append(f"{place}: {key}: {why}" if key else f"{place}: {why}")
+            line = f"{place}: {key}: {why}" if key else f"{place}: {why}"
+            lines.append(Passing(line) if isinstance(why, Passing) else line)
         return lines
 
 

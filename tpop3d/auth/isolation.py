@@ -134,6 +134,9 @@ def _work(
         _signal.set_wakeup_fd(-1)
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_DFL)
+        # A terminal on stdin is that of who tries a login, and nothing that a client has.
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
         # The client's connection is none of its business, nor of what it may leave running.
         logs.reopen(lambda log: close_all_but((write_end, *keep, *log)))
         try:

@@ -13,7 +13,7 @@ import sys
 from tpop3d import logs
 from tpop3d.auth import system
 from tpop3d.auth.driver import UNKNOWN, Login, Verdict, require
-from tpop3d.directives import Directive
+from tpop3d.directives import Directive, Unanswered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # of a service's file, pam.d(5)
-FAIL_DELAY = 10  # <security/_pam_types.h>: PAM_FAIL_DELAY, for which python-pam has no name
+# <security/_pam_types.h>, for what python-pam has no name, or not in each version
+FAIL_DELAY = 10  # PAM_FAIL_DELAY
+XDISPLAY = 11  # PAM_XDISPLAY
 SUCCESS = 0
 AUTH_ERR = 7
+USER_UNKNOWN = 10
+TERMINAL = b"tpop3d"  # in place of one: clients have none, and an administrator's is none of PAM's
 # What else PAM answers that is a no, and why. All that are not here are *cannot say*.
 # <security/_pam_types.h>
 NO = {
     6: "",  # PAM_PERM_DENIED: pam_access and the like
-    10: UNKNOWN,  # PAM_USER_UNKNOWN
     11: "",  # PAM_MAXTRIES
     12: "expired password",  # PAM_NEW_AUTHTOK_REQD; it cannot be changed here
     13: "expired account",  # PAM_ACCT_EXPIRED
@@ -69,17 +72,22 @@ class Pam:
             return refusal
         if login.password is None or b"\0" in login.password:
             return Verdict.no("no password has a NUL")
-        user = system.find(login.name)
+        try:
+            user = system.find(login.name)
+        except Unanswered as error:
+            return Verdict.cannot_say(str(error))
         if user is not None and user.pw_uid == 0:
             return Verdict.no("root has no mailbox here")
         # Whoever counts failures, or has a list of users, is to know each by one name.
         name = login.name if user is None else os.fsencode(user.pw_name)
         code, text, accepted = self._ask(name, login)
-        if code == AUTH_ERR or code in NO:
-            why = _why(name, user is not None, accepted) if code == AUTH_ERR else NO[code]
-            if why == UNKNOWN:
+        if code in (AUTH_ERR, USER_UNKNOWN):
+            refusal = _refusal(name, code, user is not None, accepted)
+            if refusal.reason == UNKNOWN:
                 return login.no_such_user(system.is_known)
-            return Verdict.no(why or f"PAM: {text}")
+            return refusal
+        if code in NO:
+            return Verdict.no(NO[code] or f"PAM: {text}")
         if code != SUCCESS:
             return Verdict.cannot_say(f"PAM: {text} ({code})")
         if user is None:
@@ -97,7 +105,11 @@ class Pam:
         accepted = False
         # The monitor holds refusals back, all for the same time. No module need sleep for that.
         no_delay = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)(_do_nothing)
-        items: list[tuple[int, object]] = [(FAIL_DELAY, no_delay)]
+        items: list[tuple[int, object]] = [
+            (FAIL_DELAY, no_delay),
+            (pam.PAM_TTY, ctypes.c_char_p(TERMINAL)),  # python-pam gives it that of stdin
+            (XDISPLAY, None),  # and this one, too
+        ]
         if login.client:
             items.append((pam.PAM_RHOST, ctypes.c_char_p(login.client.encode())))
         # An account without a password is let in by pam_unix with any: only without one.
@@ -139,18 +151,29 @@ def _do_nothing(*_: object) -> None:
     """In place of the delay of pam_fail_delay(3)."""
 
 
-def _why(name: bytes, is_known: bool, accepted: bool) -> str:
-    """What is behind PAM_AUTH_ERR, for the log alone: Debian's services give no other refusal."""
+def _refusal(name: bytes, code: int, is_known: bool, accepted: bool) -> Verdict:
+    """What is behind PAM_AUTH_ERR. Debian's services say nothing else: of an expired account, and
+    of a directory that does not answer, which they pass over."""
     try:
         shadow = system.Shadow(name)
     except OSError:
         shadow = None
+    locked = shadow is not None and shadow.found and system.is_locked(shadow.stored)
+    # Nobody else knows better of a hash on this machine; and of who is unknown all were asked.
+    if is_known and (shadow is None or locked or not shadow.found):
+        from tpop3d import nsswitch
+
+        try:
+            nsswitch.require_directories(os.fsdecode(name))
+        except Unanswered as error:
+            return Verdict.cannot_say(str(error))
+    if code == USER_UNKNOWN:
+        return Verdict.no(UNKNOWN)
     if accepted:
-        return (shadow and shadow.refusal) or "refused account"
+        return Verdict.no((shadow and shadow.refusal) or "refused account")
     if not is_known:
-        return UNKNOWN
-    locked = shadow and shadow.found and system.is_locked(shadow.stored)
-    return "locked account" if locked else "wrong password"
+        return Verdict.no(UNKNOWN)
+    return Verdict.no("locked account" if locked else "wrong password")
 
 
 def _is_configured(service: str) -> bool:

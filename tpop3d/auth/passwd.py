@@ -6,6 +6,7 @@ import os
 
 from tpop3d.auth import system
 from tpop3d.auth.driver import Login, Verdict
+from tpop3d.directives import Unanswered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ class Passwd:
         """Check the attempt against the system's account of that name."""
         if refusal := system.refusal(login):
             return refusal
-        user = system.find(login.name)
+        try:
+            user = system.find(login.name)
+        except Unanswered as error:
+            return Verdict.cannot_say(str(error))
         try:
             shadow = system.Shadow(login.name if user is None else os.fsencode(user.pw_name))
         except OSError as error:

@@ -60,13 +60,17 @@ def refusal(login: Login) -> Verdict | None:
 
 
 def find(name: bytes) -> pwd.struct_passwd | None:
-    """The system's user of that name (getpwnam(3)).
+    """The system's user of that name (getpwnam(3)); None: there is none.
 
     A directory may ignore letter case, or know other names of a user: pw_name is the user's.
+    Raises `Unanswered`, where none was found and somebody who may know one does not answer.
     """
     try:
         return pwd.getpwnam(text(name))
     except KeyError:
+        from tpop3d import nsswitch
+
+        nsswitch.confirm_absence("passwd", text(name))
         return None
 
 

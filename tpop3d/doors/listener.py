@@ -20,6 +20,7 @@ from tpop3d.doors import manager
 from tpop3d.doors.awaited import Awaited
 from tpop3d.doors.connections import Connections
 from tpop3d.doors.limits import provide_descriptors
+from tpop3d.doors.lookups import LookUp, NotAsked, knowing
 from tpop3d.doors.loop import Loop
 from tpop3d.doors.served import turn_away
 from tpop3d.session import signals
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from tpop3d.addresses import Tls
     from tpop3d.config import Config
     from tpop3d.doors.keeper import Keeper
+    from tpop3d.doors.lookups import Answers
     from tpop3d.session.privileges import Cell
 
     Sockets = dict[_socket.socket, Tls]  # the listening ones, each with its TLS
     Changed = tuple[Config, Cell, Sockets, Keeper | None]
 
+TRIES = 3  # of a reload, where the file changes meanwhile
 ACCEPTS = 16  # connections taken before anything else is looked at
 MAX_BACKLOG = 4096  # connections that a socket may hold for us: net.core.somaxconn, listen(2)
 RETRY = 0.1  # seconds until accepting is tried again when descriptors or memory have run out
@@ -63,6 +66,8 @@ class Listener:
         self._total = 0
         self.reload: Callable[[], Changed | list[str]] = lambda: ["nothing was read"]
         self._trouble = ""  # why the latest reload has changed nothing, if so
+        self._look_up: LookUp | None = None  # of a reload, while it waits for that
+        self.look_up: Callable[[], None] = lambda: None  # what `reload` looks up by name
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
@@ -207,7 +212,7 @@ class Listener:
         if _signal.SIGUSR1 in numbers:
             logs.notice(self._status().removeprefix("STATUS="))
         if _signal.SIGHUP in numbers and not self._stopping:
-            self._reload()
+            self._begin_reload()
         if (_signal.SIGTERM in numbers or _signal.SIGINT in numbers) and not self._stopping:
             self._stop()
 
@@ -227,20 +232,46 @@ class Listener:
             else:
                 self._connections.bury(pid, status)
 
-    def _reload(self) -> None:
-        """Read the configuration again, and listen where it says; a bad one changes nothing."""
+    def _begin_reload(self, tries: int = TRIES) -> None:
+        """Have looked up, by somebody who has no clients, what a reload wants to know by name."""
         manager.notify(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic() * 1e6)}")
+        if self._look_up is not None:
+            self._look_up.stop()  # the file may be another one now
         try:
-            self._trouble = "internal error, see the log"
-            result = self.reload()
-            if isinstance(result, list):
+            self._look_up = LookUp(
+                self._loop, self.look_up, lambda answers: self._reload(answers, tries)
+            )
+        except OSError as error:
+            self._look_up = None
+            self._keep(f"no further process: {error.strerror}")
+            manager.notify("READY=1\n" + self._status())
+
+    def _reload(self, answers: Answers | None, tries: int) -> None:
+        """Read the configuration again, and listen where it says; a bad one changes nothing."""
+        self._look_up = None
+        self._trouble = "internal error, see the log"
+        try:
+            if answers is None:
+                self._keep("the users, groups and hosts of the configuration cannot be looked up")
+            elif isinstance(result := knowing(answers, self.reload), list):
                 self._trouble = manager.summary(result)
             else:
                 self._change(*result)
                 self._trouble = ""
                 logs.notice("reload: the configuration is read again")
+        except NotAsked:
+            if tries > 1:
+                self._begin_reload(tries - 1)
+            else:
+                self._keep("the configuration changes while it is read")
         finally:
-            manager.notify("READY=1\n" + self._status())
+            if self._look_up is None:
+                manager.notify("READY=1\n" + self._status())
+
+    def _keep(self, why: str) -> None:
+        """Go on with the configuration that there is."""
+        self._trouble = why
+        logs.error(f"reload: {why}; the configuration is kept as it was")
 
     def _change(self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None) -> None:
         gone = {one: tls for one, tls in self._sockets.items() if one not in sockets}
@@ -261,6 +292,8 @@ class Listener:
     def _stop(self) -> None:
         """Accept nothing more, and let sessions end by themselves for a while."""
         self._stopping = True
+        if self._look_up is not None:
+            self._look_up.stop()
         manager.notify("STOPPING=1\nSTATUS=stopping")
         for one in self._sockets:
             self._loop.forget(one.fileno())

@@ -12,12 +12,14 @@ import sys
 from tpop3d import logs
 from tpop3d.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config import Config, load
+from tpop3d.directives import found
 from tpop3d.doors import manager
 from tpop3d.session.wire import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from tpop3d.addresses import Address
     from tpop3d.doors.activation import Passed
@@ -80,6 +82,14 @@ class Sockets:
             address.bound = frozenset(name[1] for name in names)
         return {one: wanted[place] for place, sockets in new.items() for one in sockets}
 
+    def look_up(self, addresses: list[Address]) -> None:
+        """Look up what `bind` would."""
+        for host, port in {(one.host, one.port) for one in addresses}.difference(self._bound):
+            try:
+                _addresses_of(host, port)
+            except (OSError, UnicodeError):
+                continue  # it is known now, too
+
 
 def _share(sockets: list[_socket.socket], on: bool) -> None:
     """May others of ours bind what these are bound to (socket(7), SO_REUSEPORT)?"""
@@ -87,12 +97,20 @@ def _share(sockets: list[_socket.socket], on: bool) -> None:
         one.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, on)
 
 
+def _addresses_of(host: str, port: int) -> list[Any]:
+    """The addresses of a host to listen on, as getaddrinfo(3) gives them."""
+
+    def ask() -> list[Any]:
+        return _socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE)
+
+    return found("address", f"{host} {port}", ask)
+
+
 def _listen(host: str, port: int, share: bool) -> list[_socket.socket]:
     """Listening sockets for every address of a host. Raises `CannotListen`."""
     made = []
     try:
-        found = _socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, kind, protocol, _, address in dict.fromkeys(_addresses_of(host, port)):
             one = _socket.socket(family, kind, protocol)
             made.append(one)
             one.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
@@ -126,15 +144,15 @@ def run(
     code."""
     from tpop3d.doors.listener import Listener
     from tpop3d.session import gatekeeper
-    from tpop3d.session.cell import prepare_cell
+    from tpop3d.session.cell import gatekeeper_user, prepare_cell
 
     own = Sockets()
-    found: dict[str, frozenset[str] | None] = {}
+    domains: dict[str, frozenset[str] | None] = {}
 
     def bind(config: Config) -> dict[_socket.socket, Tls]:
         if passed is None:
             return own.bind(config.listen_address)
-        _look_up_domains(config, found)
+        _look_up_domains(config, domains)
         return _with_tls(passed, config)
 
     cell = prepare_cell(config)
@@ -190,7 +208,19 @@ def run(
             logs.notice(f"listening on {places}")
         return again, cell, now, keeper
 
+    def look_up() -> None:
+        again = load(file)
+        if isinstance(again, list):
+            return
+        if os.geteuid() == 0:
+            gatekeeper_user(again)
+        if passed is None:
+            own.look_up(again.listen_address)
+        else:
+            _look_up_domains(again, dict(domains), is_trial=True)
+
     listener.reload = reload
+    listener.look_up = look_up
     if tell is not None:
         tell()
     try:
@@ -202,18 +232,21 @@ def run(
     return 0
 
 
-def _look_up_domains(config: Config, found: dict[str, frozenset[str] | None]) -> None:
+def _look_up_domains(
+    config: Config, known: dict[str, frozenset[str] | None], *, is_trial: bool = False
+) -> None:
     """Find the addresses that logins may be made at, for the domain that is appended there, once
-    for them all; `found` are those of the hosts that were there before a reload. What nobody can
+    for them all; `known` are those of the hosts that were there before a reload. What nobody can
     tell now is looked up when it is needed."""
     for address in config.listen_address if config.append_domain else ():
-        address.numeric = found.get(address.host)
+        address.numeric = known.get(address.host)
         try:
             if address.domain:
                 address.look_up()
         except Unresolved as error:
-            logs.warning(str(error))
-        found[address.host] = address.numeric
+            if not is_trial:
+                logs.warning(str(error))
+        known[address.host] = address.numeric
 
 
 def _with_tls(passed: Passed, config: Config) -> dict[_socket.socket, Tls]:

@@ -51,6 +51,7 @@ TOO_MANY_BAD_COMMANDS = Reply(b"-ERR too many bad commands", outcome=CLOSE)
 GOODBYE = Reply(b"+OK goodbye", outcome=CLOSE)
 # Not a reply to a command: the program could not start, or met a bug.
 SERVER_MISCONFIGURED = Reply(b"-ERR [SYS/PERM] server is not configured", outcome=CLOSE)
+SERVER_NOT_READY = Reply(b"-ERR [SYS/TEMP] server is not ready, try again later", outcome=CLOSE)
 INTERNAL_ERROR = Reply(b"-ERR [SYS/TEMP] internal error", outcome=CLOSE)
 
 # AUTHORIZATION

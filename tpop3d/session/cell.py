@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from tpop3d.directives import user_id
+from tpop3d.directives import Passing, Unanswered, user_id
 from tpop3d.directories import make_directory
 from tpop3d.session.privileges import Cell
 
@@ -32,6 +32,8 @@ def gatekeeper_user(config: Config) -> Principal | str:
     name = config.gatekeeper_user
     try:
         user = user_id(name)
+    except Unanswered as error:
+        return Passing(f"gatekeeper-user: {error}")
     except ValueError as error:
         return (
             f"gatekeeper-user: {error}; make it with systemd-sysusers and"
