@@ -17,7 +17,7 @@ ENVIRONMENT = {"PATH": os.defpath, "PYTHONPATH": str(CHECKOUT), "LC_ALL": "C.UTF
 IS_ROOT = os.geteuid() == 0
 MAIL_USER = pwd.getpwnam("nobody") if IS_ROOT else pwd.getpwuid(os.geteuid())
 MARK = b"TPOP3D_TEST_SITE="  # in the environment of a site's processes
-PATIENCE = 10.0  # seconds; only what is broken takes that long
+PATIENCE = 30.0  # seconds; only what is broken takes that long, also on a slow machine
 
 
 def poll(condition, why, seconds=PATIENCE):

@@ -153,7 +153,7 @@ int pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **arg
         back->call(1, (const struct message **)&messages, NULL, back->data);
     }
     if (!strcmp(what, "delay"))
-        return pam_fail_delay(pam, 7000000) ? 4 : 7;
+        return pam_fail_delay(pam, 60000000) ? 4 : 7;
     if (!strcmp(what, "not-null"))
         return flags & 1 ? 7 : 0; /* PAM_DISALLOW_NULL_AUTHTOK */
     if (pam_get_authtok(pam, 6, &word, NULL))

@@ -6,7 +6,6 @@ The listener and what listens for it run where /etc/hosts and /etc/resolv.conf a
 import contextlib
 import signal
 import socket
-import time
 
 import pytest
 
@@ -102,9 +101,7 @@ def reload(door):
 def test_the_addresses_that_were_bound_are_the_names(site, nameserver):
     with door(site) as here:
         nameserver.die()
-        started = time.monotonic()
         assert attempt(here, "anna").startswith(b"+OK maildrop has %d " % len(MESSAGES))
-        assert time.monotonic() - started < 1
         assert attempt(here, "anna", "wrong").startswith(b"-ERR [AUTH]")
         assert nameserver.asked() == 0
         reload(here)

@@ -16,7 +16,7 @@ from proxyheaders import CLIENT, PROXY, SSL, TCP4, binary, line, raw
 from spools import mbox
 from test_listener import FULL
 from test_listener_signals import reload
-from tpop3d.doors.proxied import seconds_for_header
+from tpop3d.doors.proxied import SECONDS, seconds_for_header
 
 BALANCER = "127.0.0.1"
 ONE = mbox(b"Subject: one\n\n1\n")
@@ -133,7 +133,7 @@ def test_no_header_in_time(site, opens):
         for wire, part in zip(wires, (b"", b"PROXY TCP4 192.0.2.7", binary()[:20]), strict=True):
             wire.send(part)
         assert [wire.reader.read() for wire in wires] == [b"", b"", b""]
-        assert 0.9 < time.monotonic() - started < PATIENCE / 2
+        assert 0.9 < time.monotonic() - started < SECONDS
         for what in ("missing", "wrong"):
             door.logs.wait_for(f"proxy header {what} rip={BALANCER} reason=timeout")
         assert "session" not in door.logs.text()
@@ -170,12 +170,11 @@ WRONG = {
 @tlskit.in_both_doors
 def test_a_wrong_header_ends_the_connection_at_once(site, opens, how):
     with opens(site) as door:
-        started = time.monotonic()
         wire = connect(door)
         wire.send(WRONG[how])
         assert at_end(wire) == b""
-        assert time.monotonic() - started < PATIENCE / 2
         found = door.logs.wait_for(f"proxy header wrong rip={BALANCER} reason=")
+        assert "reason=timeout" not in found
         assert "192.0.2" not in found
         # Those who come after it are none the worse for it.
         wire = connect(door)
@@ -306,9 +305,8 @@ def test_a_listener_that_ends_does_not_wait_for_headers(site):
         last.send(line())
         last.login("anna")  # those before it have been accepted
         door.process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
         assert [at_end(wire) for wire in wires] == [b"", b"", b""]
-        assert time.monotonic() - started < PATIENCE / 2
+        assert "reason=timeout" not in door.logs.text()
         assert last.ask("QUIT").startswith(b"+OK")
         assert door.process.wait(PATIENCE) == 0
 

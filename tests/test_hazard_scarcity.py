@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,8 @@ def test_a_gatekeeper_that_cannot_start_does_not_fill_the_log(site):
         empty.rmdir()
         empty.touch()
         for pid in [int(p) for p in tree(door.process.pid)]:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # one that recovers mailboxes ends by itself
+                os.kill(pid, signal.SIGKILL)
         door.logs.wait_for("gatekeepers cannot be locked in: Not a directory")
         time.sleep(2)
         assert len(door.logs.lines()) < 60
@@ -159,27 +161,24 @@ def test_a_slow_driver_makes_no_gatekeeper_an_attacker(slow):
 
 
 def test_sigterm_ends_a_login_that_is_being_decided(slow):
+    slow.configure({"auth-timeout-seconds": 3600})
     with doors.inetd(slow) as wire:
         assert wire.line().startswith(b"+OK")
-        assert wire.ask("USER 25").startswith(b"+OK")
+        assert wire.ask("USER 3600").startswith(b"+OK")
         wire.send(b"PASS x\r\n")
         poll(lambda: len(slow.processes()) == 3, "the driver's process")
-        began = time.monotonic()
         wire.process.terminate()
         assert wire.line() == b""
-        assert time.monotonic() - began < 5
         wire.logs.wait_for("session .*end=signal")
     with doors.standalone(slow, settings={"shutdown-seconds": 1}) as door:
         wire = door.connect()
         assert wire.line().startswith(b"+OK")
         before = set(slow.processes())  # one of them recovers mailboxes, and ends
-        assert wire.ask("USER 25").startswith(b"+OK")
+        assert wire.ask("USER 3600").startswith(b"+OK")
         wire.send(b"PASS x\r\n")
         poll(lambda: len(set(slow.processes()) - before) >= 2, "the driver's process")
-        began = time.monotonic()
         door.process.terminate()
         assert door.process.wait(PATIENCE) == 0
-        assert time.monotonic() - began < 5
     assert slow.processes() == []
 
 

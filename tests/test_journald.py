@@ -9,7 +9,7 @@ from base64 import b64encode
 
 import pytest
 
-from mailsite import PATIENCE, poll
+from mailsite import poll
 from samples import MESSAGES, on_the_wire, spool_of
 from systemdsite import USERS
 from test_systemd import EACH, LISTENER
@@ -51,7 +51,7 @@ def wait_for(box, count, *matches):
         entries = box.entries(*matches)
         return entries if len(entries) >= count else None
 
-    return poll(found, f"{count} of {matches}", 5)
+    return poll(found, f"{count} of {matches}")
 
 
 def ours(entry):
@@ -317,10 +317,8 @@ class TestTrouble:
         else:
             raise AssertionError("the journal's socket does not fill up")
         assert wire.ask("DELE 1").startswith(b"+OK")
-        begun = time.monotonic()
         assert wire.ask("QUIT").startswith(b"+OK")
         assert wire.line() == b""
-        assert time.monotonic() - begun < PATIENCE / 2
         assert box.spool("ann").read_bytes() == spool_of(MESSAGES[1:])
         os.kill(box.main_pid(JOURNAL), signal.SIGCONT)
         one_session(box)

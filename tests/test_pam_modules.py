@@ -86,7 +86,7 @@ def test_what_hangs_is_cut_off_with_all_that_it_has_started(pam):
     left = [int(pid) for pid in pids.read_text().split()]
     assert len(left) == 3
     try:
-        poll(lambda: all(map(gone, left)), "what the module has started to end", 2)
+        poll(lambda: all(map(gone, left)), "what the module has started to end")
     finally:
         for pid in left:
             if not gone(pid):
@@ -127,12 +127,10 @@ def test_what_crashes_takes_one_attempt_with_it(pam, odd, how, reason):
 def test_the_delay_of_a_refusal_is_ours_alone(pam, odd, delay):
     """All refusals are held back for the same time, the others elsewhere."""
     if delay == "pam_faildelay":
-        pam.service("auth optional pam_faildelay.so delay=7000000", *pam.matrix())
+        pam.service("auth optional pam_faildelay.so delay=60000000", *pam.matrix())
     else:
         odd("delay")
-    started = time.monotonic()
-    assert pam.ask(password="wrong").answer == NO
-    assert time.monotonic() - started < 3
+    assert pam.ask(password="wrong").answer == NO  # and not undecided, as after PATIENCE
 
 
 # That talk, and listen

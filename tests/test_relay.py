@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import relaykit
 import tlskit
-from mailsite import need, poll
+from mailsite import PATIENCE, need, poll
 from relaykit import relayed
 from tpop3d.session import relay, tls
 from tpop3d.session.relaychannel import Failed, Ready, RelayOrder, Secured
@@ -440,7 +440,7 @@ class Openssl:
         self.channel.give_order(RelayOrder((fd, fd, theirs.fileno()), 0, 10.0, 10.0))
         theirs.close()
         self.connection.close()
-        ours.settimeout(10)
+        ours.settimeout(PATIENCE)
         self.session = ours
         self.reader = ours.makefile("rb")
         self.output = b""

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import doors
-from mailsite import IS_ROOT, need
+from mailsite import IS_ROOT, PATIENCE, need
 from spools import mbox
 
 # /dev/log is a fixed path: the server gets a /dev of its own, with the test's socket in it.
@@ -32,7 +32,7 @@ def daemon(site, monkeypatch):
     path = site.path / "log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(path))
-        receiver.settimeout(10)
+        receiver.settimeout(PATIENCE)
         wrapped = [*unshare, "sh", "-ec", OWN_DEV, "sh", str(path), *doors.SERVER]
         monkeypatch.setattr(doors, "SERVER", wrapped)
         site.configure({"log-stderr": "no"})
