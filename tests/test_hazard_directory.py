@@ -280,17 +280,27 @@ def test_a_name_in_the_configuration_that_cannot_be_looked_up(site, directory, k
     check = ("-f", site.conf, "--check-config")
     assert directory.tpop3d(*check).returncode == 0
     directory.stop("nslcd")
-    for words in (check, ("-d", "-f", site.conf, "--"), ("--recover", "-f", site.conf)):
-        words = words[:-1] if words[-1] == "--" else words
-        site.configure({"listen-address": "127.0.0.1:1"})
+    site.configure({"listen-address": "127.0.0.1:1"})
+    recover = ("--recover", "-f", site.conf) if key != "gatekeeper-user" else check
+    for words in (check, ("-d", "-f", site.conf), recover):
         done = directory.tpop3d(*words)
-        if words[0] == "--recover" and key == "gatekeeper-user":
-            continue  # which needs no such user
         assert done.returncode != 0
         said = done.stderr.decode()
         assert f"{key}: {what} cannot be looked up: ldap does not answer: " in said
         assert "there is no" not in said
         assert "useradd" not in said
+
+
+def test_groups_have_a_line_of_their_own(site, directory):
+    site.configure({"auth-flatfile-mail-group": "mailers"})
+    directory.switch("files", group="files ldap")
+    check = ("-f", site.conf, "--check-config")
+    assert directory.tpop3d(*check).returncode == 0
+    directory.stop("nslcd")
+    said = directory.tpop3d(*check).stderr.decode()
+    assert "ldap does not answer: No such file or directory; see group in /etc/nsswitch" in said
+    directory.switch("files ldap", group="files")
+    assert "there is no group 'mailers'" in directory.tpop3d(*check).stderr.decode()
 
 
 @pytest.mark.parametrize("key", VIRTUAL)
@@ -349,6 +359,16 @@ def test_a_reload_that_waits_ends_with_the_listener_and_gives_way_to_the_next(si
         poll(lambda: not os.path.exists(f"/proc/{first}"), "the first to be ended")
         door.process.send_signal(signal.SIGUSR1)
         door.logs.wait_for("serving 0 of 7 connections")
+        site.configure({"auth-flatfile-mail-group": "mailers"})
+        door.process.send_signal(signal.SIGHUP)
+        poll(lambda: _asking(door.process.pid), "somebody to ask nslcd")
+        # What is read then is not what was looked up: that is done again.
+        site.configure({"auth-flatfile-mail-group": "games", "max-children": 9})
+        directory.send("nslcd", signal.SIGCONT)
+        poll(lambda: door.logs.text().count("configuration is read again") == 2, "the other file")
+        door.process.send_signal(signal.SIGUSR1)
+        door.logs.wait_for("serving 0 of 9 connections")
+        directory.send("nslcd", signal.SIGSTOP)
         site.configure({"auth-flatfile-mail-group": "mailers"})
         door.process.send_signal(signal.SIGHUP)
         last = poll(lambda: _asking(door.process.pid), "somebody to ask nslcd")

@@ -10,12 +10,14 @@ import socket
 import pytest
 
 import doors
-from mailsite import IS_ROOT, need
+from mailsite import IS_ROOT, need, poll
 from samples import MESSAGES, spool_of
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root may mount an /etc/hosts")
 
 NAME = "pop.tpop3d.test"
+OTHER = "elsewhere.tpop3d.test"
+SILENCE = 25  # seconds; resolv.conf(5) knows no more than 30
 SERVER = doors.SERVER
 MOUNT = 'mount --bind "$0/hosts" /etc/hosts && mount --bind "$0/resolv.conf" /etc/resolv.conf'
 UNDECIDED = b"-ERR [SYS/TEMP] logins cannot be checked now, try again later\r\n"
@@ -36,18 +38,24 @@ class Nameserver:
         self._hosts = directory / "hosts"
         self._hosts.write_text(f"127.0.0.1 localhost {NAME}\n")
         resolver = f"nameserver {self._socket.getsockname()[0]}\noptions timeout:1 attempts:1\n"
-        (directory / "resolv.conf").write_text(resolver)
+        self._resolver = directory / "resolv.conf"
+        self._resolver.write_text(resolver)
 
     def die(self):
         """Its file is written to, not replaced, since it is mounted."""
         self._hosts.write_text("127.0.0.1 localhost\n")
 
-    def asked(self):
-        """How many questions there were."""
-        count = 0
+    def slow_down(self):
+        """Have it waited for much longer."""
+        resolver = self._resolver.read_text().replace("timeout:1", f"timeout:{SILENCE}")
+        self._resolver.write_text(resolver)
+
+    def asked(self, name=NAME):
+        """How many questions there were for a name."""
+        count, label = 0, name.partition(".")[0].encode()
         with contextlib.suppress(BlockingIOError):
             while True:
-                count += NAME.partition(".")[0].encode() in self._socket.recv(512)
+                count += label in self._socket.recv(512)
         return count
 
     def close(self):
@@ -107,6 +115,23 @@ def test_the_addresses_that_were_bound_are_the_names(site, nameserver):
         reload(here)
         assert attempt(here, "anna").startswith(b"+OK maildrop has %d " % len(MESSAGES))
         assert nameserver.asked() == 0
+
+
+def test_a_reload_that_waits_for_a_nameserver_keeps_nobody_waiting(site, nameserver):
+    with door(site) as here:
+        nameserver.die()
+        nameserver.slow_down()
+        before = site.settings["listen-address"]
+        site.configure({"listen-address": f"{before} pop.{OTHER}:{here.port}"})
+        here.process.send_signal(signal.SIGHUP)
+        poll(lambda: nameserver.asked(OTHER), "the nameserver to be asked")
+        started = time.monotonic()
+        assert attempt(here, "anna").startswith(b"+OK maildrop has %d " % len(MESSAGES))
+        assert time.monotonic() - started < SILENCE
+        assert "reload" not in here.logs.text()
+        site.configure({"listen-address": before})
+        reload(here)  # which does not wait for the one before
+        assert attempt(here, "anna").startswith(b"+OK maildrop has %d " % len(MESSAGES))
 
 
 def test_a_listener_on_passed_sockets_asks_once(site, nameserver):

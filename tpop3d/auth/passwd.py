@@ -23,6 +23,13 @@ class Passwd:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._maildrops = system.Maildrops(settings)
 
+    @staticmethod
+    def preload() -> None:
+        """Load what `authenticate` needs where a user is not found, as is often so under attack."""
+        import ctypes  # noqa: F401
+
+        from tpop3d import nsswitch  # noqa: F401
+
     def authenticate(self, login: Login) -> Verdict:
         """Check the attempt against the system's account of that name."""
         if refusal := system.refusal(login):
