@@ -214,6 +214,16 @@ def test_services_that_do_not_pass_over_a_directory(site, directory):
         assert counted(door, directory) == before
 
 
+@pytest.mark.parametrize("service", ["tpop3d", ldapkit.STRICT])
+def test_a_service_that_passes_over_a_directory_is_a_warning(site, directory, service):
+    pytest.importorskip("pam", reason="python-pam is not installed in this Python")
+    site.configure(settings_for(site, "pam") | {"auth-pam-facility": service})
+    done = directory.tpop3d("-f", site.conf, "--check-config")
+    assert done.returncode == 0
+    passed_over = f"/etc/pam.d/{service}:2: pam_ldap is passed over when whom it asks does not"
+    assert (passed_over in done.stderr.decode()) == (service != ldapkit.STRICT)
+
+
 def _is_in(answer):
     assert answer in (IN, UNDECIDED)
     return answer == IN

@@ -17,6 +17,7 @@ FUNCTIONS = {
     ("passwd", str): "getpwnam_r",
     ("passwd", int): "getpwuid_r",
     ("group", str): "getgrnam_r",
+    ("group", int): "getgrgid_r",
 }
 CONFIGURATION = "/etc/nsswitch.conf"
 BUFFER = 1 << 16  # octets, for an entry; a group may have many members

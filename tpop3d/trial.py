@@ -16,7 +16,7 @@ from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Spelling, Verdic
 from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.check import in_sandboxes
 from tpop3d.config import Config, load
-from tpop3d.directives import size_text
+from tpop3d.directives import Unanswered, size_text
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
@@ -243,7 +243,7 @@ def _describe(account: Account) -> None:
     try:
         user = pwd.getpwuid(account.uid).pw_name
     except KeyError:
-        user = "who is no user of this system"
+        user = _nameless("passwd", account.uid, "who is no user")
     ids = f"uid {account.uid} ({user}), gid {account.gid} ({_group(account.gid)})"
     if account.lock_gid is not None:
         ids += f", for dotlocks gid {account.lock_gid} ({_group(account.lock_gid)})"
@@ -256,7 +256,18 @@ def _group(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
-        return "which is no group of this system"
+        return _nameless("group", gid, "which is no group")
+
+
+def _nameless(database: str, number: int, what: str) -> str:
+    """Why there is no name for a number."""
+    from tpop3d import nsswitch
+
+    try:
+        nsswitch.confirm_absence(database, number)
+    except Unanswered as error:
+        return f"whose name cannot be looked up: {error}"
+    return f"{what} of this system"
 
 
 def _describe_mailboxes(account: Account, chosen: str) -> None:

@@ -59,6 +59,15 @@ class Pam:
                 f" what PAM does instead is in {PLACES[0]}/other, if anywhere"
             )
 
+    def check(self) -> tuple[list[str], list[str]]:
+        """Look for what the service passes over: errors, of which there are none, and warnings."""
+        from tpop3d.auth.pamstack import passed_over
+
+        why = "is passed over when whom it asks does not answer, and calls a right password wrong"
+        advice = "tpop3d.pam has lines for a directory"
+        places = passed_over(self._service)
+        return [], [f"auth-pam-facility: {place} {why}; {advice}" for place in places]
+
     @staticmethod
     def preload() -> None:
         """Load what `authenticate` needs: once, before many children are forked."""
