@@ -7,6 +7,7 @@ Debian's packages are unpacked, not installed.
 import re
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -18,6 +19,7 @@ from systemdsite import SHA512_OF_SECRET
 UNPACKED = CHECKOUT / ".unpacked"
 FAIL2BAN = UNPACKED / "fail2ban"
 PACKAGES = ("slapd", "nslcd", "libnss-ldapd", "libpam-ldapd", "nscd", "libnss-sss", "fail2ban")
+HOST = "127.0.0.77"
 BASE = "dc=example,dc=org"
 GROUP = 7777  # the gid of "mailers", which only the directory knows
 PATIENCE = 1  # seconds, of nslcd(8)
@@ -100,7 +102,7 @@ def sample_for_directories():
     return [line[1:] for line in block[: block.index("\n")] if re.match(r"#(auth|account) ", line)]
 
 
-def _library(package, name):
+def library(package, name):
     """The path of what a package has in its library directory."""
     (path,) = UNPACKED.glob(f"{package}/**/{name}")
     return path
@@ -114,9 +116,9 @@ class Directory:
         self.etc, self.run = self.path / "etc", self.path / "run"
         self._processes = {}
         libraries = [
-            _library("libnss-ldapd", "libnss_ldap.so.2"),
-            _library("libnss-sss", "libnss_sss.so.2"),
-            _library("slapd", "libslapi-*.so.0"),
+            library("libnss-ldapd", "libnss_ldap.so.2"),
+            library("libnss-sss", "libnss_sss.so.2"),
+            library("slapd", "libslapi-*.so.0"),
         ]
         places = ":".join(str(library.parent) for library in libraries)
         self.environment = ENVIRONMENT | {"LD_LIBRARY_PATH": places}
@@ -124,6 +126,9 @@ class Directory:
         for name in ("nslcd", "nscd"):
             (self.run / name).mkdir(parents=True)
             (self.run / name).chmod(0o755)
+        self.uri = f"ldapi://{str(self.path / 'ldapi').replace('/', '%2F')}"
+        with socket.create_server((HOST, 0)) as reserved:  # nobody else takes ports of that address
+            self.tcp = f"ldap://{HOST}:{reserved.getsockname()[1]}"
         self._furnish()
         self._holder = subprocess.Popen(
             [need("unshare"), "--mount", "/bin/sh", "-c", ENTER, self.path],
@@ -138,7 +143,7 @@ class Directory:
     def _furnish(self):
         self.switch(LINES)
         (self.etc / "nslcd.conf").write_text(
-            f"uri ldapi://{str(self.path / 'ldapi').replace('/', '%2F')}\nbase {BASE}\n"
+            f"uri {self.uri}\nbase {BASE}\n"
             f"ignorecase yes\nbind_timelimit {PATIENCE}\ntimelimit {PATIENCE}\n"
             f"reconnect_sleeptime {PATIENCE}\nreconnect_retrytime {PATIENCE}\n"
         )
@@ -147,7 +152,7 @@ class Directory:
             "negative-time-to-live passwd 1\nenable-cache group no\nenable-cache hosts no\n"
             "enable-cache services no\nenable-cache netgroup no\n"
         )
-        module = str(_library("libpam-ldapd", "pam_ldap.so"))
+        module = str(library("libpam-ldapd", "pam_ldap.so"))
         (self.etc / "pam.d/tpop3d").write_text(SERVICE.format(pam_ldap=module))
         ours = "".join(sample_for_directories()).replace("pam_ldap.so", module)
         (self.etc / "pam.d" / STRICT).write_text(ours)
@@ -185,11 +190,10 @@ class Directory:
     def start(self, name):
         """Start "slapd", "nslcd" or "nscd", and wait until it answers."""
         program = UNPACKED / name / "usr/sbin" / name
-        socket = {"slapd": self.path / "ldapi"}.get(name, self.run / name / "socket")
-        socket.unlink(missing_ok=True)
-        address = f"ldapi://{str(socket).replace('/', '%2F')}"
+        place = {"slapd": self.path / "ldapi"}.get(name, self.run / name / "socket")
+        place.unlink(missing_ok=True)
         arguments = {
-            "slapd": ["-d", "0", "-f", self.path / "slapd.conf", "-h", address],
+            "slapd": ["-d", "0", "-f", self.path / "slapd.conf", "-h", f"{self.uri} {self.tcp}"],
             "nslcd": ["--nofork"],
             "nscd": ["--foreground"],
         }
@@ -200,7 +204,7 @@ class Directory:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        poll(socket.exists, f"{name} to listen", 60)
+        poll(place.exists, f"{name} to listen", 60)
 
     def send(self, name, number):
         """Send a signal to one of them."""

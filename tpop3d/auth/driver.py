@@ -6,7 +6,9 @@ A driver is a small class. It has
   `auth-NAME-passwd-file` (see `tpop3d.directives.Directive`);
 - `checks_apop`: can it check an APOP digest?
 - `__init__(settings)`: the values of its directives. Raises ValueError, with a text for the
-  administrator, where they do not fit together;
+  administrator, where they do not fit together. A listener calls it when it reads its
+  configuration again, too, and has clients: it waits for nobody, and users and groups are looked up
+  by directives (`user_id`, `group_id` of `tpop3d.directives`);
 - `authenticate(login)`: the verdict. It runs in a process of its own, which is cut off after
   `auth-timeout-seconds`, and takes with it whatever secrets it has read.
 

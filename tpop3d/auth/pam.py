@@ -17,6 +17,7 @@ from tpop3d.directives import Directive, Unanswered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pwd
     from collections.abc import Mapping
     from typing import Any
 
@@ -91,7 +92,7 @@ class Pam:
         name = login.name if user is None else os.fsencode(user.pw_name)
         code, text, accepted = self._ask(name, login)
         if code in (AUTH_ERR, USER_UNKNOWN):
-            refusal = _refusal(name, code, user is not None, accepted)
+            refusal = _refusal(name, code, user, accepted)
             if refusal.reason == UNKNOWN:
                 return login.no_such_user(system.is_known)
             return refusal
@@ -160,16 +161,15 @@ def _do_nothing(*_: object) -> None:
     """In place of the delay of pam_fail_delay(3)."""
 
 
-def _refusal(name: bytes, code: int, is_known: bool, accepted: bool) -> Verdict:
+def _refusal(name: bytes, code: int, user: pwd.struct_passwd | None, accepted: bool) -> Verdict:
     """What is behind PAM_AUTH_ERR. Debian's services say nothing else: of an expired account, and
     of a directory that does not answer, which they pass over."""
     try:
         shadow = system.Shadow(name)
     except OSError:
         shadow = None
-    locked = shadow is not None and shadow.found and system.is_locked(shadow.stored)
-    # Nobody else knows better of a hash on this machine; and of who is unknown all were asked.
-    if is_known and (shadow is None or locked or not shadow.found):
+    is_locked = shadow is not None and shadow.found and system.is_locked(shadow.stored)
+    if user is not None and not _has_hash(user, shadow):
         from tpop3d import nsswitch
 
         try:
@@ -180,9 +180,17 @@ def _refusal(name: bytes, code: int, is_known: bool, accepted: bool) -> Verdict:
         return Verdict.no(UNKNOWN)
     if accepted:
         return Verdict.no((shadow and shadow.refusal) or "refused account")
-    if not is_known:
-        return Verdict.no(UNKNOWN)
-    return Verdict.no("locked account" if locked else "wrong password")
+    if user is None:
+        return Verdict.no(UNKNOWN)  # of whom everybody was asked
+    return Verdict.no("locked account" if is_locked else "wrong password")
+
+
+def _has_hash(user: pwd.struct_passwd, shadow: system.Shadow | None) -> bool:
+    """Is a user's password one that this machine can check, so that nobody knows better?"""
+    stored = os.fsencode(user.pw_passwd)
+    if stored == b"x":
+        stored = b"*" if shadow is None else shadow.stored
+    return not system.is_locked(stored)
 
 
 def _is_configured(service: str) -> bool:
