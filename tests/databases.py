@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -39,6 +40,9 @@ class MariaDB:
         self.directory.chmod(0o755)
         self.data, self.socket = self.directory / "data", self.directory / "socket"
         self.log = self.directory / "log"
+        # One that starts removes the temporary tables of others from a directory that is for all.
+        self.environment = os.environ | {"TMPDIR": str(self.directory / "tmp")}
+        (self.directory / "tmp").mkdir()
         self.options = []
         self.port = 0
         self.process = None
@@ -48,6 +52,7 @@ class MariaDB:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            env=self.environment,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -70,6 +75,7 @@ class MariaDB:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self.environment,
             )
         poll(self.is_up, "MariaDB")
         return self
