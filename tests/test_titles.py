@@ -180,9 +180,13 @@ def test_a_login_that_is_being_decided(site, monkeypatch):
         wire = door.connect()
         assert wire.line().startswith(b"+OK")
         wire.send(b"USER keyholder\r\nPASS x\r\n")
-        poll(lambda: "login" in titles_below(door.process.pid), "the login")
-        (login,) = (one for one in tree(door.process.pid) if title_of(one) == "login")
-        (driver,) = poll(lambda: tree(login)[1:], "its driver")
+
+        def login_and_driver():
+            """Both, once the driver is no login any more, as which it was forked."""
+            found = [one for one in tree(door.process.pid) if title_of(one) == "login"]
+            return tree(found[0]) if len(found) == 1 and len(tree(found[0])) == 2 else None
+
+        _, driver = poll(login_and_driver, "the login and its driver")
         poll(lambda: line_of(driver) == line_of(door.process.pid), "the command line")
         door.process.terminate()
         assert door.process.wait(3 * PATIENCE) == 0
