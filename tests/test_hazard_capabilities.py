@@ -216,6 +216,38 @@ def test_it_is_no_fault_of_a_clients(site, monkeypatch, call):
         assert "session rip=unix " in last
 
 
+# What was allowed when it began: a profile of AppArmor's, say, was loaded since.
+REFUSED_LATER = """
+import os, sys
+from tpop3d.session import gatekeeper
+trial = gatekeeper.trial
+def refuse(pid, number):
+    raise PermissionError(1, "Operation not permitted")
+def trial_and_no_more(cell):
+    why = trial(cell)
+    os.kill = refuse
+    return why
+gatekeeper.trial = trial_and_no_more
+from tpop3d.cli import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_a_listener_that_may_end_nobody_any_more_ends(site, monkeypatch):
+    site.add("anna", SPOOL)
+    monkeypatch.setattr(doors, "SERVER", [sys.executable, "-c", REFUSED_LATER])
+    with doors.standalone(site) as door:
+        wire = door.connect()
+        wire.login("anna")
+        assert wire.ask("QUIT").startswith(b"+OK")
+        door.process.terminate()
+        assert door.process.wait(3 * PATIENCE) == 0
+        log = door.logs.text()
+        assert re.search(r"gatekeeper \d+ cannot be ended: Operation not permitted", log)
+        assert "Traceback" not in log
+        assert "internal error" not in log
+
+
 def test_a_port_below_1024_names_its_own(site):
     site.configure({"listen-address": f"127.0.0.1:{BELOW_1024}"})
     done = subprocess.run(
