@@ -149,7 +149,7 @@ class Directory:
         )
         (self.etc / "nscd.conf").write_text(
             "enable-cache passwd yes\npositive-time-to-live passwd 600\n"
-            "negative-time-to-live passwd 1\nenable-cache group no\nenable-cache hosts no\n"
+            "negative-time-to-live passwd 600\nenable-cache group no\nenable-cache hosts no\n"
             "enable-cache services no\nenable-cache netgroup no\n"
         )
         module = str(library("libpam-ldapd", "pam_ldap.so"))
@@ -167,13 +167,23 @@ class Directory:
             "".join(f"include {one}\n" for one in schemas)
             + f"database ldif\nsuffix {BASE}\ndirectory {self.path}/db\n"
         )
+        self._add(ENTRIES)
+
+    def _add(self, entries):
         subprocess.run(
             [UNPACKED / "slapd/usr/sbin/slapd", "-T", "add", "-f", self.path / "slapd.conf"],
-            input=ENTRIES.encode(),
+            input=entries.encode(),
             check=True,
             env=self.environment,
             capture_output=True,
         )
+
+    def add(self, name):
+        """Have one more user, with the password "secret"."""
+        self.stop("slapd")
+        entry = next(one for one in ENTRIES.split("\n\n") if "uid: bert" in one)
+        self._add(entry.replace("bert", name).replace("Bert", name))
+        self.start("slapd")
 
     def switch(self, passwd, group=None):
         """Give nsswitch.conf(5) these lines."""

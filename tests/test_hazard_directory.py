@@ -178,6 +178,22 @@ def test_a_cache_that_says_there_is_nobody_is_not_believed(door, directory):
     assert counted(door, directory) == []
 
 
+def test_a_cache_that_remembers_that_there_was_nobody(site, directory):
+    """Nor is it right that a new user is kept out for as long."""
+    pytest.importorskip("pam", reason="python-pam is not installed in this Python")
+    directory.start("nscd")
+    assert not directory.knows("newcomer")
+    directory.add("newcomer")
+    assert not directory.knows("newcomer")
+    site.add("newcomer", spool_of(MESSAGES))
+    site.configure({"auth-flatfile-mail-user": "newcomer"})
+    assert directory.tpop3d("-f", site.conf, "--check-config").returncode == 0
+    settings = settings_for(site, "pam") | {"auth-pam-facility": ldapkit.STRICT}
+    with directory.door(site, settings) as door:
+        poll(lambda: _is_in(attempt(door, "newcomer")), "the newcomer to be let in", 60)
+        assert not directory.knows("newcomer")
+
+
 def test_a_cache_that_knows_the_user_does_not_check_the_password(site, directory):
     """Debian's services pass over pam_ldap(8) where nslcd does not answer, and say AUTH_ERR."""
     pytest.importorskip("pam", reason="python-pam is not installed in this Python")

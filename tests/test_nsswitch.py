@@ -63,6 +63,21 @@ def test_sssd_has_to_answer_where_it_is_set_up(lines, tmp_path):
     assert lines("passwd: files sss") == f"files {STRICT} sss {STRICT}"
 
 
+def test_those_that_are_not_of_this_machine(tmp_path, monkeypatch):
+    """With what the administrator has said of them."""
+    (tmp_path / "nsswitch.conf").write_text(
+        "passwd: files [NOTFOUND=continue] ldap [UNAVAIL=continue] compat winbind\n"
+    )
+    monkeypatch.setattr(nsswitch, "CONFIGURATION", str(tmp_path / "nsswitch.conf"))
+    asked = []
+    monkeypatch.setattr(nsswitch, "is_absent", lambda *what: asked.append(what))
+    nsswitch.require_directories("anna")
+    assert asked == [("passwd", "anna", ["ldap", "[UNAVAIL=continue]", "winbind"])]
+    (tmp_path / "nsswitch.conf").write_text("passwd: files systemd\n")
+    nsswitch.require_directories("anna")
+    assert len(asked) == 1
+
+
 ASK = """
 import ctypes, pwd, resource, sys
 sys.path.insert(0, {checkout!r})

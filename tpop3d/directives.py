@@ -185,13 +185,22 @@ def _user(text: str) -> tuple[str, int, int, bytes]:
     import pwd
 
     uid = _id(text)
+
+    def ask() -> pwd.struct_passwd:
+        return pwd.getpwnam(text) if uid is None else pwd.getpwuid(uid)
+
     try:
-        entry = pwd.getpwnam(text) if uid is None else pwd.getpwuid(uid)
+        entry = ask()
     except KeyError:
-        absence = _absence("user", "passwd", text if uid is None else uid)
-        if uid is None or isinstance(absence, Unanswered):
-            raise absence from None
-        return text, uid, os.getegid() if uid == os.geteuid() else uid, NO_HOME
+        try:
+            _refuse_absent("user", "passwd", text if uid is None else uid)
+        except Unanswered:
+            raise
+        except ValueError:
+            if uid is None:
+                raise
+            return text, uid, os.getegid() if uid == os.geteuid() else uid, NO_HOME
+        entry = ask()
     return entry.pw_name, entry.pw_uid, entry.pw_gid, os.fsencode(entry.pw_dir)
 
 
@@ -220,15 +229,17 @@ def _group(text: str) -> int:
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
-        raise _absence("group", "group", text) from None
+        _refuse_absent("group", "group", text)
+    return grp.getgrnam(text).gr_gid
 
 
-def _absence(what: str, database: str, key: str | int) -> ValueError:
-    """Why a user or a group was not found."""
+def _refuse_absent(what: str, database: str, key: str | int) -> None:
+    """Raise why a user or a group was not found; return where it is there, for who asks now."""
     from tpop3d import nsswitch
 
     try:
-        nsswitch.confirm_absence(database, key)
+        if not nsswitch.is_absent(database, key):
+            return
     except Unanswered as error:
-        return Unanswered(f"{what} {str(key)!r} cannot be looked up: {error}")
-    return ValueError(f"there is no {what} {str(key)!r} on this system")
+        raise Unanswered(f"{what} {str(key)!r} cannot be looked up: {error}") from None
+    raise ValueError(f"there is no {what} {str(key)!r} on this system")

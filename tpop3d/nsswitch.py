@@ -12,6 +12,10 @@ import os
 
 from tpop3d.directives import Unanswered
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # By the database, and the kind of what is looked for: the C library's function.
 FUNCTIONS = {
     ("passwd", str): "getpwnam_r",
@@ -34,9 +38,9 @@ SILENT = ("db", "systemd", "mymachines")
 UNUSED_WITHOUT = {"sss": ("/etc/sssd/sssd.conf", "/etc/sssd/conf.d")}
 
 
-def confirm_absence(database: str, key: str | int, services: list[str] | None = None) -> None:
-    """See that what was not found in a database ("passwd", "group"), by name or number, is not
-    there: ask all services, or these. From now on this process asks so, and asks no nscd(8).
+def is_absent(database: str, key: str | int, services: list[str] | None = None) -> bool:
+    """Is what was not found in a database ("passwd", "group"), by name or number, not there? All
+    services are asked, or these; from now on this process asks so, and asks no nscd(8).
 
     Raises `Unanswered` where one of them cannot say.
     """
@@ -60,15 +64,16 @@ def confirm_absence(database: str, key: str | int, services: list[str] | None = 
         length *= 4
     if number:
         raise Unanswered(_complaint(database, services, number))
+    return not found.value
 
 
 def require_directories(name: str) -> None:
     """See that every service that is not of this machine answers a question for a user, whether or
     not a cache, or a file, knows that name. Raises `Unanswered`."""
-    services = [word for word in _services("passwd") if word[0] != "[" and word not in LOCAL]
+    services = _without(_services("passwd"), lambda service: service in LOCAL)
     if services:
         os.environ["SSS_NSS_USE_MEMCACHE"] = "NO"  # sssd(8): ask, however fresh that is
-        confirm_absence("passwd", name, services)
+        is_absent("passwd", name, services)
 
 
 def _complaint(database: str, services: list[str], number: int) -> str:
@@ -92,11 +97,16 @@ def _services(database: str) -> list[str]:
         name, colon, rest = line.partition("#")[0].partition(":")
         if colon and name.strip() == database:
             found = _words(rest)
+    return _without(found, lambda service: not _is_used(service))
+
+
+def _without(words: list[str], is_unwanted: Callable[[str], bool]) -> list[str]:
+    """Services but for some, and what is done when."""
     kept: list[str] = []
-    is_used = True
-    for word in found:
-        is_used = is_used if word[0] == "[" else _is_used(word)
-        if is_used:
+    is_kept = True
+    for word in words:
+        is_kept = is_kept if word[0] == "[" else not is_unwanted(word)
+        if is_kept:
             kept.append(word)
     return kept
 

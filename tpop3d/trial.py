@@ -264,7 +264,7 @@ def _nameless(database: str, number: int, what: str) -> str:
     from tpop3d import nsswitch
 
     try:
-        nsswitch.confirm_absence(database, number)
+        nsswitch.is_absent(database, number)
     except Unanswered as error:
         return f"whose name cannot be looked up: {error}"
     return f"{what} of this system"

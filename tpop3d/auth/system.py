@@ -70,8 +70,9 @@ def find(name: bytes) -> pwd.struct_passwd | None:
     except KeyError:
         from tpop3d import nsswitch
 
-        nsswitch.confirm_absence("passwd", text(name))
-        return None
+        if nsswitch.is_absent("passwd", text(name)):
+            return None
+    return pwd.getpwnam(text(name))  # now without whoever did not know better
 
 
 def is_known(login: Login) -> bool:
