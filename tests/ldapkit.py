@@ -180,10 +180,13 @@ class Directory:
 
     def add(self, name):
         """Have one more user, with the password "secret"."""
-        self.stop("slapd")
+        for program in ("nslcd", "slapd"):
+            self.stop(program)
         entry = next(one for one in ENTRIES.split("\n\n") if "uid: bert" in one)
         self._add(entry.replace("bert", name).replace("Bert", name))
-        self.start("slapd")
+        # nslcd would call passwords wrong for a moment, for want of a connection to check them.
+        for program in ("slapd", "nslcd"):
+            self.start(program)
 
     def switch(self, passwd, group=None):
         """Give nsswitch.conf(5) these lines."""

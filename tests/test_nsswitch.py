@@ -69,6 +69,7 @@ def test_those_that_are_not_of_this_machine(tmp_path, monkeypatch):
         "passwd: files [NOTFOUND=continue] ldap [UNAVAIL=continue] compat winbind\n"
     )
     monkeypatch.setattr(nsswitch, "CONFIGURATION", str(tmp_path / "nsswitch.conf"))
+    monkeypatch.setenv("SSS_NSS_USE_MEMCACHE", "YES")  # so that it is as before, afterwards
     asked = []
     monkeypatch.setattr(nsswitch, "is_absent", lambda *what: asked.append(what))
     nsswitch.require_directories("anna")
