@@ -34,6 +34,7 @@ RemainAfterExit=yes
 KillMode=process
 ExecStart=/etc/init.d/xinetd start
 ExecStop=/etc/init.d/xinetd stop
+ExecReload=/etc/init.d/xinetd reload
 
 [Install]
 WantedBy=multi-user.target

@@ -73,8 +73,9 @@ class SystemdBox:
                 env=ENVIRONMENT | {"BOX_PYTHON": sys.base_prefix, "BOX_SYSTEM": str(self.system)},
                 start_new_session=True,
             )
-        self.pid = poll(self._pid_of_systemd, "systemd to boot")
-        poll(lambda: self.run("systemctl", "is-system-running").stdout == "running\n", "its units")
+        self.pid = poll(self._pid_of_systemd, "systemd to boot", 3 * PATIENCE)
+        state = ["systemctl", "is-system-running"]
+        poll(lambda: self.run(*state).stdout == "running\n", "its units", 3 * PATIENCE)
         self.systemctl("start", "systemd-journald.service")  # before anybody has a word for it
 
     def _pid_of_systemd(self):
