@@ -257,6 +257,25 @@ def test_a_pid_file_is_written_and_removed(site):
     assert not pidfile.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_after_the_line_that_it_listens_ends_it_in_good_order(
+    site, monkeypatch, number
+):
+    code = "import os, sys\nfrom tpop3d import logs\nreal = logs.notice\n"
+    code += "def notice(line):\n    real(line)\n    if line.startswith('listening'):\n"
+    code += f"        os.kill(os.getpid(), {int(number)})\nlogs.notice = notice\n"
+    code += "from tpop3d.cli import main\nraise SystemExit(main(sys.argv[1:]))"
+    pidfile = site.path / "pid"
+    site.configure({"listen-address": "127.0.0.1:0"})
+    done = subprocess.run(
+        [doors.SERVER[0], "-c", code, "-d", "-f", str(site.conf), "-p", str(pidfile)],
+        env=ENVIRONMENT, cwd="/", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr.rstrip().endswith("stopped")
+    assert not pidfile.exists()
+
+
 @pytest.mark.parametrize("umask", [0, 0o077])
 @pytest.mark.parametrize("before", [None, 0o666, 0o600])
 def test_a_pid_file_is_for_others_to_read_and_for_nobody_to_change(site, umask, before):

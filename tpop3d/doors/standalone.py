@@ -143,7 +143,7 @@ def run(
     """Run the listener on sockets that were passed, or on `listen-address`; returns the exit
     code."""
     from tpop3d.doors.listener import Listener
-    from tpop3d.session import gatekeeper
+    from tpop3d.session import gatekeeper, signals
     from tpop3d.session.cell import gatekeeper_user, prepare_cell
 
     own = Sockets()
@@ -168,6 +168,9 @@ def run(
     keeper = _keeper(config, cell, listening.values())
     if isinstance(keeper, str):
         return _fail(keeper)
+    # From here on there is something to put in order at the end, so no signal ends us before that.
+    signals.unblock()
+    signals.catch()
     if pidfile and (why := _write_pidfile(pidfile)):
         return _fail(why)
     _warn_of_no_tls(listening, config)
