@@ -5,7 +5,9 @@ from base64 import b64encode
 import pytest
 
 from protocol import OPEN, TIMESTAMP, Memory, converse, said, status
+from tpop3d.pop3 import authorization, transaction
 from tpop3d.pop3.authorization import Attempt, Authorization, Policy
+from tpop3d.pop3.capabilities import OF_COMMAND, PLAINTEXT
 from tpop3d.pop3.transaction import Transaction
 
 APOP_ONLY = Policy(TIMESTAMP, plaintext=False)
@@ -27,6 +29,15 @@ def capabilities(state):
 def test_both_states_announce_the_same(policy):
     before = capabilities(Authorization(policy))
     assert before == capabilities(Transaction(Memory(), policy))
+
+
+def test_what_announces_a_command_is_in_a_table():
+    commands = {*authorization.COMMANDS, *transaction.COMMANDS}
+    assert OF_COMMAND.keys() <= commands
+    assert {*PLAINTEXT} <= OF_COMMAND.keys()
+    by_other_means = {b"PASS", b"APOP", b"CAPA", b"QUIT", b"STLS"}
+    required = {b"STAT", b"LIST", b"RETR", b"DELE", b"NOOP", b"RSET"}  # RFC 1939 section 5
+    assert commands - OF_COMMAND.keys() == by_other_means | required
 
 
 def test_what_is_announced():

@@ -223,16 +223,15 @@ def test_the_number_of_imports_is_a_budget(tmp_path):
     """Not a law: whoever needs a module more raises the number, and knows it.
 
     Four of the foreign ones lock the gatekeeper in: _ctypes, resource, and the two libraries for a
-    filter of system calls that are looked for. Of ours,
-    tpop3d.pop3.transaction is there because CAPA names its commands, and no import works inside;
-    and the configuration is three modules, with addresses and reader, because it was no longer read
-    in one sitting. tpop3d.outlets is there in place of the foreign syslog, which may wait for ever.
+    filter of system calls that are looked for. Of ours, the configuration is three modules, with
+    addresses and reader, because it was no longer read in one sitting. tpop3d.outlets is there in
+    place of the foreign syslog, which may wait for ever.
     tpop3d.titles gives a gatekeeper its title while it can still see /proc.
     """
     new = until_greeting(conf_of(tmp_path, DRIVERS["both"]))[1]
     foreign = {one for one in new if not one.startswith("tpop3d")}
     assert len(foreign) <= 13, sorted(foreign)
-    assert len(new - foreign) <= 42, sorted(new - foreign)
+    assert len(new - foreign) <= 40, sorted(new - foreign)
 
 
 def test_a_new_module_on_the_path_is_a_decision():

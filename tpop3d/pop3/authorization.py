@@ -7,6 +7,7 @@ attempt is for the monitor, and this file runs where no password file can be rea
 from __future__ import annotations
 
 from tpop3d.pop3 import replies, sasl
+from tpop3d.pop3.capabilities import capa
 from tpop3d.pop3.commands import MAX_COMMAND, MAX_RESPONSE, Command, is_http, parse
 from tpop3d.pop3.replies import Reply
 
@@ -182,10 +183,7 @@ class Authorization:
 
     def capa(self, command: Command) -> Reply:
         """CAPA (RFC 2449 section 5)."""
-        # Imported when asked: the list draws on the tables of both states.
-        from tpop3d.pop3.capabilities import capa
-
-        return capa(command, self.policy, self.policy.stls)
+        return capa(command, self.policy.plaintext, self.policy.stls)
 
     def quit(self, command: Command) -> Reply:
         """QUIT before login never deletes (RFC 1939 section 4)."""

@@ -1,4 +1,4 @@
-"""CAPA (RFC 2449): derived from the command tables, so that it cannot promise what is not there.
+"""CAPA (RFC 2449).
 
 The list is the same in both states, as RFC 2449 wants of capabilities of the AUTHORIZATION state;
 but STLS is in it only where it is allowed (RFC 2595 section 4).
@@ -6,15 +6,15 @@ but STLS is in it only where it is allowed (RFC 2595 section 4).
 
 from __future__ import annotations
 
-from tpop3d.pop3 import authorization, replies, sasl, transaction
+from tpop3d.pop3 import replies, sasl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.pop3.authorization import Policy
     from tpop3d.pop3.commands import Command
     from tpop3d.pop3.replies import Reply
 
-# What a command announces by being in a table. APOP has no tag: the banner is its tag.
+# What a command announces. A test proves that each of them is in a table of commands: to look here
+# would import the other state's table before each greeting. APOP's tag is the banner.
 OF_COMMAND = {
     b"USER": b"USER",
     b"AUTH": b"SASL " + b" ".join(sasl.MECHANISMS),
@@ -34,15 +34,12 @@ ALWAYS = (
 )
 
 
-def capa(command: Command, policy: Policy, stls: bool = False) -> Reply:
-    """Answer CAPA under this connection's policy. `stls`: may TLS begin now?"""
+def capa(command: Command, plaintext: bool, stls: bool = False) -> Reply:
+    """Answer CAPA. `plaintext`: are passwords taken as they are? `stls`: may TLS begin now?"""
     if command.words():
         return replies.WRONG_ARGUMENTS
     announced = [
-        tag
-        for keyword, tag in OF_COMMAND.items()
-        if (keyword in authorization.COMMANDS or keyword in transaction.COMMANDS)
-        and (policy.plaintext or keyword not in PLAINTEXT)
+        tag for keyword, tag in OF_COMMAND.items() if plaintext or keyword not in PLAINTEXT
     ]
     if stls:
         announced.append(b"STLS")

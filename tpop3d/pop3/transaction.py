@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tpop3d.pop3 import replies
+from tpop3d.pop3.capabilities import capa
 from tpop3d.pop3.commands import MAX_COMMAND, Command, number, parse
 from tpop3d.pop3.replies import Reply
 from tpop3d.pop3.stuffing import encode, top
@@ -220,9 +221,7 @@ class Transaction:
 
     def capa(self, command: Command) -> Reply:
         """CAPA: the same list as before login."""
-        from tpop3d.pop3.capabilities import capa
-
-        return capa(command, self._policy)
+        return capa(command, self._policy.plaintext)
 
     def quit(self, command: Command) -> Reply:
         """QUIT: the one way into UPDATE (RFC 1939 section 6)."""

@@ -12,7 +12,7 @@ import os
 import select
 
 from tpop3d import logs, titles
-from tpop3d.pop3 import capabilities, replies  # noqa: F401  CAPA cannot be imported from inside
+from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Authorization, StartTls
 from tpop3d.pop3.replies import Reply
 from tpop3d.session import cell as cells

@@ -9,7 +9,7 @@ from tpop3d.directives import size_text
 from tpop3d.mailspool import refusal, state
 from tpop3d.mailspool.refusal import Refusal, Truncated
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
-from tpop3d.pop3 import capabilities, replies  # noqa: F401  see `serve`
+from tpop3d.pop3 import replies
 from tpop3d.pop3.stuffing import WrongSize
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.session.choice import Choice, choose
