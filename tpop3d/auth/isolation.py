@@ -16,7 +16,7 @@ from time import monotonic
 
 from tpop3d import logs, titles
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
-from tpop3d.descriptors import close_all_but
+from tpop3d.files import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import os
 from tpop3d import logs, titles
 from tpop3d.auth import isolation  # noqa: F401  before the fork
 from tpop3d.auth.driver import CANNOT_SAY, YES
-from tpop3d.descriptors import close_all_but
+from tpop3d.files import close_all_but
 from tpop3d.session import channel as channels
 from tpop3d.session import session, signals
 

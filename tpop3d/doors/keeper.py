@@ -18,7 +18,7 @@ from time import monotonic
 
 from tpop3d import logs, titles
 from tpop3d.addresses import located
-from tpop3d.descriptors import close_all_but
+from tpop3d.files import close_all_but
 from tpop3d.session import relaychannel, signals
 from tpop3d.session.privileges import PR_SET_DUMPABLE
 from tpop3d.session.relaychannel import RelayChannel

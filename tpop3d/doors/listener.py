@@ -15,7 +15,6 @@ from time import monotonic
 from tpop3d import logs, titles
 from tpop3d.addresses import NONE, PLAIN
 from tpop3d.auth import drivers
-from tpop3d.descriptors import close_all_but
 from tpop3d.doors import manager
 from tpop3d.doors.awaited import Awaited
 from tpop3d.doors.connections import Connections
@@ -23,6 +22,7 @@ from tpop3d.doors.limits import provide_descriptors
 from tpop3d.doors.lookups import LookUp, NotAsked, knowing
 from tpop3d.doors.loop import Loop
 from tpop3d.doors.served import turn_away
+from tpop3d.files import close_all_but
 from tpop3d.session import signals
 from tpop3d.session.wire import keep_alive, name_of, plain
 

@@ -12,7 +12,7 @@ import marshal
 import os
 
 from tpop3d import directives, logs
-from tpop3d.descriptors import close_all_but
+from tpop3d.files import close_all_but
 from tpop3d.directives import Unanswered
 from tpop3d.session import signals
 

@@ -25,8 +25,8 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
+from tpop3d.files import sync_directory
 from tpop3d.mailspool import statefile, styles
-from tpop3d.mailspool.journal import sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ import os
 import struct
 from binascii import crc32
 
+from tpop3d.files import sync_directory
 from tpop3d.mailspool import statefile
-from tpop3d.mailspool.arrays import array
+from tpop3d.mailspool.light import array
 from tpop3d.mailspool.scan import do_nothing
 
 TYPE_CHECKING = False
@@ -248,15 +249,6 @@ def withdraw(directory: str) -> bool:
     except OSError:
         return is_void
     return True
-
-
-def sync_directory(directory: str) -> None:
-    """Have the names in a directory on the disk."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def borders(first: int, final: int) -> Iterator[tuple[int, int]]:

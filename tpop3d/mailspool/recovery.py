@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
+from tpop3d.files import sync_directory
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import Invalid, Journal, Plan
@@ -110,7 +111,7 @@ def recover(spool: int, directory: str, refresh: Callable[[], None] = do_nothing
         if state == STRANGE:
             return _put_aside(directory, "the spool is not as it was when this was written")
         # Whoever has written it may not have come to that.
-        journals.sync_directory(directory)
+        sync_directory(directory)
         if state == CUT:
             _finish(spool, directory)
             return Found("an expunge that was interrupted had been done", False)
@@ -183,6 +184,6 @@ def _put_aside(directory: str, why: str) -> Found:
     while os.path.lexists(f"{directory}/{UNFIT}.{number}"):
         number += 1
     os.rename(f"{directory}/{journals.NAME}", f"{directory}/{UNFIT}.{number}")
-    journals.sync_directory(directory)
+    sync_directory(directory)
     kept = f"{directory}/{UNFIT}.{number}"
     return Found(f"a journal was not used, and is kept as {kept}: {why}", True)

@@ -29,8 +29,7 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
-from tpop3d.mailspool.arrays import array
-from tpop3d.mailspool.md5 import md5
+from tpop3d.mailspool.light import array, md5
 from tpop3d.mailspool.refusal import Truncated
 
 TYPE_CHECKING = False

@@ -11,10 +11,10 @@ import os
 
 from tpop3d.mailspool import idfile, refusal, statefile, styles
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool.arrays import array
 from tpop3d.mailspool.deletion import first_other, kept_ranges, last_kept, surplus
 from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
 from tpop3d.mailspool.halves import scan_all
+from tpop3d.mailspool.light import array
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
 from tpop3d.mailspool.refusal import Refusal, Truncated, letting_go, named_by, of_error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from tpop3d.directories import make_directory
+from tpop3d.files import make_directory
 from tpop3d.mailspool import refusal
 from tpop3d.mailspool.refusal import Refusal, of_error
 

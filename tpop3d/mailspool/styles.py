@@ -11,7 +11,7 @@ import os
 import struct
 
 from tpop3d.mailspool import statefile
-from tpop3d.mailspool.md5 import md5
+from tpop3d.mailspool.light import md5
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

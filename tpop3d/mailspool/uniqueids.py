@@ -12,7 +12,7 @@ import os
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool.idfile import Given
 from tpop3d.mailspool.ids import DIGITS, Ids
-from tpop3d.mailspool.md5 import md5
+from tpop3d.mailspool.light import md5
 from tpop3d.mailspool.scan import BLOCK, DIGEST, Listing, digest_of, line_end
 from tpop3d.mailspool.styles import (
     DOVECOT,

@@ -6,7 +6,7 @@ import os
 import stat
 
 from tpop3d.directives import Passing, Unanswered, user_id
-from tpop3d.directories import make_directory
+from tpop3d.files import make_directory
 from tpop3d.session.privileges import Cell
 
 TYPE_CHECKING = False

@@ -11,8 +11,7 @@ import resource
 import select
 from time import monotonic
 
-from tpop3d.descriptors import close_all_but
-from tpop3d.directories import make_directory
+from tpop3d.files import close_all_but, make_directory
 from tpop3d.session import signals
 
 TYPE_CHECKING = False
