@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
 from tpop3d.auth.driver import Account, Login, Verdict
-from tpop3d.config import Config, read
+from tpop3d.settings import Config, read
 
 SERVER = [sys.executable, "-m", "tpop3d"]
 CANARY = "hunter2-sesame"  # a password that must turn up nowhere
@@ -176,7 +176,7 @@ def recorded_syslog(directory):
         f"low = os.open({str(record)!r}, os.O_WRONLY | os.O_APPEND)\n"
         "fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 100)\n"  # 2 may be free, and must stay so
         "os.close(low)\n"
-        "from tpop3d.outlets import Syslog\n"
+        "from tpop3d.system.outlets import Syslog\n"
         "real = Syslog.write\n"
         "def record(self, level, line):\n"
         "    real(self, level, line)\n"

@@ -14,7 +14,7 @@ import systemdsite
 from mailsite import Site
 from samples import MESSAGES, spool_of
 from systemdsite import SystemdSite
-from tpop3d.config import DIRECTIVES
+from tpop3d.settings import DIRECTIVES
 
 DEFAULT_STATE = Path(DIRECTIVES["state-directory"].default)
 

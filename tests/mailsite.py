@@ -58,8 +58,8 @@ def as_ordinary_user(modules, uid, *arguments):
     """The command for another user, who may not be able to read the interpreter's own files, as
     where it lies in root's home: so that `modules` are loaded before."""
     code = f"""
-import os, sys, tpop3d.cli, tpop3d.config, {modules}
-tpop3d.config.load(tpop3d.cli._options(sys.argv[1:]).file)
+import os, sys, tpop3d.cli, tpop3d.settings, {modules}
+tpop3d.settings.load(tpop3d.cli._options(sys.argv[1:]).file)
 os.setgroups([])
 os.setgid({uid})
 os.setuid({uid})

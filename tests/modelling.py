@@ -19,7 +19,7 @@ import traceback
 from killing import in_a_process, opened_for
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.refusal import Refusal
-from tpop3d.mailspool.styles import STYLES
+from tpop3d.mailspool.uidl_styles import STYLES
 from tpop3d.pop3.stuffing import WrongSize, encode
 
 STEPS = 30

@@ -11,10 +11,10 @@ import pytest
 
 import authkit
 from mailsite import MAIL_USER, PATIENCE, need, open_directory
-from tpop3d.auth import isolation, system
+from tpop3d.auth import isolation, system_users
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.session.channel import Request
-from tpop3d.session.monitor import Monitor
+from tpop3d.privsep.channel import Request
+from tpop3d.privsep.monitor import Monitor
 
 ANN = MAIL_USER.pw_name  # a user of the system who is not root
 BOB = "no-such-user-here"  # whom PAM knows and the system does not
@@ -103,7 +103,7 @@ def site(monkeypatch):
         return start(service, user, conversation, os.fsencode(site.services), handle)
 
     monkeypatch.setattr(library.PamAuthenticator, "pam_start", staticmethod(pam_start))
-    monkeypatch.setattr(system, "SHADOW", str(site.shadow))
+    monkeypatch.setattr(system_users, "SHADOW", str(site.shadow))
     yield site
     shutil.rmtree(directory)
 

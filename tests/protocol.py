@@ -14,8 +14,8 @@ from mailsite import ENVIRONMENT, PATIENCE
 from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.transaction import Transaction
-from tpop3d.session import channel, gatekeeper
-from tpop3d.session.channel import Order
+from tpop3d.privsep import channel, gatekeeper
+from tpop3d.privsep.channel import Order
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import Ended, Wire
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import tlskit
 from mailsite import PATIENCE, poll
-from tpop3d.session import relay, relaychannel, signals
-from tpop3d.session.privileges import Cell
-from tpop3d.session.relaychannel import RelayOrder
+from tpop3d.system import signals
+from tpop3d.system.privileges import Cell
+from tpop3d.tls import relay, relay_channel
+from tpop3d.tls.relay_channel import RelayOrder
 
 QUIET = 0.1  # seconds in which nobody does anything who has nothing to do
 
@@ -240,7 +241,7 @@ TRANSPORTS = {"socketpair": socketpair, "tcp": tcp, "pipes": pipes}
 
 def start(context):
     """Fork a relay that waits for its order."""
-    ours, theirs = relaychannel.pair()
+    ours, theirs = relay_channel.pair()
     pid = signals.fork()
     if not pid:
         relay.run(Cell(None, os.getegid(), ""), theirs, [context])

@@ -10,8 +10,8 @@ from mailsite import poll
 # silent one is tried again.
 CODE = """
 import sys
-from tpop3d.auth import database
-from tpop3d.doors import hosts
+from tpop3d.auth import mysql_database as database
+from tpop3d.listener import hosts
 database.CONNECT_SECONDS = {connect}
 database.COSTLY = {costly}
 database.LAST_WORD = {last_word}

@@ -3,7 +3,7 @@
 import pytest
 
 from authkit import LEAST, config_of, errors_of, text_of
-from tpop3d.addresses import PLAIN, Tls, addresses, host_and_port, is_local, located
+from tpop3d.config.addresses import PLAIN, Tls, addresses, host_and_port, is_local, located
 
 RIGHT = [
     ("127.0.0.1", [("127.0.0.1", 110, "")]),

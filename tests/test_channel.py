@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.commands import MAX_RESPONSE
-from tpop3d.session import channel
-from tpop3d.session.channel import (
+from tpop3d.privsep import channel
+from tpop3d.privsep.channel import (
     MAX_LINE,
     MAX_MESSAGE,
     MAX_NAME,

@@ -14,13 +14,13 @@ import tlskit
 from authkit import CANARY, LEAST, NO_TLS, foreign_driver, text_of, tpop3d
 from doors import free_port
 from mailsite import ENVIRONMENT, IS_ROOT
-from tpop3d import check
-from tpop3d.config import DIRECTIVES, Config, read
-from tpop3d.reader import MASK
+from tpop3d.commands import check_config
+from tpop3d.config.reader import MASK
+from tpop3d.settings import DIRECTIVES, Config, read
 
 DRIVER = """
 from tpop3d.auth.driver import Verdict
-from tpop3d.directives import Directive
+from tpop3d.config.directive import Directive
 
 class Driver:
     directives = {"secret": Directive(str, secret=True), "open": Directive(str)}
@@ -121,7 +121,7 @@ def test_as_root_the_state_directory_must_be_roots_alone(site, owner, mode, how)
 def test_without_root_the_gatekeepers_user_need_not_exist(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     file = conf(tmp_path, text_of(LEAST | {"gatekeeper-user": "no-such-user"}))
-    assert check.check_config(str(file)) == 0
+    assert check_config.check_config(str(file)) == 0
     assert "gatekeeper-user: no-such-user\n" in capfd.readouterr().out
 
 
@@ -162,9 +162,9 @@ def test_whatever_the_value_the_output_is_the_same_configuration(key, value):
         return
     printed = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "load", lambda file: config)
-        patch.setattr(check, "_print", lambda line, fd: printed.append((fd, line + "\n")))
-        assert check.check_config("test.conf") == 0
+        patch.setattr(check_config, "load", lambda file: config)
+        patch.setattr(check_config, "_print", lambda line, fd: printed.append((fd, line + "\n")))
+        assert check_config.check_config("test.conf") == 0
     lines = [line for fd, line in printed if fd == sys.stdout.fileno()]
     again = read("".join(lines), "test.conf")
     assert isinstance(again, Config), again
@@ -321,10 +321,10 @@ def test_a_directory_that_is_not_there_is_warned_of(tmp_path, lines, warned):
 
 def test_a_general_mailbox_is_looked_at_where_a_driver_uses_it(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(DIRECTIVES["mailbox"], "default", f"bsd:{tmp_path}/no/$(user)")
-    assert check.check_config(str(conf(tmp_path, text_of(LEAST)))) == 0
+    assert check_config.check_config(str(conf(tmp_path, text_of(LEAST)))) == 0
     assert f": mailbox: {tmp_path}/no/$(user): {tmp_path}/no: {MISSING}" in capfd.readouterr().err
     own = LEAST | {"auth-flatfile-mailbox": f"{tmp_path}/$(user)"}
-    assert check.check_config(str(conf(tmp_path, text_of(own)))) == 0
+    assert check_config.check_config(str(conf(tmp_path, text_of(own)))) == 0
     assert MISSING not in capfd.readouterr().err
 
 
@@ -357,7 +357,7 @@ def test_a_host_of_which_nothing_is_known_is_warned_of(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(_socket, "getaddrinfo", fail)
     file = conf(tmp_path, "listen-address: eth99:110\n" + text_of(LOUD))
-    assert check.check_config(str(file)) == 0
+    assert check_config.check_config(str(file)) == 0
     why = "the reason" if errno == socket.EAI_AGAIN else "no address is known for this host"
     assert f"warning: {file}:1: listen-address: eth99: {why}\n" in capfd.readouterr().err
 
@@ -427,7 +427,7 @@ ANY_TEXT = ("tls-ciphers", "gatekeeper-user", "auth-drivers")  # what is wrong w
 def test_no_error_keeps_the_rest_from_being_looked_at(tmp_path, capfd, wrong):
     rest = "auth-passwd-enable: yes\nauth-passwd-mailbox: /srv/none/$(user)\n"
     file = conf(tmp_path, f"{wrong}\n{text_of(LOUD)}{rest}")
-    assert check.check_config(str(file)) == 2
+    assert check_config.check_config(str(file)) == 2
     told = capfd.readouterr().err
     assert told.startswith(f"{file}:1: ")
     is_looked_at = wrong.partition(":")[0] not in ("mailbox", "auth-passwd-mail-group")

@@ -9,13 +9,13 @@ import pytest
 
 from mailsite import PATIENCE
 from protocol import OPEN, TIMESTAMP, Memory, bytewise, converse, packets, wired
-from tpop3d import logs
 from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Authorization, Policy
 from tpop3d.pop3.commands import MAX_COMMAND
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import EOF, TIMEOUT, Ended
+from tpop3d.system import logs
 
 MESSAGES = (b"Subject: one\n\nfirst\n", b"Subject: two\n\n.second\n")
 LOGIN = b"USER ann\r\nPASS secret\r\n"

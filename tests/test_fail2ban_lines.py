@@ -17,16 +17,17 @@ import pytest
 from authkit import LEAST, config_of, read, text_of
 from databases import PASSWORD
 from mailsite import CHECKOUT, ENVIRONMENT, MAIL_USER
-from tpop3d import logs
-from tpop3d.auth import passwords, system
-from tpop3d.config import load
-from tpop3d.doors import inetd, proxied
-from tpop3d.doors.limits import Limits
+from tpop3d.auth import passwords, system_users
+from tpop3d.doors import inetd
+from tpop3d.listener.limits import Limits
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.session.cell import unsafe_state
-from tpop3d.session.channel import LOG_ERR, Line, Request, Violation
-from tpop3d.session.monitor import Monitor, log_violation
-from tpop3d.session.relaychannel import Failed, Secured
+from tpop3d.privsep.channel import LOG_ERR, Line, Request, Violation
+from tpop3d.privsep.monitor import Monitor, log_violation
+from tpop3d.privsep.sandbox import unsafe_state
+from tpop3d.proxy import origin
+from tpop3d.settings import load
+from tpop3d.system import logs
+from tpop3d.tls.relay_channel import Failed, Secured
 
 PACKAGES = ("fail2ban", "python3-systemd")
 UNPACKED = CHECKOUT / ".unpacked"
@@ -138,7 +139,7 @@ def shadowed(directory, monkeypatch, *days):
     shadow = directory / "shadow"
     hashed = passwords.crypt(b"secret", b"$6$salt").decode()
     shadow.write_text(f"{USER}:{hashed}:{':'.join(days)}\n")
-    monkeypatch.setattr(system, "SHADOW", str(shadow))
+    monkeypatch.setattr(system_users, "SHADOW", str(shadow))
     return OPEN | {"auth-passwd-enable": "yes", "auth-flatfile-enable": "no"}
 
 
@@ -232,7 +233,7 @@ def test_a_nameserver_that_does_not_answer(counted, logged, flat, monkeypatch):
 def test_files_that_cannot_be_read(counted, logged, flat, tmp_path, monkeypatch):
     attempt(config_of(flat | {"auth-flatfile-passwd-file": tmp_path}))
     settings = shadowed(tmp_path, monkeypatch, "1")
-    Path(system.SHADOW).unlink()
+    Path(system_users.SHADOW).unlink()
     attempt(config_of(settings), USER.encode())
     lines = logged()
     assert sum(f"login undecided rip={CLIENT} " in line for line in lines) == 2
@@ -330,7 +331,7 @@ def test_the_end_of_a_session(counted, logged, flat, end):
 
 
 def test_a_balancer_that_says_nothing(counted, logged):
-    for what in (proxied.MISSING, proxied.WRONG):
+    for what in (origin.MISSING, origin.WRONG):
         logs.notice(logs.event(what, rip=CLIENT, reason="timeout"))
     assert counted(logged(), CLIENT) == NOBODY
 

@@ -15,9 +15,9 @@ import doors
 from mailsite import IS_ROOT, MAIL_USER, PATIENCE, poll
 from spools import mbox
 from tpop3d.pop3.authorization import Policy
-from tpop3d.session import gatekeeper
-from tpop3d.session.channel import Order
-from tpop3d.session.privileges import PR_SET_DUMPABLE, Cell
+from tpop3d.privsep import gatekeeper
+from tpop3d.privsep.channel import Order
+from tpop3d.system.privileges import PR_SET_DUMPABLE, Cell
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root has privileges to separate")
 
@@ -261,12 +261,13 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
     site.give_to_mail_user(site.state)
     site.give_to_mail_user(site.passwd)
     ours, theirs = os.pipe(), os.pipe()
-    from tpop3d import config
-    from tpop3d.doors import single
-    from tpop3d.session import cell, session
+    from tpop3d import settings
+    from tpop3d.doors import per_connection
+    from tpop3d.privsep import sandbox
+    from tpop3d.session import session
 
     assert session
-    loaded = config.load(str(site.conf))
+    loaded = settings.load(str(site.conf))
     user, group = str(MAIL_USER.pw_uid), str(MAIL_USER.pw_gid)
     pid = os.fork()
     if not pid:
@@ -276,7 +277,8 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
             os.setuid(MAIL_USER.pw_uid)
             # As a process is that this user has started.
             ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-            single.serve(loaded, cell.prepare_cell(loaded), ours[0], theirs[1], loaded.tls)
+            cell = sandbox.prepare_cell(loaded)
+            per_connection.serve(loaded, cell, ours[0], theirs[1], loaded.tls)
         finally:
             os._exit(0)
     os.close(ours[0])

@@ -219,7 +219,7 @@ def test_it_is_no_fault_of_a_clients(site, monkeypatch, call):
 # What was allowed when it began: a profile of AppArmor's, say, was loaded since.
 REFUSED_LATER = """
 import os, sys
-from tpop3d.session import gatekeeper
+from tpop3d.privsep import gatekeeper
 trial = gatekeeper.trial
 def refuse(pid, number):
     raise PermissionError(1, "Operation not permitted")

@@ -13,7 +13,7 @@ import doors
 from databases import DATABASE, USERNAME, decide
 from mailsite import MAIL_USER
 from samples import MESSAGES, on_the_wire
-from tpop3d.auth import database as asked
+from tpop3d.auth import mysql_database as asked
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES
 
 ROW = f"'/var/mail/ann', '{{plaintext}}secret', '{MAIL_USER.pw_name}', 'bsd'"

@@ -20,7 +20,7 @@ from samples import MESSAGES
 from silence import NEVER, Stopped, asked, attempt, count, server, wait_for, wait_for_count
 from test_gatekeeper_processes import tree
 from test_hazard_nameserver import MOUNT, Nameserver
-from tpop3d.auth import database as asking
+from tpop3d.auth import mysql_database as asking
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES
 
 LOGINS = 20

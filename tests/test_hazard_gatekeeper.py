@@ -18,8 +18,8 @@ from spools import mbox
 SPOOL = mbox(b"Subject: secret\n\nsecret\n")
 START = """
 import os, sys, struct, time, _socket
-from tpop3d.session import gatekeeper, channel as channels
-from tpop3d.session.channel import Request, Ending
+from tpop3d.privsep import gatekeeper, channel as channels
+from tpop3d.privsep.channel import Request, Ending
 from tpop3d.pop3.authorization import Attempt
 
 def attempt(password=b"wrong", name=b"anna"):

@@ -22,8 +22,8 @@ exec "$@"
 START = """
 import json, os, socket, sys
 from systemd import _journal
-from tpop3d.files import close_all_but
-from tpop3d.journald import Journal
+from tpop3d.system.files import close_all_but
+from tpop3d.system.journald import Journal
 server = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(server.getsockname())
 accepted = server.accept()[0]

@@ -16,7 +16,7 @@ from spools import mbox
 from test_gatekeeper_processes import DOORS, LISTENERS, datagram_sockets, processes
 from test_hazard_gatekeeper_listener import memory_of
 from test_listener_reload import OTHER_USERS
-from tpop3d.doors.relays import SPARES
+from tpop3d.listener.relays import SPARES
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root has privileges to separate")
 

@@ -15,7 +15,7 @@ from authkit import tpop3d
 from housekit import GID, OTHER, UID, House, as_root
 from mailsite import need
 from spools import terms
-from tpop3d.mailspool import state as states
+from tpop3d.mailspool import state_directory as states
 from tpop3d.mailspool.spool import open_spool
 
 pytestmark = as_root

@@ -16,15 +16,15 @@ from inspecting import inspect
 from mailsite import ENVIRONMENT, IS_ROOT
 from spools import good, mbox, opened
 from tlskit import secure, stls
-from tpop3d.directives import LEAST_MEMORY
+from tpop3d.commands.try_login import UNOPENED
+from tpop3d.config.directive import LEAST_MEMORY
 from tpop3d.mailspool import expunge as expunge_module
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.refusal import PARTIAL, TEMPORARY, Refusal
 from tpop3d.mailspool.scan import Listing
 from tpop3d.mailspool.spool import Spool
-from tpop3d.session.privileges import RESERVE
-from tpop3d.trial import UNOPENED
+from tpop3d.system.privileges import RESERVE
 from trying import attempt
 
 TINY = b"From \n\n"
@@ -99,8 +99,8 @@ def test_with_more_it_is_served(large):
 PATCHED = """
 import sys
 from tpop3d.mailspool import spool
-from tpop3d.session import gatekeeper, relay
-from tpop3d import directives
+from tpop3d.privsep import gatekeeper; from tpop3d.tls import relay
+from tpop3d.config import directive as directives
 directives.LEAST_MEMORY = 1
 def fails(*arguments, **named):
     raise MemoryError
@@ -195,7 +195,9 @@ def test_processes_before_login_have_the_limit_too(site):
 
 
 def test_recover(site, patched):
-    server = patched("from tpop3d import recover; recover.recover_spool = fails")
+    server = patched(
+        "from tpop3d.session import recover_all as recover; recover.recover_spool = fails"
+    )
     uid, gid = (2001, 2001) if IS_ROOT else (os.geteuid(), os.getegid())
     place = site.state / f"{uid}.x"
     place.mkdir(mode=0o700)
@@ -225,7 +227,7 @@ def test_inspect(large):
 
 LIMITED = """
 import resource, sys
-from tpop3d.session.privileges import limit_memory, use_reserve
+from tpop3d.system.privileges import limit_memory, use_reserve
 resource.setrlimit(resource.RLIMIT_DATA, eval(sys.argv[1]))
 limit_memory(128 << 20)
 print(resource.getrlimit(resource.RLIMIT_DATA))

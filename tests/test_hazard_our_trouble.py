@@ -16,7 +16,7 @@ SORRY = b"-ERR [SYS/TEMP] internal error\r\n"
 # A gatekeeper that dies before it has its order, and a monitor that is late with that.
 DIES_AT_ONCE = """
 import os, sys
-from tpop3d.session import gatekeeper
+from tpop3d.privsep import gatekeeper
 gatekeeper.confine = lambda *_: os._exit(3)
 start = gatekeeper.start
 def start_and_wait(cell):

@@ -16,7 +16,7 @@ from proxyheaders import CLIENT, PROXY, SSL, TCP4, binary, line, raw
 from spools import mbox
 from test_listener import FULL
 from test_listener_signals import reload
-from tpop3d.doors.proxied import SECONDS, seconds_for_header
+from tpop3d.proxy.origin import SECONDS, seconds_for_header
 
 BALANCER = "127.0.0.1"
 ONE = mbox(b"Subject: one\n\n1\n")

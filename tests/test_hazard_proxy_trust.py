@@ -26,8 +26,8 @@ from test_hazard_proxy import (
 )
 from test_hazard_root_reads import CALLS, readers
 from test_listener_signals import reload
-from tpop3d.doors.proxied import origin
-from tpop3d.doors.proxyheader import Header
+from tpop3d.proxy.header import Header
+from tpop3d.proxy.origin import origin
 
 OWN = {
     "LOCAL": raw(LOCAL, UNSPEC),

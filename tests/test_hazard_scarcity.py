@@ -13,10 +13,10 @@ import doors
 from authkit import config_of, foreign_driver
 from mailsite import PATIENCE, need, poll
 from spools import mbox
-from tpop3d.doors.connections import Connections
-from tpop3d.doors.loop import Loop
-from tpop3d.session import gatekeeper
-from tpop3d.session.privileges import Cell
+from tpop3d.listener.connections import Connections
+from tpop3d.listener.event_loop import Loop
+from tpop3d.privsep import gatekeeper
+from tpop3d.system.privileges import Cell
 
 SPOOL = mbox(b"Subject: one\n\n1\n")
 SLOW = """
@@ -144,7 +144,7 @@ def tree(pid):
 
 def test_a_slow_driver_makes_no_gatekeeper_an_attacker(slow):
     """It answers when the time to log in is long over; the client still hears it."""
-    code = "from tpop3d.doors import single\nsingle.GRACE = 0.3\n"
+    code = "from tpop3d.doors import per_connection as single\nsingle.GRACE = 0.3\n"
     code += "import sys\nfrom tpop3d.cli import main\nraise SystemExit(main(sys.argv[1:]))"
     server = doors.SERVER
     slow.configure({"login-seconds": 1})

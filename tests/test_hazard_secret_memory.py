@@ -19,9 +19,9 @@ def disguised(text):
 
 PROGRAM = """
 import sys, types
-from tpop3d.auth import drivers
-from tpop3d.config import load
-from tpop3d.directives import Directive
+from tpop3d.auth import registry as drivers
+from tpop3d.settings import load
+from tpop3d.config.directive import Directive
 
 class Driver:
     directives = {"password": Directive(str, secret=True), "plain": Directive(str)}

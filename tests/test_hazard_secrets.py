@@ -25,8 +25,8 @@ from authkit import (
 from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER
 from tpop3d.auth.driver import Account, Login, Verdict
 from tpop3d.auth.switch import Switch
+from tpop3d.config.reader import Secret
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.reader import Secret
 
 PLAIN = base64.b64encode(b"\0ann\0" + CANARY.encode())
 WRONG = base64.b64encode(b"\0ann\0" + CANARY.encode() + b"-wrong")
@@ -186,7 +186,7 @@ IN_THE_FILE = {
 }
 ERRORS = ("key and value continued", "colon on the next line")
 VAULT = """
-from tpop3d.directives import Directive
+from tpop3d.config.directive import Directive
 class Driver:
     directives = {"password": Directive(str, secret=True), "open": Directive(str)}
     checks_apop = False

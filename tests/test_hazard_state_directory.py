@@ -10,7 +10,7 @@ import doors
 from mailsite import MAIL_USER
 from spools import mbox, messages_of
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool.styles import STYLES
+from tpop3d.mailspool.uidl_styles import STYLES
 
 BASE = b"X-IMAPbase: 1500000000 0000000009\n"
 CONTENTS = [b"%bX-UID: %d\n\n%b\n" % (BASE * (n == 1), n, b"x" * 40_000) for n in range(1, 10)]

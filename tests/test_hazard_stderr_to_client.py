@@ -106,15 +106,15 @@ def test_a_session_of_ours_writes_only_protocol(tmp_path, fd2):
 
 
 INJECTED = {
-    "in the monitor": "from tpop3d.session import monitor\n"
+    "in the monitor": "from tpop3d.privsep import monitor\n"
     "monitor.Switch.decide = lambda *x: 1 / 0\n",
     "in the conversation": "from tpop3d.session import conversation\n"
     "conversation.Conversation.run = lambda *x: 1 / 0\n",
     "in the log line": "from tpop3d.session import summary\n"
     "summary.Summary.log_end = lambda *x: 1 / 0\n",
-    "before the greeting": "from tpop3d.session import monitor\n"
+    "before the greeting": "from tpop3d.privsep import monitor\n"
     "monitor.Monitor.__init__ = lambda *x: 1 / 0\n",
-    "in the configuration": "from tpop3d import config\nconfig.load = lambda *x: 1 / 0\n",
+    "in the configuration": "from tpop3d import settings\nsettings.load = lambda *x: 1 / 0\n",
 }
 
 

@@ -15,7 +15,7 @@ import doors
 from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, PATIENCE, end, need, poll
 from spools import mbox
 from test_syslog import OWN_DEV
-from tpop3d import outlets
+from tpop3d.system import outlets
 
 UNPACKED = CHECKOUT / ".unpacked/rsyslog"
 CONFIGURATION = """

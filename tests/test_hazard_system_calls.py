@@ -139,7 +139,7 @@ def test_a_client_that_hangs_up_or_is_silent_ends_it_in_order(connect, site):
 def test_another_system_call_ends_it(connect, monkeypatch):
     code = (
         "import os, sys\n"
-        "from tpop3d.session import gatekeeper\n"
+        "from tpop3d.privsep import gatekeeper\n"
         "def evil(wire, order, channel):\n"
         "    wire.deadline = wire.now() + 60\n"
         "    wire.send((b'+OK evil\\r\\n',)); wire.flush()\n"
@@ -168,7 +168,7 @@ def test_another_system_call_ends_it(connect, monkeypatch):
 
 FILTER = """
 import sys
-from tpop3d.session.privileges import _system_call_filter
+from tpop3d.system.privileges import _system_call_filter
 print(_system_call_filter() is not None, *({"seccomp", "pyseccomp", "ctypes"} & set(sys.modules)))
 """
 

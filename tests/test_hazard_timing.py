@@ -7,7 +7,7 @@ import time
 import pytest
 
 from databases import decide
-from tpop3d.auth import drivers, passwords
+from tpop3d.auth import passwords, registry
 from tpop3d.auth.driver import NO
 
 TRIES = 200  # of each kind
@@ -40,7 +40,7 @@ def config(database, tmp_path):
     database.add("bert", "example.net", secret)
     database.add("nul", "example.org", None)
     config = database.config(tmp_path)
-    drivers.preload(config.drivers.values())
+    registry.preload(config.drivers.values())
     return config
 
 

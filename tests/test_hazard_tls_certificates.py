@@ -192,7 +192,7 @@ def test_a_connection_of_its_own_goes_on_in_the_clear_with(site, spoil):
 
 # Those that change
 
-OFTEN = "from tpop3d.doors import relays\nrelays.LOOK = 0.3"
+OFTEN = "from tpop3d.listener import relays\nrelays.LOOK = 0.3"
 
 
 def replace(site, **more):

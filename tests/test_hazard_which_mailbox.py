@@ -388,7 +388,7 @@ def test_an_ordinary_user_has_no_eyes_but_its_own(house):
     )
     for path in (site.passwd, site.conf, site.state):
         os.chown(path, UID, GID)
-    command = as_ordinary_user("tpop3d.doors.single", UID, "--inetd")
+    command = as_ordinary_user("tpop3d.doors.per_connection", UID, "--inetd")
     command = [*house.command()[:-3], *command]  # in place of the server
     script = b"USER anna\r\nPASS secret\r\nSTAT\r\nQUIT\r\n"
     assert count(converse(site.conf, script, command=command)) == 1

@@ -13,7 +13,7 @@ from tpop3d.mailspool import idfile
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.idfile import Given
 from tpop3d.mailspool.scan import DIGEST
-from tpop3d.mailspool.styles import TPOP3D
+from tpop3d.mailspool.uidl_styles import TPOP3D
 
 NEW = mbox(b"Subject: new\n\nnew mail\n", b"Subject: newer\n\nmore\n")
 TWIN = mbox(b"Subject: twin\n\n" + b"x" * 600 + b"\n")

@@ -18,10 +18,10 @@ from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, as_ordinary_user
 from spools import good, mbox, odd_spools
 from test_hazard_other_programs import dotlockfile
 from test_uidl_styles import golden
-from tpop3d.inspection import problems
-from tpop3d.inspection.mailbox import Settings, look
+from tpop3d.commands.inspection import problems
+from tpop3d.commands.inspection.mailbox import Settings, look
 from tpop3d.mailspool.scan import BLOCK
-from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
+from tpop3d.mailspool.uidl_styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root sees and becomes others")
 
@@ -328,7 +328,7 @@ def test_duplicates(site):
 def as_user(site, uid, *arguments):
     site.conf.chmod(0o644)
     site.passwd.chmod(0o644)
-    modules = "encodings.ascii, tpop3d.inspection.command"
+    modules = "encodings.ascii, tpop3d.commands.inspection.command"
     options = ["--inspect", site.spool("anna"), "-f", site.conf, *arguments]
     command = as_ordinary_user(modules, uid, *options)
     return subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True)

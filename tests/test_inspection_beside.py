@@ -13,7 +13,7 @@ from mailsite import IS_ROOT, MAIL_USER, poll
 from spools import mbox
 from test_hazard_other_programs import dotlockfile
 from test_recover import NEW, interrupted
-from tpop3d.inspection import locks
+from tpop3d.commands.inspection import locks
 from tpop3d.mailspool.lockfile import here
 
 

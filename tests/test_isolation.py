@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from authkit import CANARY, PERFECT, config_of, login
 from mailsite import PATIENCE
-from tpop3d import logs
-from tpop3d.auth import drivers, isolation
+from tpop3d.auth import isolation, registry
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Verdict
 from tpop3d.auth.hosts import Hosts
 from tpop3d.auth.isolation import MAX_REASON
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Attempt
+from tpop3d.system import logs
 
 
 class Foreign:
@@ -251,7 +251,7 @@ def test_whoever_says_nothing_else_is_asked_in_a_process_of_its_own():
 def test_of_our_own_only_one_is_asked_where_the_session_will_be():
     """The others read everybody's passwords, hold a password, or run foreign code."""
     spared = {
-        name for name in drivers.BUILT_IN if not getattr(drivers.find(name), "own_process", True)
+        name for name in registry.BUILT_IN if not getattr(registry.find(name), "own_process", True)
     }
     assert spared == {"flatfile"}
 

@@ -35,7 +35,7 @@ VALUES = {  # that gatekeepers in the hands of others, drivers and databases cou
 LOG = """
 import sys
 sys.path[:0] = ["/opt/tpop3d/checkout", "/opt/tpop3d/site-packages"]
-from tpop3d import logs
+from tpop3d.system import logs
 logs.start("mail", "info", to_stderr=False)
 value = bytes.fromhex(sys.argv[1])
 text = value.decode("utf-8", "surrogateescape")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authkit import config_of
-from tpop3d.doors import limits
-from tpop3d.doors.limits import MAX_SOURCES, SILENCE, Limits, source_of
+from tpop3d.listener import limits
+from tpop3d.listener.limits import MAX_SOURCES, SILENCE, Limits, source_of
 
 ANN, BERT = "192.0.2.1", "192.0.2.2"
 

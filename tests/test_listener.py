@@ -13,7 +13,7 @@ import doors
 from mailsite import PATIENCE, poll
 from samples import MESSAGES, on_the_wire, spool_of
 from spools import mbox
-from tpop3d.session.privileges import MAX_DESCRIPTORS
+from tpop3d.system.privileges import MAX_DESCRIPTORS
 
 FULL = b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
 SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")

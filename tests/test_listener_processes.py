@@ -11,7 +11,7 @@ from mailsite import poll
 from spools import mbox
 from strace import traced
 from test_listener import FULL, children_of, gatekeepers_of
-from tpop3d.doors.pool import MOST, SPARES
+from tpop3d.listener.gatekeepers import MOST, SPARES
 
 SPOOL = mbox(b"Subject: one\n\n1\n")
 SESSIONS = 300

@@ -235,10 +235,12 @@ def test_a_port_that_one_may_not_have_is_one_clear_line(site):
     site.configure({"listen-address": "127.0.0.1:1"})
     drop = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n" if IS_ROOT else ""
     # What an interpreter in a home directory could not load as nobody any more.
-    code = "import ctypes, encodings.idna, importlib\nfrom tpop3d import cli, check, config\n"
-    code += "from tpop3d.auth import flatfile, drivers\n"
-    code += "from tpop3d.doors import standalone, manager, listener, activation\n"
-    code += "from tpop3d.session import cell\n" + drop
+    code = "import ctypes, encodings.idna, importlib\nfrom tpop3d import cli, settings\n"
+    code += "from tpop3d.auth import flatfile, registry\n"
+    code += "from tpop3d.commands import check_config\n"
+    code += "from tpop3d.doors import standalone, activation\n"
+    code += "from tpop3d.listener import sd_notify, listener\n"
+    code += "from tpop3d.privsep import sandbox\n" + drop
     code += f"raise SystemExit(cli.main(['-f', {str(site.conf)!r}]))"
     site.conf.chmod(0o644)
     done = subprocess.run(
@@ -261,7 +263,7 @@ def test_a_pid_file_is_written_and_removed(site):
 def test_a_signal_right_after_the_line_that_it_listens_ends_it_in_good_order(
     site, monkeypatch, number
 ):
-    code = "import os, sys\nfrom tpop3d import logs\nreal = logs.notice\n"
+    code = "import os, sys\nfrom tpop3d.system import logs\nreal = logs.notice\n"
     code += "def notice(line):\n    real(line)\n    if line.startswith('listening'):\n"
     code += f"        os.kill(os.getpid(), {int(number)})\nlogs.notice = notice\n"
     code += "from tpop3d.cli import main\nraise SystemExit(main(sys.argv[1:]))"

@@ -30,7 +30,7 @@ class Driver:
 # The gatekeeper's time to report, after login-seconds, is over long before the driver's is.
 CODE = """
 import sys
-from tpop3d.session import monitor
+from tpop3d.privsep import monitor
 monitor.GRACE = 0.2
 from tpop3d.cli import main
 raise SystemExit(main(sys.argv[1:]))

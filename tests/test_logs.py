@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from authkit import CANARY
 from mailsite import PATIENCE
-from tpop3d import logs, outlets
+from tpop3d.system import logs, outlets
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_the_levels_and_facilities_are_syslogs():
 @pytest.fixture
 def syslogd(tmp_path, monkeypatch):
     """A datagram socket where syslogd's is expected."""
-    monkeypatch.setattr("tpop3d.outlets.SOCKET", str(tmp_path / "log"))
+    monkeypatch.setattr("tpop3d.system.outlets.SOCKET", str(tmp_path / "log"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "log"))
         receiver.settimeout(0)
@@ -192,7 +192,7 @@ def test_a_syslogd_that_is_started_again_is_found(syslogd, tmp_path):
 
 def test_a_syslogd_that_wants_a_stream_gets_one(tmp_path, monkeypatch):
     """As old ones do, and so does syslog(3): each message ends with a NUL."""
-    monkeypatch.setattr("tpop3d.outlets.SOCKET", str(tmp_path / "log"))
+    monkeypatch.setattr("tpop3d.system.outlets.SOCKET", str(tmp_path / "log"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(tmp_path / "log"))
         listening.listen()

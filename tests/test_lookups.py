@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from tpop3d import directives
-from tpop3d.directives import Unanswered, group_id, user_id
-from tpop3d.doors.lookups import Answers, NotAsked, knowing
+from tpop3d.config import directive
+from tpop3d.config.directive import Unanswered, group_id, user_id
+from tpop3d.listener.lookups import Answers, NotAsked, knowing
 
 
 def told(ask):
@@ -81,7 +81,7 @@ def test_users_and_groups_of_a_configuration(monkeypatch):
             knowing(here, lambda look_up=look_up: look_up("no-such-name-here"))
         with pytest.raises(NotAsked):
             knowing(here, lambda look_up=look_up: look_up("root"))
-    assert directives.answers is None
+    assert directive.answers is None
 
 
 def vars_of(principal):

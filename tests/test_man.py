@@ -8,12 +8,13 @@ import pytest
 
 from authkit import text_of
 from mailsite import CHECKOUT, ENVIRONMENT, MAIL_USER, need
-from tpop3d import cli, logs
-from tpop3d.auth import drivers
+from tpop3d import cli
+from tpop3d.auth import registry
 from tpop3d.auth.mysql import VMAIL_SQL
-from tpop3d.config import DIRECTIVES, read
-from tpop3d.directives import Directive, boolean, user_id
-from tpop3d.journald import fields_of
+from tpop3d.config.directive import Directive, boolean, user_id
+from tpop3d.settings import DIRECTIVES, read
+from tpop3d.system import logs
+from tpop3d.system.journald import fields_of
 
 PAGES = sorted((CHECKOUT / "man").iterdir())
 CONF = (CHECKOUT / "man/tpop3d.conf.5").read_text()
@@ -27,8 +28,8 @@ IN_WORDS = {VMAIL_SQL: ("the query for vmail-sql", "as for\n.Ic auth-mysql-pass-
 def directives():
     """Every directive that the code knows."""
     known = dict(DIRECTIVES)
-    for name in drivers.BUILT_IN:
-        found = drivers.find(name)
+    for name in registry.BUILT_IN:
+        found = registry.find(name)
         assert found is not None
         known[f"auth-{name}-enable"] = ENABLE
         known |= {f"auth-{name}-{key}": value for key, value in found.directives.items()}
@@ -74,7 +75,7 @@ def test_the_example_is_a_value_and_not_the_default(key):
         directive.parse(text)
 
 
-@pytest.mark.parametrize("name", drivers.BUILT_IN)
+@pytest.mark.parametrize("name", registry.BUILT_IN)
 def test_what_is_required_is_documented(name):
     """One after the other is given, until the driver asks for no more."""
     pytest.importorskip({"mysql": "MySQLdb", "pam": "pam"}.get(name, "os"))

@@ -12,7 +12,7 @@ import test_real_clients
 from clients import Client
 from mailsite import CHECKOUT
 from samples import MESSAGES, message, spool_of
-from tpop3d.mailspool.styles import DOVECOT, POPA3D
+from tpop3d.mailspool.uidl_styles import DOVECOT, POPA3D
 
 README = (CHECKOUT / "README").read_text()
 NEW = message(100, b"new", b"Came after the move.\n")

@@ -13,7 +13,7 @@ from otherservers import listing
 from samples import MESSAGES, spool_of
 from spools import mbox, separators_lead
 from test_uidl_styles import check_popa3d, golden, ids_of
-from tpop3d.mailspool.styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
+from tpop3d.mailspool.uidl_styles import DOVECOT, POPA3D, TPOP3D, X_UIDL
 
 SPOOLS = [("mail", 0), ("c-client", 1)]
 

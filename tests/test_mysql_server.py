@@ -106,9 +106,9 @@ def test_without_an_apop_query_apop_is_not_offered(mail_site):
 
 AFTER_PRELOAD = """
 import sys
-from tpop3d.auth import drivers
+from tpop3d.auth import registry as drivers
 from tpop3d.auth.driver import Login
-from tpop3d.config import load
+from tpop3d.settings import load
 enabled = load(sys.argv[1]).drivers
 drivers.preload(enabled.values())
 before = set(sys.modules)

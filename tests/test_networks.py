@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authkit import LEAST, config_of, errors_of, text_of
-from tpop3d.networks import Networks
+from tpop3d.config.networks import Networks
 
 WITHIN = {
     "192.0.2.7": (["192.0.2.7"], ["192.0.2.6", "192.0.2.8", "", "unix", "unknown", "pipe", "::1"]),

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mailsite import CHECKOUT
-from tpop3d import nsswitch
+from tpop3d.config import nsswitch
 
 STRICT = f"[{nsswitch.STRICT}]"
 
@@ -82,9 +82,9 @@ def test_those_that_are_not_of_this_machine(tmp_path, monkeypatch):
 ASK = """
 import ctypes, pwd, resource, sys
 sys.path.insert(0, {checkout!r})
-from tpop3d import nsswitch
-from tpop3d.auth import system
-from tpop3d.directives import Unanswered, group_id, user_id
+from tpop3d.config import nsswitch
+from tpop3d.auth import system_users as system
+from tpop3d.config.directive import Unanswered, group_id, user_id
 assert system.find(b"root").pw_uid == 0 and system.find(b"no-such-name-here") is None
 pwd.getpwuid(0)
 resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))

@@ -125,7 +125,7 @@ def test_an_account_counts_until_it_expires(user, day, answer):
 @pytest.mark.parametrize(("today", "answer"), [(19999, YES), (20000, NO), (20001, NO)])
 def test_the_day_of_expiry_itself_is_too_late(user, monkeypatch, today, answer):
     run("chage", "-E", "20000", user)
-    monkeypatch.setattr("tpop3d.auth.system.time", lambda: today * 86400 + 3600)
+    monkeypatch.setattr("tpop3d.auth.system_users.time", lambda: today * 86400 + 3600)
     assert verdict_of(user).answer == answer
 
 
@@ -164,7 +164,7 @@ AGES = {
 def pam_unix(monkeypatch):
     """A driver of real pam_unix(8)."""
     with pamkit.site(monkeypatch) as site:
-        monkeypatch.setattr("tpop3d.auth.system.SHADOW", "/etc/shadow")
+        monkeypatch.setattr("tpop3d.auth.system_users.SHADOW", "/etc/shadow")
         site.service("auth required pam_unix.so", "account required pam_unix.so")
         yield site
 
@@ -269,7 +269,7 @@ def test_apop_is_refused(user):
 
 
 def test_without_the_right_to_read_shadow_nobody_can_say(tmp_path, monkeypatch):
-    monkeypatch.setattr("tpop3d.auth.system.SHADOW", str(tmp_path / "missing"))
+    monkeypatch.setattr("tpop3d.auth.system_users.SHADOW", str(tmp_path / "missing"))
     assert verdict_of(MAIL_USER.pw_name).answer == CANNOT_SAY
     monkeypatch.undo()
     if not IS_ROOT and not os.access("/etc/shadow", os.R_OK):

@@ -13,8 +13,8 @@ from mailsite import ENVIRONMENT, poll
 from samples import MESSAGES, spool_of
 from test_hazard_database_secrets import LOGIN, assert_silent
 from test_hazard_secrets import memory_of
-from tpop3d.auth.passwordfile import MAX_PASSWORD, PasswordFile, Unusable
-from tpop3d.config import load
+from tpop3d.config.password_file import MAX_PASSWORD, PasswordFile, Unusable
+from tpop3d.settings import load
 
 NAME = "$CREDENTIALS_DIRECTORY/database"
 NEW = "new-" + PASSWORD

@@ -12,12 +12,12 @@ import pytest
 import doors
 from mailsite import ENVIRONMENT, IS_ROOT, as_ordinary_user, need, poll
 from spools import mbox, messages_of, terms
-from tpop3d import recover as recovering
 from tpop3d.mailspool import expunge as expunge_module
 from tpop3d.mailspool import journal as journals
-from tpop3d.mailspool import state as states
+from tpop3d.mailspool import state_directory as states
 from tpop3d.mailspool.locks import lock_file
 from tpop3d.mailspool.spool import open_spool
+from tpop3d.session import recover_all as recovering
 
 SPOOL = mbox(*[b"Subject: %d\n\n%b\n" % (n, b"x" * 3000) for n in range(4)])
 NEW = b"".join(messages_of(SPOOL)[1:])
@@ -110,7 +110,7 @@ def test_each_is_its_users_business(site, crashed, tmp_path):
 @pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
 def test_a_user_recovers_what_is_his(site, crashed):
     site.conf.chmod(0o644)
-    command = as_ordinary_user("tpop3d.recover", 2001, "--recover", "-f", site.conf)
+    command = as_ordinary_user("tpop3d.session.recover_all", 2001, "--recover", "-f", site.conf)
     done = subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert site.spool("bert").read_bytes() == NEW
@@ -206,7 +206,7 @@ def test_a_session_recovers_its_own_mailbox(site, crashed, inetd):
 
 IMPATIENT = """
 import sys
-from tpop3d import recover
+from tpop3d.session import recover_all as recover
 from tpop3d.cli import main
 recover.SECONDS = 0.5
 raise SystemExit(main(sys.argv[1:]))

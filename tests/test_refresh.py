@@ -6,8 +6,8 @@ import pytest
 
 from spools import good, mbox
 from test_recovery import Case
-from tpop3d.mailspool import halves, journal, locks, recovery
-from tpop3d.mailspool.halves import scan_all
+from tpop3d.mailspool import journal, locks, parallel_scan, recovery
+from tpop3d.mailspool.parallel_scan import scan_all
 from tpop3d.mailspool.scan import BLOCK, scan
 
 # Each spool has some blocks and chunks.
@@ -40,7 +40,7 @@ def test_a_scan_does_so_for_each_block(path):
 
 
 def test_who_waits_for_the_other_half_does_so_now_and_then(path, monkeypatch):
-    monkeypatch.setattr(halves, "PATIENCE", 0.001)
+    monkeypatch.setattr(parallel_scan, "PATIENCE", 0.001)
     read_end, write_end = os.pipe()
     calls = []
 
@@ -52,13 +52,13 @@ def test_who_waits_for_the_other_half_does_so_now_and_then(path, monkeypatch):
             os.write(write_end, b"second")
             os.close(write_end)
 
-    assert halves._read_all(read_end, refresh) == b"firstsecond"
+    assert parallel_scan._read_all(read_end, refresh) == b"firstsecond"
     assert len(calls) == 6
     os.close(read_end)
 
 
 def test_a_scan_by_two_processes_does_so(path, monkeypatch):
-    monkeypatch.setattr(halves, "WORTH", 0)
+    monkeypatch.setattr(parallel_scan, "WORTH", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     refresh = Counter()
     with path.open("rb") as file:

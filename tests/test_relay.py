@@ -20,8 +20,8 @@ import relaykit
 import tlskit
 from mailsite import PATIENCE, need, poll
 from relaykit import relayed
-from tpop3d.session import relay, tls
-from tpop3d.session.relaychannel import Failed, Ready, RelayOrder, Secured
+from tpop3d.tls import certificates, relay
+from tpop3d.tls.relay_channel import Failed, Ready, RelayOrder, Secured
 
 MUCH = 3_000_000  # octets: more than sockets, OpenSSL and a relay hold together
 BOUND = 2_000_000  # what they may hold
@@ -33,7 +33,7 @@ def server():
         paths = Path(directory) / "pem", Path(directory) / "key"
         tlskit.install(tlskit.authority().issue_cert(tlskit.NAME), *paths)
         pairs = (tuple(map(str, paths)),)
-        return tls.serving(
+        return certificates.serving(
             pairs, "1.2", "ECDHE+AESGCM:ECDHE+CHACHA20", tickets=False, look=False
         ).context
 

@@ -14,7 +14,7 @@ from mailsite import IS_ROOT, PATIENCE, poll
 from spools import mbox
 from test_listener import children_of, greeted_or_none
 from test_listener_signals import reload
-from tpop3d.doors.relays import SPARES
+from tpop3d.listener.relays import SPARES
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="nobody else may look at relays")
 
@@ -237,9 +237,9 @@ def test_keys_that_cannot_be_used_change_nothing(secure):
 
 START = """
 import os, struct, sys, time, _socket
-from tpop3d.session import relay
-from tpop3d.doors import relays as doors_relays
-from tpop3d.session.relaychannel import FAILED, READY, SECURED
+from tpop3d.tls import relay
+from tpop3d.listener import relays as doors_relays
+from tpop3d.tls.relay_channel import FAILED, READY, SECURED
 
 def evil(order, channel, context, wakeup):
     raw = channel._socket
@@ -311,7 +311,7 @@ def test_one_that_lies_is_ended_with_its_connection(listen, lie):
 
 
 def test_one_that_is_silent_is_ended_in_time(listen):
-    door = listen("pass", more="import tpop3d.doors.connections as c; c.GRACE = 0.2",
+    door = listen("pass", more="import tpop3d.listener.connections as c; c.GRACE = 0.2",
                   login_seconds=1)  # fmt: skip
     wire = hands(door)
     assert "the relay does not answer" in door.logs.wait_for("tls trouble rip=127.0.0.1")

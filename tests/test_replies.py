@@ -8,7 +8,7 @@ import pytest
 from protocol import status
 from tpop3d.pop3 import replies
 from tpop3d.pop3.replies import Reply
-from tpop3d.session.monitor import apop_timestamp
+from tpop3d.privsep.monitor import apop_timestamp
 
 CONSTANTS = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 LINES = {

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mailsite import CHECKOUT, MAIL_USER
-from tpop3d.config import Config, read
+from tpop3d.settings import Config, read
 
 pytest.importorskip("pam", reason="python-pam is not installed in this Python")
 

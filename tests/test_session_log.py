@@ -9,7 +9,7 @@ import pytest
 from mailsite import PATIENCE, poll
 from protocol import run_server
 from samples import spool_of
-from tpop3d import logs
+from tpop3d.system import logs
 
 MESSAGES = [b"Subject: one\n\nfirst\n", b"Subject: two\n\nsecond\n", b"Subject: three\n\nthird\n"]
 LOGIN = b"USER ann\r\nPASS secret\r\n"

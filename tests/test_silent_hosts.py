@@ -7,11 +7,11 @@ import time
 import pytest
 
 from mailsite import poll
-from tpop3d import logs
 from tpop3d.auth.hosts import REPORT, Hosts
-from tpop3d.doors import hosts as remembering
-from tpop3d.doors.hosts import SilentHosts
-from tpop3d.doors.loop import Loop
+from tpop3d.listener import hosts as remembering
+from tpop3d.listener.event_loop import Loop
+from tpop3d.listener.hosts import SilentHosts
+from tpop3d.system import logs
 
 
 class Driver:

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authkit import CANARY, PERFECT, Stub, config_of
-from tpop3d import logs
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Login, Verdict
 from tpop3d.auth.switch import Switch
 from tpop3d.pop3.authorization import Attempt
+from tpop3d.system import logs
 
 ANSWERS = {
     YES: Verdict.yes(PERFECT),

@@ -11,7 +11,7 @@ from mailsite import poll
 from samples import MESSAGES, spool_of
 from systemdsite import SHA512_OF_SECRET, USERS
 from test_systemd import DAEMON, EACH, LISTENER, SERVICE, STYLES
-from tpop3d.sandbox import ANOTHER, HIDDEN, READ_ONLY, WRITABLE, Unit
+from tpop3d.commands.unit_sandbox import ANOTHER, HIDDEN, READ_ONLY, WRITABLE, Unit
 
 SERVICES = SERVICE | {EACH: "tpop3d@.service"}
 SPOOL = spool_of(MESSAGES)

@@ -12,12 +12,12 @@ from authkit import (
     tpop3d,
 )
 from mailsite import ENVIRONMENT, MAIL_USER
-from tpop3d.reader import MASK
+from tpop3d.config.reader import MASK
 
 # It takes whoever knows the secret that stands in the configuration file.
 DRIVER = f"""
 from tpop3d.auth.driver import Account, Verdict
-from tpop3d.directives import Directive, absolute_path
+from tpop3d.config.directive import Directive, absolute_path
 
 class Driver:
     directives = {{

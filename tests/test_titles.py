@@ -196,7 +196,7 @@ def test_what_runs_anothers_code_has_the_command_line_back(tmp_path):
     """Of syslog(3) it is the name of the program that the lines of PAM's modules begin with."""
     code = """
 import os
-from tpop3d import titles
+from tpop3d.system import titles
 def line(): return open("/proc/self/cmdline", "rb").read()
 before = line()
 titles.show("keyholder")
@@ -217,7 +217,7 @@ assert line() == b"tpop3d: keyholder\\0", line()
 def test_where_there_is_no_proc_the_name_is_shown_all_the_same():
     code = """
 import os
-from tpop3d import titles
+from tpop3d.system import titles
 titles._read = lambda path, most: os.read(os.open("/nonexistent", os.O_RDONLY), most)
 before = open("/proc/self/cmdline", "rb").read()
 titles.show("relay")

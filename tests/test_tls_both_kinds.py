@@ -6,9 +6,9 @@ import pytest
 import trustme
 
 import tlskit
-from test_certificate_files import openssl
 from test_hazard_stls_injection import greeted
 from test_hazard_tls_certificates import number_of
+from test_pem import openssl
 from tlskit import HOST, NAME, in_both_doors
 
 KINDS = {"RSA": trustme.KeyType.RSA, "ECDSA": trustme.KeyType.ECDSA}

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from mailsite import CHECKOUT
 from spools import good, mbox, messages_of, odd_spools
-from test_uniqueids import plain_id
-from tpop3d.config import DIRECTIVES
+from test_uidl import plain_id
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool.idfile import NAME, NEXT, Given
 from tpop3d.mailspool.ids import Ids
 from tpop3d.mailspool.scan import is_internal, scan
-from tpop3d.mailspool.styles import (
+from tpop3d.mailspool.uidl import unique_ids
+from tpop3d.mailspool.uidl_styles import (
     DOVECOT,
     HEADER,
     OLD_NAME,
@@ -29,7 +29,7 @@ from tpop3d.mailspool.styles import (
     old_validity,
     style_for,
 )
-from tpop3d.mailspool.uniqueids import unique_ids
+from tpop3d.settings import DIRECTIVES
 
 GOLDEN = CHECKOUT / "tests" / "golden"
 NOTHING = b"d98c1dd404b2008f"  # popa3d's for all messages in which it finds nothing lasting

@@ -11,7 +11,7 @@ import doors
 from authkit import LEAST, config_of, converse, errors_of, text_of, tpop3d
 from mailsite import IS_ROOT
 from samples import MESSAGES, spool_of
-from tpop3d.directives import NO_HOME, group_id, user_id
+from tpop3d.config.directive import NO_HOME, group_id, user_id
 from trying import attempt
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
@@ -113,8 +113,8 @@ def test_the_system_users_mail_group_may_be_a_number():
 
 # What an ordinary user may not be able to read is loaded before.
 CONTAINER = """
-import os, tpop3d.cli, tpop3d.config, tpop3d.doors.single, tpop3d.session.session
-tpop3d.config.load({conf!r})
+import os, tpop3d.cli, tpop3d.settings, tpop3d.doors.per_connection, tpop3d.session.session
+tpop3d.settings.load({conf!r})
 os.setgroups({groups})
 os.setresgid({gid}, {gid}, {gid})
 os.setresuid({uid}, {uid}, {uid})

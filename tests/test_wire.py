@@ -12,8 +12,8 @@ import pytest
 
 from mailsite import PATIENCE, poll
 from protocol import waiting, wired
-from tpop3d.session import signals
 from tpop3d.session.wire import EOF, GATHER, SIGNAL, TIMEOUT, Ended
+from tpop3d.system import signals
 
 LIMIT = 255
 BIG = b"x" * (4 << 20)  # more than any socket or pipe holds

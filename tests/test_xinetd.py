@@ -196,7 +196,7 @@ def test_a_server_that_is_not_whole_is_one_line_to_the_client(site, door):
     """As in the middle of an upgrade: one of its modules is of another time."""
     environment, record = recorded_syslog(site.path)
     with (site.path / "sitecustomize.py").open("a") as file:
-        file.write("import sys\nsys.modules['tpop3d.config'] = sys\n")
+        file.write("import sys\nsys.modules['tpop3d.settings'] = sys\n")
     refusal = answer(door(path=environment["PYTHONPATH"]))
     assert refusal.startswith(b"-ERR [SYS/")
     assert refusal.count(b"\n") == 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from tpop3d import logs
 from tpop3d.doors import inetd
-from tpop3d.outlets import Stderr
+from tpop3d.system import logs
+from tpop3d.system.outlets import Stderr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.config import Config
     from tpop3d.doors.activation import Passed
+    from tpop3d.settings import Config
 
 OK = 0
 FAILED = 1
@@ -52,21 +52,21 @@ def main(arguments: list[str] | None = None) -> int:
         return _without_stderr(arguments)
     options = _quick_options(arguments) or _options(arguments)
     if options.check_config:
-        from tpop3d.check import check_config
+        from tpop3d.commands.check_config import check_config
 
         return check_config(options.file)
     if options.recover:
         return _recover(options)
     if options.test_login is not None:
-        from tpop3d.trial import try_login
+        from tpop3d.commands.try_login import try_login
 
         return try_login(options.file, options.test_login, options.client)
     if options.inspect is not None:
-        from tpop3d.inspection.command import inspect
+        from tpop3d.commands.inspection.command import inspect
 
         return inspect(options.inspect, options.file, options.json)
     if options.demo is not None:
-        from tpop3d.demo import demo
+        from tpop3d.commands.demo import demo
 
         return demo(options.demo, options.verbose)
     if options.inetd:
@@ -108,7 +108,7 @@ def _quick_options(arguments: list[str]) -> Options | None:
 
 def _options(arguments: list[str]) -> Options:
     """The options, as argparse reads them; it also prints the help and ends the program."""
-    from tpop3d.arguments import parse
+    from tpop3d.options import parse
 
     return parse(arguments, Options())
 
@@ -200,7 +200,7 @@ def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> i
         return FAILED
     if not problems:
         return OK
-    from tpop3d.directives import Passing
+    from tpop3d.config.directive import Passing
 
     for problem in problems:
         logs.error(problem)
@@ -213,15 +213,15 @@ def _serve_or_problems(
     options: Options, fd_in: int, fd_out: int, stderr_is_free: bool
 ) -> list[str]:
     """Serve one connection; returns why that could not be, if so."""
-    from tpop3d.addresses import IMMEDIATE, Tls
-    from tpop3d.config import load
+    from tpop3d.config.addresses import IMMEDIATE, Tls
+    from tpop3d.settings import load
 
     config = load(options.file)
     if isinstance(config, list):
         return config
     start_log(config, options.verbose, stderr_is_free)
     _warn(config)
-    from tpop3d.session.cell import prepare_cell
+    from tpop3d.privsep.sandbox import prepare_cell
 
     cell = prepare_cell(config)
     if isinstance(cell, str):
@@ -231,25 +231,26 @@ def _serve_or_problems(
         tls = Tls(IMMEDIATE, tls.pairs)
         if not tls.pairs:
             return [f"{options.file}: tls-certificate: TLS is asked for, and there is none"]
-    from tpop3d.doors import single
+    from tpop3d.doors import per_connection
 
-    single.serve(config, cell, fd_in, fd_out, tls)
+    per_connection.serve(config, cell, fd_in, fd_out, tls)
     return []
 
 
 def _recover(options: Options) -> int:
     """Carry out all journals; what was done is told on stderr, or in the log."""
-    from tpop3d.config import load
+    from tpop3d.settings import load
 
     config = load(options.file)
     if isinstance(config, list):
         for problem in config:
             _complain(problem)
         return FAILED
-    from tpop3d.recover import recover_all
-    from tpop3d.session import cell, signals
+    from tpop3d.privsep import sandbox
+    from tpop3d.session.recover_all import recover_all
+    from tpop3d.system import signals
 
-    if os.geteuid() == 0 and (why := cell.lacking()):
+    if os.geteuid() == 0 and (why := sandbox.lacking()):
         _complain(why)
         return FAILED
     signals.unblock()
@@ -260,8 +261,9 @@ def _recover(options: Options) -> int:
 
 def _listen(options: Options, passed: Passed | None) -> int:
     """Run the listener on sockets from systemd, or on those of the configuration."""
-    from tpop3d.config import load
-    from tpop3d.doors import manager, standalone
+    from tpop3d.doors import standalone
+    from tpop3d.listener import sd_notify
+    from tpop3d.settings import load
 
     inetd.have_standard_descriptors()
     # A detached process leaves the directory that these are meant in.
@@ -271,11 +273,11 @@ def _listen(options: Options, passed: Passed | None) -> int:
     if isinstance(config, list):
         for problem in config:
             _complain(problem)
-        manager.tell_failure(config)
+        sd_notify.tell_failure(config)
         return FAILED
-    if manager.asks():
+    if sd_notify.asks():
         try:
-            manager.notify("STATUS=starting")
+            sd_notify.notify("STATUS=starting")
         except ImportError:
             print(
                 "tpop3d: systemd wants to be told when the listener is ready, and the package"

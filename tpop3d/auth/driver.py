@@ -3,12 +3,12 @@
 A driver is a small class. It has
 
 - `directives`: its part of the configuration, `{"passwd-file": Directive(...)}` for the directive
-  `auth-NAME-passwd-file` (see `tpop3d.directives.Directive`);
+  `auth-NAME-passwd-file` (see `tpop3d.config.directive.Directive`);
 - `checks_apop`: can it check an APOP digest?
 - `__init__(settings)`: the values of its directives. Raises ValueError, with a text for the
   administrator, where they do not fit together. A listener calls it when it reads its
   configuration again, too, and has clients: it waits for nobody, and users and groups are looked up
-  by directives (`user_id`, `group_id` of `tpop3d.directives`);
+  by directives (`user_id`, `group_id` of `tpop3d.config.directive`);
 - `authenticate(login)`: the verdict. It runs in a process of its own, which is cut off after
   `auth-timeout-seconds`, and takes with it whatever secrets it has read.
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, ClassVar, Protocol
 
-    from tpop3d.directives import Directive
+    from tpop3d.config.directive import Directive
 
     class Driver(Protocol):
         directives: ClassVar[Mapping[str, Directive]]

@@ -7,8 +7,8 @@ from time import monotonic
 
 from tpop3d.auth import passwords
 from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of
-from tpop3d.auth.templates import Mailbox, Template
-from tpop3d.directives import Directive, absolute_path, group_id, user_id
+from tpop3d.config.directive import Directive, absolute_path, group_id, user_id
+from tpop3d.config.templates import Mailbox, Template
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _values(login: Login) -> dict[str, bytes]:
 
 
 def _why(error: OSError) -> str:
-    from tpop3d import reasons
+    from tpop3d.system import reasons
 
     return reasons.why(error)
 

@@ -1,6 +1,6 @@
 """What is known of a driver's hosts: which of them let nobody in in time.
 
-A listener remembers it (see `tpop3d.doors.hosts`) for the processes that it forks, each of which
+A listener remembers it (see `tpop3d.listener.hosts`) for the processes that it forks, each of which
 asks once, and ends. What they find out they tell in messages of a fixed form: whoever asks a host
 runs a library that takes what the host says, and is believed no more than that.
 """

@@ -14,9 +14,9 @@ import select
 import struct
 from time import monotonic
 
-from tpop3d import logs, titles
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
-from tpop3d.files import close_all_but
+from tpop3d.system import logs, titles
+from tpop3d.system.files import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

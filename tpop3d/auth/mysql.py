@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.addresses import file_or_credential
-from tpop3d.auth.database import (
+from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of, require, text
+from tpop3d.auth.mysql_database import (
     KNOWS_TLS,
     NO_TLS,
     Database,
@@ -22,18 +22,18 @@ from tpop3d.auth.database import (
     hosts,
     select,
 )
-from tpop3d.auth.driver import UNKNOWN, Account, Login, Verdict, groups_of, require, text
-from tpop3d.auth.passwordfile import NotGiven, PasswordFile, Unusable
-from tpop3d.auth.queries import query_or_none
-from tpop3d.directives import Directive, absolute_path, boolean, group_id, user_id
+from tpop3d.auth.sql_query import query_or_none
+from tpop3d.config.addresses import file_or_credential
+from tpop3d.config.directive import Directive, absolute_path, boolean, group_id, user_id
+from tpop3d.config.password_file import NotGiven, PasswordFile, Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from tpop3d.auth.databasetls import Tls
-    from tpop3d.auth.queries import Query
+    from tpop3d.auth.mysql_tls import Tls
+    from tpop3d.auth.sql_query import Query
 
 SCHEME = "md5"  # of a hash that names none
 VMAIL_SQL = (
@@ -256,7 +256,7 @@ def _tls(settings: Mapping[str, Any]) -> Tls | None:
         raise ValueError(f"auth-mysql-ssl is no, and auth-mysql-ssl-{given} is given")
     if not (settings["ssl"] or ca or cert):
         return None
-    from tpop3d.auth.databasetls import Tls
+    from tpop3d.auth.mysql_tls import Tls
 
     return Tls(ca, cert, key)
 

@@ -10,10 +10,10 @@ import ctypes
 import os
 import sys
 
-from tpop3d import logs
-from tpop3d.auth import system
+from tpop3d.auth import system_users
 from tpop3d.auth.driver import UNKNOWN, Login, Verdict, require
-from tpop3d.directives import Directive, Unanswered
+from tpop3d.config.directive import Directive, Unanswered
+from tpop3d.system import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ NO = {
 class Pam:
     """Whom PAM lets in. root, and names that are not plain, are refused before it is asked."""
 
-    directives = {"facility": Directive(str, "tpop3d"), **system.DIRECTIVES}
+    directives = {"facility": Directive(str, "tpop3d"), **system_users.DIRECTIVES}
     checks_apop = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         require("pam", "python-pam", extra="pam")
         self._service: str = settings["facility"]
-        self._maildrops = system.Maildrops(settings)
+        self._maildrops = system_users.Maildrops(settings)
         if not self._service or "/" in self._service or not self._service.isascii():
             raise ValueError("auth-pam-facility must be the name of a PAM service")
         self.warnings = []
@@ -62,7 +62,7 @@ class Pam:
 
     def check(self) -> tuple[list[str], list[str]]:
         """Look for what the service passes over: errors, of which there are none, and warnings."""
-        from tpop3d.auth.pamstack import passed_over
+        from tpop3d.auth.pam_stack import passed_over
 
         why = "is passed over when whom it asks does not answer, and calls a right password wrong"
         advice = "tpop3d.pam has lines for a directory"
@@ -78,12 +78,12 @@ class Pam:
 
     def authenticate(self, login: Login) -> Verdict:
         """Ask PAM for the password, and whether the account is valid (pam_acct_mgmt(3))."""
-        if refusal := system.refusal(login):
+        if refusal := system_users.refusal(login):
             return refusal
         if login.password is None or b"\0" in login.password:
             return Verdict.no("no password has a NUL")
         try:
-            user = system.find(login.name)
+            user = system_users.find(login.name)
         except Unanswered as error:
             return Verdict.cannot_say(str(error))
         if user is not None and user.pw_uid == 0:
@@ -94,7 +94,7 @@ class Pam:
         if code in (AUTH_ERR, USER_UNKNOWN):
             refusal = _refusal(name, code, user, accepted)
             if refusal.reason == UNKNOWN:
-                return login.no_such_user(system.is_known)
+                return login.no_such_user(system_users.is_known)
             return refusal
         if code in NO:
             return Verdict.no(NO[code] or f"PAM: {text}")
@@ -165,12 +165,12 @@ def _refusal(name: bytes, code: int, user: pwd.struct_passwd | None, accepted: b
     """What is behind PAM_AUTH_ERR. Debian's services say nothing else: of an expired account, and
     of a directory that does not answer, which they pass over."""
     try:
-        shadow = system.Shadow(name)
+        shadow = system_users.Shadow(name)
     except OSError:
         shadow = None
-    is_locked = shadow is not None and shadow.found and system.is_locked(shadow.stored)
+    is_locked = shadow is not None and shadow.found and system_users.is_locked(shadow.stored)
     if user is not None and not _has_hash(user, shadow):
-        from tpop3d import nsswitch
+        from tpop3d.config import nsswitch
 
         try:
             nsswitch.require_directories(os.fsdecode(name))
@@ -185,12 +185,12 @@ def _refusal(name: bytes, code: int, user: pwd.struct_passwd | None, accepted: b
     return Verdict.no("locked account" if is_locked else "wrong password")
 
 
-def _has_hash(user: pwd.struct_passwd, shadow: system.Shadow | None) -> bool:
+def _has_hash(user: pwd.struct_passwd, shadow: system_users.Shadow | None) -> bool:
     """Is a user's password one that this machine can check, so that nobody knows better?"""
     stored = os.fsencode(user.pw_passwd)
     if stored == b"x":
         stored = b"*" if shadow is None else shadow.stored
-    return not system.is_locked(stored)
+    return not system_users.is_locked(stored)
 
 
 def _is_configured(service: str) -> bool:

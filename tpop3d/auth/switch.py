@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import os
 
-from tpop3d import logs
-from tpop3d.auth.driver import (
-    CANNOT_SAY,
-    MAX_NAME,
-    UNKNOWN,
-    YES,
-    Login,
-    Spelling,
-    Verdict,
-    checked,
-)
+from tpop3d.auth.driver import CANNOT_SAY, MAX_NAME, UNKNOWN, YES, Login, Spelling, Verdict, checked
+from tpop3d.system import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tpop3d.auth.driver import Driver
-    from tpop3d.config import Config
     from tpop3d.pop3.authorization import Attempt
+    from tpop3d.settings import Config
 
 
 class Switch:

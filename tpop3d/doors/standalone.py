@@ -9,23 +9,23 @@ import os
 import stat
 import sys
 
-from tpop3d import logs
-from tpop3d.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
-from tpop3d.config import Config, load
-from tpop3d.directives import found
-from tpop3d.doors import manager
+from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
+from tpop3d.config.directive import found
+from tpop3d.listener import sd_notify
 from tpop3d.session.wire import name_of
+from tpop3d.settings import Config, load
+from tpop3d.system import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from tpop3d.addresses import Address
+    from tpop3d.config.addresses import Address
     from tpop3d.doors.activation import Passed
-    from tpop3d.doors.keeper import Keeper
-    from tpop3d.doors.listener import Changed
-    from tpop3d.session.privileges import Cell
+    from tpop3d.listener.listener import Changed
+    from tpop3d.system.privileges import Cell
+    from tpop3d.tls.keyholder import Keeper
 
     Place = tuple[str, int, str]  # see Address
 
@@ -142,9 +142,10 @@ def run(
 ) -> int:
     """Run the listener on sockets that were passed, or on `listen-address`; returns the exit
     code."""
-    from tpop3d.doors.listener import Listener
-    from tpop3d.session import gatekeeper, signals
-    from tpop3d.session.cell import gatekeeper_user, prepare_cell
+    from tpop3d.listener.listener import Listener
+    from tpop3d.privsep import gatekeeper
+    from tpop3d.privsep.sandbox import gatekeeper_user, prepare_cell
+    from tpop3d.system import signals
 
     own = Sockets()
     domains: dict[str, frozenset[str] | None] = {}
@@ -267,10 +268,10 @@ def _keeper(config: Config, cell: Cell, wanted: Iterable[Tls]) -> Keeper | str |
     identities = list(dict.fromkeys(tls.pairs for tls in wanted if tls.mode != NONE))
     if not identities:
         return None
-    from tpop3d.doors import keeper
+    from tpop3d.tls import keyholder
 
-    made = keeper.start(keeper.Recipe(config, cell, identities))
-    return made.reason if isinstance(made, keeper.Refused) else made
+    made = keyholder.start(keyholder.Recipe(config, cell, identities))
+    return made.reason if isinstance(made, keyholder.Refused) else made
 
 
 def _warn_of_no_tls(listening: dict[_socket.socket, Tls], config: Config) -> None:
@@ -301,7 +302,7 @@ def _shown(one: _socket.socket, tls: Tls) -> str:
 
 def _fail(why: str) -> int:
     """One line where people and logs see it; returns the exit code."""
-    manager.tell_failure([why])
+    sd_notify.tell_failure([why])
     logs.error(why)
     if not logs.is_on_stderr():
         print(f"tpop3d: {why}", file=sys.stderr)

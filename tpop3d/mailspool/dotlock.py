@@ -24,8 +24,8 @@ import errno
 import os
 from time import time
 
-from tpop3d import reasons
 from tpop3d.mailspool.lockfile import STALE_AFTER, Seen, here, is_dead, look
+from tpop3d.system import reasons
 
 NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of O_TMPFILE
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of link(2)

@@ -25,8 +25,8 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
-from tpop3d.files import sync_directory
-from tpop3d.mailspool import statefile, styles
+from tpop3d.mailspool import statefile, uidl_styles
+from tpop3d.system.files import sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def load(directory: str, style: str) -> Given:
     Raises OSError where it cannot be read now: that is not the same as nothing.
     """
     given = _loaded(directory, style)
-    if style == styles.DOVECOT and not given.validity:
-        given.validity, given.last = styles.old_validity(directory)
+    if style == uidl_styles.DOVECOT and not given.validity:
+        given.validity, given.last = uidl_styles.old_validity(directory)
     return given
 
 

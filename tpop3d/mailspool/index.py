@@ -33,7 +33,7 @@ from tpop3d.mailspool.scan import (
     do_separators_lead,
     scan,
 )
-from tpop3d.mailspool.styles import MAX_ID
+from tpop3d.mailspool.uidl_styles import MAX_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
-from tpop3d.files import sync_directory
 from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import Invalid, Journal, Plan
 from tpop3d.mailspool.scan import do_nothing
+from tpop3d.system.files import sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 
-from tpop3d import reasons
+from tpop3d.system import reasons
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

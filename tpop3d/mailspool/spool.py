@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.mailspool import idfile, refusal, statefile, styles
+from tpop3d.mailspool import idfile, refusal, statefile, uidl_styles
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.deletion import first_other, kept_ranges, last_kept, surplus
 from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
-from tpop3d.mailspool.halves import scan_all
 from tpop3d.mailspool.light import array
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
+from tpop3d.mailspool.parallel_scan import scan_all
 from tpop3d.mailspool.recovery import Found, journaled_path, recover
 from tpop3d.mailspool.refusal import Refusal, Truncated, letting_go, named_by, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
-from tpop3d.mailspool.uniqueids import UniqueIds
+from tpop3d.mailspool.uidl import UniqueIds
 from tpop3d.mailspool.watch import Watch
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class Terms:
         lock_timeout: float,
         pause: Pause,
         index: bool = True,
-        style: str = styles.TPOP3D,
+        style: str = uidl_styles.TPOP3D,
         flock: bool = True,
         take_group: Callable[[bool], None] | None = None,
     ) -> None:
@@ -163,7 +163,7 @@ class Spool:
                 self._listing, self._ids.known = known.listing, known.ids
             else:
                 # Other styles want more of a message than its first octets.
-                with_digests = self._terms.style == styles.TPOP3D
+                with_digests = self._terms.style == uidl_styles.TPOP3D
                 leads = self._ids.given.separators_lead or None  # None: as it looks
                 size = status.st_size
                 self._listing = letting_go(

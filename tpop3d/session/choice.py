@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 
-from tpop3d import reasons
-from tpop3d.mailspool import state
+from tpop3d.mailspool import state_directory
 from tpop3d.mailspool.refusal import PERMANENT, TEMPORARY, Refusal
-from tpop3d.session.privileges import apart, for_a_moment
+from tpop3d.system import reasons
+from tpop3d.system.privileges import apart, for_a_moment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def choose(account: Account) -> Choice | Refusal:
     if isinstance(found, Refusal):
         return found
     index, real = found
-    name = state.name_of(real, account.uid)
+    name = state_directory.name_of(real, account.uid)
     return Choice(account.mailboxes[index], name, needs_group=is_whole)
 
 
@@ -99,7 +99,7 @@ def _choose(account: Account) -> tuple[int, str] | Refusal:
         if found == EXISTS:
             chosen = index
             break
-    return chosen, state.real_path(account.mailboxes[chosen])
+    return chosen, state_directory.real_path(account.mailboxes[chosen])
 
 
 def _encoded(found: tuple[int, str] | Refusal) -> bytes:

@@ -6,10 +6,10 @@ wire, so there is one place for limits, gathering and the command log.
 
 from __future__ import annotations
 
-from tpop3d import logs
 from tpop3d.pop3 import replies
 from tpop3d.pop3.commands import OVERLONG, is_malformed
 from tpop3d.pop3.replies import BAD, CONTINUE, MAX_BAD_COMMANDS, Reply
+from tpop3d.system import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from tpop3d import logs, titles
-from tpop3d.directives import size_text
-from tpop3d.mailspool import refusal, state
+from tpop3d.config.directive import size_text
+from tpop3d.mailspool import refusal, state_directory
 from tpop3d.mailspool.refusal import Refusal, Truncated
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
 from tpop3d.pop3 import replies
@@ -14,7 +13,9 @@ from tpop3d.pop3.stuffing import WrongSize
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.session.choice import Choice, choose
 from tpop3d.session.conversation import Conversation
-from tpop3d.session.privileges import (
+from tpop3d.session.wire import EOF, ERROR, QUIT, Ended, Wire
+from tpop3d.system import logs, titles
+from tpop3d.system.privileges import (
     OUT_OF_MEMORY,
     become,
     cannot_become,
@@ -22,15 +23,14 @@ from tpop3d.session.privileges import (
     take_group,
     use_reserve,
 )
-from tpop3d.session.wire import EOF, ERROR, QUIT, Ended, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.auth.driver import Account
-    from tpop3d.config import Config
     from tpop3d.mailspool.locks import Pause
     from tpop3d.pop3.authorization import Policy
     from tpop3d.session.summary import Summary
+    from tpop3d.settings import Config
 
 RELAYED_SECONDS = 0.1  # until a relay has told that the client has hung up
 
@@ -206,7 +206,7 @@ def enter(account: Account, config: Config) -> tuple[Choice | Refusal, str]:
     is_asleep = isinstance(choice, Choice) and not choice.needs_group
     if isinstance(choice, Choice):
         group = gid if lock_gid is None else lock_gid
-        choice.place = state.prepare(config.state_directory, choice.name, uid, group)
+        choice.place = state_directory.prepare(config.state_directory, choice.name, uid, group)
     return choice, become(uid, gid, lock_gid, is_asleep=is_asleep)
 
 

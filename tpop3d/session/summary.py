@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from time import monotonic
 
-from tpop3d import logs
 from tpop3d.auth.driver import Verdict
+from tpop3d.system import logs
 
 
 class Summary:

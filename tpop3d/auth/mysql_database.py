@@ -1,0 +1,302 @@
+"""A MySQL or MariaDB database that is on one or more hosts, through the package mysqlclient.
+
+Nothing stays open, and no password is kept: each `ask` reads it, connects, and closes. A host has
+its time; whoever does not let us in by then may be waited for still, by a thread that ends with
+the process.
+"""
+
+from __future__ import annotations
+
+import _thread
+from time import monotonic
+
+from tpop3d.auth.hosts import MAX_HOSTS, Hosts
+from tpop3d.config.addresses import host_and_port
+from tpop3d.config.password_file import Unusable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from tpop3d.auth.mysql_tls import Tls
+    from tpop3d.config.password_file import PasswordFile
+    from tpop3d.config.reader import Secret
+
+    T = TypeVar("T")
+
+PORT = 3306
+NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"  # a host's, an address
+CONNECT_SECONDS = 5  # for each host, with the look-up of its name and all that TLS takes
+LAST_WORD = 0.25  # seconds more, in which the library may say what it has waited for
+COSTLY = 1.0  # seconds after which a host that was not reached is not to cost each login as many
+ANSWER_SECONDS = 10  # for each answer; then the next host is asked
+# What MySQL says of comparing a name with a column whose character set does not have its letters.
+ILLEGAL_MIX_OF_COLLATIONS = (1267, 1270, 1271)
+# What a library says of a host that it did not come to: CR_CONNECTION_ERROR, CR_CONN_HOST_ERROR,
+# CR_UNKNOWN_HOST, CR_SERVER_GONE_ERROR, CR_SERVER_LOST.
+NOT_REACHED = (2002, 2003, 2005, 2006, 2013)
+CLIENT_SSL = 2048  # of what a server can do (mysql.h)
+# Debian's package of mysqlclient is 1.4.6. With a library of MySQL's it allows several statements
+# in one query, until the server is told otherwise (enum_mysql_set_option, in mysql.h); and it
+# cannot be told to check TLS.
+MULTI_STATEMENTS_OFF = 1
+KNOWS_TLS = (2, 1)
+NO_TLS = "TLS needs mysqlclient 2.1 or later: pip install 'mysqlclient>=2.1'"
+
+
+class Unreached(Exception):
+    """We have not come to a host; the text says why, in our own words."""
+
+
+class NotWanted(Unreached):
+    """We have come to a host, and want nothing more of it."""
+
+
+class Unanswered(Exception):
+    """No host has answered. Its text says why, and holds neither user name nor password."""
+
+
+class Impossible(Exception):
+    """What was asked for cannot be in the tables: their character set does not have it."""
+
+
+class Host:
+    """Where a server is: a host's name and port, or the path of a socket."""
+
+    __slots__ = ("name", "port", "socket", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.name, self.port, self.socket = "", PORT, ""
+        if text.startswith("/"):
+            self.socket = text
+            return
+        self.name, port = host_and_port(text)
+        if self.name.strip(NAME):
+            raise ValueError(f"{text}: is no name of a host")
+        if port:
+            if not (port.isdecimal() and port.isascii() and 0 < int(port[:6]) < 65536):
+                raise ValueError(f"{text}: there is no port {port!r}")
+            self.port = int(port)
+            if self.name == "localhost":
+                self.name = "127.0.0.1"  # "localhost" is a socket to the library, whatever the port
+
+    def arguments(self, tls: Tls | None) -> dict[str, Any]:
+        """How mysqlclient is told. With `tls`, what crosses a network is encrypted; a socket
+        crosses none. Raises ValueError where systemd has not given a file."""
+        if self.socket:
+            return {"unix_socket": self.socket}
+        place: dict[str, Any] = {"host": self.name, "port": self.port}
+        if tls is not None and self.name != "localhost":
+            place |= tls.arguments()
+        return place
+
+
+def hosts(text: str) -> list[Host]:
+    """One or more `host`, `host:port` or `/path/of/a/socket`, separated by spaces."""
+    if not text:
+        raise ValueError("needs at least one host")
+    words = text.split()
+    if len(words) > MAX_HOSTS:
+        raise ValueError(f"must be at most {MAX_HOSTS} hosts")
+    return [Host(word) for word in words]
+
+
+class Database:
+    """The database `name` on the first of `hosts` that answers."""
+
+    def __init__(
+        self,
+        hosts: list[Host],
+        name: str,
+        username: Secret,
+        password: Secret | PasswordFile | None,
+        tls: Tls | None,
+    ) -> None:
+        self.hosts = Hosts([host.text for host in hosts])
+        self._hosts = hosts
+        self._name = name
+        self._username = username
+        self._password = password
+        self._tls = tls
+
+    def ask(self, work: Callable[[Any], T]) -> T:
+        """What `work` gives for a connection to the first host with which it can be done.
+
+        Raises `Unanswered`, and what `work` raises; OSError where the configuration file cannot be
+        read any more.
+        """
+        username, password = self._secrets()
+        problems: list[tuple[Host, Exception | str]] = []
+        for number, host in enumerate(self._hosts):
+            if number in self.hosts.silent:
+                problems.append((host, "has not answered, and is tried again every few seconds"))
+                continue
+            problem, done = self._ask_one(number, username, password, work)
+            if problem is None:
+                return done[0]
+            problems.append((host, problem))
+        # Only now: to look at what a broken server has said may be the end of this process.
+        raise Unanswered("; ".join(f"{host.text}: {_reason(e, username)}" for host, e in problems))
+
+    def try_host(self, number: int) -> None:
+        """Connect to a host, and note whether it answers."""
+        try:
+            self._ask_one(number, *self._secrets(), lambda connection: None)
+        except (Unanswered, OSError):
+            pass  # then no login is possible anyway, and says why
+
+    def _secrets(self) -> tuple[str, str]:
+        """User name and password. Raises `Unanswered`."""
+        try:
+            username = self._username.read()
+            password = "" if self._password is None else self._password.read()
+        except KeyError:
+            raise Unanswered("user name or password is in the configuration no more") from None
+        except Unusable as error:
+            raise Unanswered(str(error)) from None
+        if not username:
+            raise Unanswered("no user name")  # the library would take that of the system's user
+        return username, password
+
+    def _ask_one(
+        self, number: int, username: str, password: str, work: Callable[[Any], T]
+    ) -> tuple[Exception | str | None, list[T]]:
+        """What went wrong with one host, or what `work` gives for it."""
+        import MySQLdb
+
+        from tpop3d.auth import isolation
+
+        host = self._hosts[number]
+        # Whoever is cut off tells nobody which host that was.
+        limit = min(CONNECT_SECONDS + LAST_WORD, isolation.seconds_left() - LAST_WORD)
+        if limit <= 0:
+            return "there was no time left to ask it", []
+        isolation.note(host.text)
+        began = monotonic()
+        try:
+            connection = self._connect(host, username, password, limit)
+        except (MySQLdb.Error, UnicodeError, Unreached) as error:
+            took = monotonic() - began
+            if _has_answered(error) and took < CONNECT_SECONDS:
+                self.hosts.note(number, is_silent=False)
+            elif took >= min(COSTLY, limit):
+                self.hosts.note(number, is_silent=True)
+            # Else to ask costs nobody anything; but what was silent is not there again by that.
+            return (str(error) if isinstance(error, Unreached) else error), []
+        self.hosts.note(number, is_silent=False)
+        try:
+            try:
+                return None, [work(connection)]
+            finally:
+                connection.close()
+        except (MySQLdb.Error, UnicodeError) as error:
+            return error, []
+
+    def _connect(self, host: Host, username: str, password: str, limit: float) -> Any:
+        """A connection, within `limit` seconds. The library knows no limit for the look-up of a
+        name, and none for all of a connection.
+
+        Raises `Unreached`, UnicodeError, and what the library raises.
+        """
+        import MySQLdb
+
+        try:
+            place = host.arguments(self._tls)
+        except ValueError as error:
+            raise Unreached(str(error)) from None
+        is_old = MySQLdb.version_info < (2,)
+        if "ssl_mode" in place and MySQLdb.version_info < KNOWS_TLS:
+            raise Unreached(NO_TLS)
+        outcome: list[Any] = []
+        is_over = _thread.allocate_lock()
+        is_over.acquire()
+
+        def connect() -> None:
+            try:
+                connection = MySQLdb.connect(
+                    **place,
+                    **({} if is_old else {"multi_statements": False}),
+                    user=username,
+                    password=password,
+                    database=self._name,
+                    charset="utf8mb4",
+                    use_unicode=False,
+                    autocommit=True,
+                    local_infile=0,  # or a server could ask for any file of ours
+                    connect_timeout=CONNECT_SECONDS,
+                    read_timeout=ANSWER_SECONDS,
+                    write_timeout=ANSWER_SECONDS,
+                )
+                if "ssl_mode" in place and not connection.server_capabilities & CLIENT_SSL:
+                    # MariaDB's library takes REQUIRED for a wish.
+                    connection.close()
+                    raise NotWanted("the server offers no TLS")
+                if is_old:
+                    connection.set_server_option(MULTI_STATEMENTS_OFF)
+                outcome.append(connection)
+            except BaseException as error:
+                outcome.append(error)
+            finally:
+                is_over.release()
+
+        _thread.start_new_thread(connect, ())
+        if not is_over.acquire(timeout=limit):
+            what = "" if host.socket else ", the look-up of its name included"
+            raise Unreached(f"no answer in {limit:.0f} seconds{what}")
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+
+def _has_answered(error: Exception) -> bool:
+    """Was there somebody who has said something, whatever it was?"""
+    if isinstance(error, Unreached):
+        return isinstance(error, NotWanted)
+    return error.args[:1] not in [(number,) for number in NOT_REACHED]
+
+
+def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
+    """Run a query with a `%s` for each parameter; returns the cursor."""
+    cursor = connection.cursor()
+    cursor.execute(sql, parameters)
+    return cursor
+
+
+def select(
+    connection: Any, sql: str, parameters: tuple[str, ...] = ()
+) -> tuple[list[tuple[bytes | None, ...]], int]:
+    """The rows of a query, values as octets, and how many columns it has, 0 if it gives no rows.
+
+    Raises `Impossible`.
+    """
+    import MySQLdb
+
+    try:
+        cursor = execute(connection, sql, parameters)
+    except MySQLdb.OperationalError as error:
+        # Columns that do not go together are the administrator's, and fail for each name.
+        if error.args[0] not in ILLEGAL_MIX_OF_COLLATIONS or "".join(parameters).isascii():
+            raise
+        raise Impossible from None
+    rows = [tuple(_octets(value) for value in row) for row in cursor.fetchall()]
+    return rows, len(cursor.description or ())
+
+
+def _octets(value: object) -> bytes | None:
+    return value if value is None or isinstance(value, bytes) else str(value).encode()
+
+
+def _reason(error: Exception | str, username: str) -> str:
+    """What the server or the client library says, without the user name; or what we say."""
+    import re
+
+    if isinstance(error, str):
+        return error
+    if isinstance(error, UnicodeError):
+        return "what it says is not text"
+    number, words = (*error.args, "", "")[:2]
+    shown = re.sub(rf"(?<!\w){re.escape(username)}(?!\w)", "...", str(words))
+    shown = re.sub("'[^']*'@", "'...'@", shown)  # a long one is cut off
+    return f"{shown} ({number})" if shown else f"{type(error).__name__} ({number})"

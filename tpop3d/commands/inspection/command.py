@@ -1,0 +1,82 @@
+"""The option `--inspect`: by which configuration, as whom, and where to it is printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tpop3d import cli
+from tpop3d.commands.inspection import report
+from tpop3d.commands.inspection.mailbox import Settings, look
+from tpop3d.config.directive import size, size_text
+from tpop3d.settings import DIRECTIVES, load
+from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
+
+OK = 0
+NO_GROUP = 65534  # in place of root's, which nobody becomes; the owner needs none
+FAILED = 1  # there is no mailspool to be read, or the configuration has errors
+
+
+def inspect(path: str, file: str, as_json: bool) -> int:
+    """Print what there is to know of the mailspool `path`; returns the exit code."""
+    settings = _settings(file)
+    if isinstance(settings, list):
+        for problem in settings:
+            print(f"tpop3d: {problem}", file=sys.stderr)
+        return FAILED
+    try:
+        return _print(os.path.abspath(path), settings, as_json)
+    except MemoryError:
+        pass  # what has taken it is let go of now
+    use_reserve()
+    print(f"tpop3d: {path}: {OUT_OF_MEMORY}: {size_text(settings.memory)}", file=sys.stderr)
+    return FAILED
+
+
+def _print(path: str, settings: Settings, as_json: bool) -> int:
+    def become_owner(uid: int, gid: int) -> None:
+        _become_owner(uid, gid)
+        limit_memory(settings.memory)
+
+    mailbox = look(path, settings, become_owner)
+    lines = report.as_json(mailbox) if as_json else report.as_text(mailbox)
+    out = sys.stdout
+    if out is None:  # it was closed when we started
+        return FAILED
+    # A terminal that knows ASCII alone gets escapes.
+    out.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        for line in lines:
+            out.write(line + "\n")
+        out.flush()
+    except BrokenPipeError:
+        # `| head`: nobody reads on, and the interpreter's own flush at the end is to fail at once.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return OK if mailbox.listing is not None else FAILED
+
+
+def _settings(file: str) -> Settings | list[str]:
+    """What the configuration says, or its errors. Where there is none in its usual place, or none
+    that we may read, all is by default."""
+    if file == cli.Options.file and not os.access(file, os.R_OK):
+        if os.path.exists(file):
+            print(f"tpop3d: {file} cannot be read; this is by the defaults", file=sys.stderr)
+        memory = size(_default("session-memory"))
+        return Settings(_default("state-directory"), _default("uidl-style"), True, memory)
+    config = load(file)
+    if isinstance(config, list):
+        return config
+    return Settings(
+        config.state_directory, config.uidl_style, config.mailspool_index, config.session_memory
+    )
+
+
+def _default(key: str) -> str:
+    return DIRECTIVES[key].default or ""
+
+
+def _become_owner(uid: int, gid: int) -> None:
+    """Root reads no mail: its owner does, who is who can have put anything into it. Of root's own
+    files root is the owner."""
+    if os.geteuid() == 0 and uid != 0 and (why := become(uid, gid or NO_GROUP)):
+        raise AssertionError(why)

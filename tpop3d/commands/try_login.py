@@ -1,0 +1,377 @@
+"""`tpop3d --test-login USER`: would this user get in, and would the maildrop open?
+
+The switch is walked as for a client, and the maildrop is opened as a session opens it, in a process
+that has become its user; then it is closed again, and nothing is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from time import monotonic
+
+from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Spelling, Verdict
+from tpop3d.auth.switch import Switch, sum_of
+from tpop3d.commands.check_config import in_sandboxes
+from tpop3d.commands.unit_sandbox import Sandboxes
+from tpop3d.config.directive import Unanswered, size_text
+from tpop3d.mailspool.refusal import Refusal
+from tpop3d.mailspool.spool import Spool
+from tpop3d.pop3.authorization import Attempt
+from tpop3d.pop3.commands import MAX_RESPONSE
+from tpop3d.privsep.sandbox import lacking
+from tpop3d.session.choice import EXISTS, Choice, seen
+from tpop3d.session.session import enter, open_chosen, terms_of
+from tpop3d.session.wire import milliseconds
+from tpop3d.settings import Config, load
+from tpop3d.system import logs, signals
+from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
+
+# Exit codes.
+SUCCEEDS = 0
+FAILED = 1  # the configuration has errors, or this was interrupted
+WRONG_USE = 2  # no name, no password, or no address
+REFUSED = 3
+UNDECIDED = 4
+UNOPENED = 5
+UNTRIED = 6
+BARRED = 7  # opened here, but not in a unit: to who asked it is UNOPENED
+RESULTS = {
+    BARRED: "the login succeeds, and the maildrop opens here, but not in the unit",
+    SUCCEEDS: "the login succeeds, and the maildrop opens",
+    REFUSED: "the login is refused",
+    UNDECIDED: "the login cannot be checked",
+    UNOPENED: "the login succeeds, and the maildrop does not open",
+    UNTRIED: "the login succeeds; whether the maildrop opens, only root can try",
+}
+
+
+class Unusable(Exception):
+    """What was given is no login; the text is for people, and holds no password."""
+
+
+def try_login(file: str, user: str, client: str) -> int:
+    """Try a login of `user` by the configuration `file`, as from the address `client` ("": none),
+    and print what comes of it; returns the exit code. The password is read from stdin."""
+    config = load(file)
+    if isinstance(config, list):
+        for problem in config:
+            _complain(problem)
+        return FAILED
+    for warning in config.warnings:
+        _complain(f"warning: {warning}")
+    logs.start(config.log_facility, config.log_level, to_stderr=True)
+    signals.unblock()
+    try:
+        _check(user, client)
+        password, note = _password(user)
+    except Unusable as error:
+        _complain(str(error))
+        return WRONG_USE
+    except KeyboardInterrupt:
+        return FAILED
+    for line in note:
+        _say("password", line)
+    attempt = Attempt("USER", os.fsencode(user), password=password)
+    del password
+    try:
+        status = _try(attempt, client, config, file)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return FAILED
+    return status
+
+
+def _check(user: str, client: str) -> None:
+    if not user:
+        raise Unusable("--test-login: a name is needed")
+    if client:
+        from ipaddress import ip_address
+
+        try:
+            ip_address(client)
+        except ValueError:
+            raise Unusable(f"--from: {client} is no address, as 192.0.2.7 or 2001:db8::7") from None
+
+
+def _password(user: str) -> tuple[bytes, list[str]]:
+    """The password, from the terminal or as the first line of stdin, and what is to say of it."""
+    if sys.stdin is None:
+        raise Unusable("--test-login reads a password from standard input, which is closed")
+    if os.isatty(0):
+        return _from_terminal(f"Password of {logs.printable(os.fsencode(user))}: "), []
+    line = sys.stdin.buffer.readline(MAX_RESPONSE + 1)
+    if not line:
+        raise Unusable("--test-login reads a password from standard input, and there is none")
+    if len(line) > MAX_RESPONSE:
+        raise Unusable("no client can send a password of that length")
+    password = line.removesuffix(b"\n")
+    if password.endswith(b"\r"):
+        return password[:-1], ["its line ends with CR LF; the CR is not taken for a part of it"]
+    return password, []
+
+
+def _from_terminal(prompt: str) -> bytes:
+    """A line that is not shown while it is typed."""
+    import termios
+
+    before = termios.tcgetattr(0)
+    silent = termios.tcgetattr(0)
+    silent[3] &= ~termios.ECHO
+    try:
+        termios.tcsetattr(0, termios.TCSAFLUSH, silent)
+        os.write(2, prompt.encode())
+        line = os.read(0, MAX_RESPONSE)
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        os.write(2, b"\n")
+    if not line:
+        raise Unusable("there is no password")
+    return line.removesuffix(b"\n")
+
+
+def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
+    if os.geteuid() != 0:
+        who = f"tried as uid {os.geteuid()}, not as root"
+        _say("note", f"{who}: what only root can read or open is not tested")
+    is_barred = _describe_connection(client, config)
+    account = _walk(attempt, client, config)
+    if isinstance(account, int):
+        status = account
+    else:
+        _describe(account)
+        sandboxes = Sandboxes()
+        barred = _barred(account, sandboxes, in_sandboxes(config, file, sandboxes))
+        status = _in_a_process(account, config, barred)
+        if status == BARRED and not sandboxes.are_used:
+            status = SUCCEEDS  # those units may be there for nothing
+    result = RESULTS[status]
+    status = UNOPENED if status == BARRED else status
+    if is_barred and not isinstance(account, int):
+        status, result = REFUSED, "the password is good, and is not taken without TLS"
+    _say("result", result)
+    return status
+
+
+def _describe_connection(client: str, config: Config) -> bool:
+    """Say what a client has to do before it can give a password; True: it never can."""
+    if not config.apop_only and (not client or config.takes_plaintext(client)):
+        return False
+    why = "apop-only" if config.apop_only else f"plaintext-logins: {config.plaintext_logins}"
+    offers = [config.tls, *(address.tls for address in config.listen_address)]
+    is_barred = not any(one is not None and one.pairs for one in offers)
+    where = f"from {client} " if client else ""
+    besides = ", and there is no tls-certificate" if is_barred else ""
+    _say("note", f"{where}a password is taken with TLS only ({why}){besides}")
+    return is_barred
+
+
+def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
+    """Ask the switch, and print each answer; returns the account, or the exit code."""
+    switch = Switch(config.drivers, config)
+    if refused := switch.refusal(attempt):
+        _say("no driver", f"is asked: {refused.reason}")
+        return REFUSED
+    others: list[Verdict] = []
+    asked: list[Login] = []
+    started = monotonic()
+    for login, verdict in switch.walk(attempt, _local_domain(config), client):
+        if login not in asked:
+            asked.append(login)
+            _say("name", _name(login))
+        answer = f"{verdict.answer}: {verdict.reason}" if verdict.reason else verdict.answer
+        _say(verdict.driver, f"{answer} ({monotonic() - started:.3f} s)")
+        if verdict.account is not None and verdict.answer == YES:
+            names = list(config.drivers)
+            for name in names[names.index(verdict.driver) + 1 :]:
+                _say(name, "not asked")
+            for name, driver in config.drivers.items():
+                if getattr(driver, "on_login", None) is not None:
+                    _say(name, "wants to know of logins, and is not told of this one")
+            return verdict.account
+        others.append(verdict)
+        started = monotonic()
+    spellings = [one for login in asked for one in login.spellings]
+    _try_spellings(switch, attempt, spellings, client, others, config)
+    return UNDECIDED if sum_of(others).answer == CANNOT_SAY else REFUSED
+
+
+def _try_spellings(
+    switch: Switch,
+    attempt: Attempt,
+    spellings: list[Spelling],
+    client: str,
+    refused: list[Verdict],
+    config: Config,
+) -> None:
+    """Say with which directives the login would be good. Asked is only about names that a driver
+    has said somebody has: each further attempt may be counted by PAM's modules."""
+    for spelling in spellings:
+        told = f"{spelling.words} it would be known: {spelling.directives}"
+        if not any(told in verdict.reason for verdict in refused):
+            continue
+        name = spelling.login.local_part
+        if spelling.login.domain:
+            name += config.domain_separators[0].encode() + spelling.login.domain
+        other = Attempt("USER", name, password=attempt.password)
+        if any(verdict.answer == YES for _, verdict in switch.walk(other, b"", client)):
+            _say("hint", f"{spelling.words} it would be yes: {spelling.directives}")
+            return
+
+
+def _local_domain(config: Config) -> bytes:
+    """The domain that append-domain appends, or would, as at the first address that has one."""
+    named = [address for address in config.listen_address if address.domain]
+    if not named:
+        return b""
+    if config.append_domain and len({address.domain for address in named}) > 1:
+        _say("note", f"append-domain appends what it does at {named[0].host}")
+    return os.fsencode(named[0].domain)
+
+
+def _name(login: Login) -> str:
+    local_part = logs.printable(login.local_part)
+    return f"{local_part}, domain {logs.printable(login.domain)}" if login.domain else local_part
+
+
+def _describe(account: Account) -> None:
+    """Print whose the maildrop is, and where it is looked for."""
+    import pwd
+
+    try:
+        user = pwd.getpwuid(account.uid).pw_name
+    except KeyError:
+        user = _nameless("passwd", account.uid, "who is no user")
+    ids = f"uid {account.uid} ({user}), gid {account.gid} ({_group(account.gid)})"
+    if account.lock_gid is not None:
+        ids += f", for dotlocks gid {account.lock_gid} ({_group(account.lock_gid)})"
+    _say("account", f"{logs.printable(account.name)}: {ids}")
+
+
+def _group(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return _nameless("group", gid, "which is no group")
+
+
+def _nameless(database: str, number: int, what: str) -> str:
+    """Why there is no name for a number."""
+    from tpop3d.config import nsswitch
+
+    try:
+        nsswitch.is_absent(database, number)
+    except Unanswered as error:
+        return f"whose name cannot be looked up: {error}"
+    return f"{what} of this system"
+
+
+def _describe_mailboxes(account: Account, chosen: str) -> None:
+    """Print of each mailbox whether it exists, as its user sees it, who we are by now."""
+    for path, exists in zip(account.mailboxes, seen(account), strict=True):
+        if isinstance(exists, Refusal):
+            text = f"cannot be looked at: {exists.reason}"
+        elif path == chosen:
+            text = "chosen" if exists == EXISTS else "chosen, missing, so it is empty"
+        else:
+            text = exists
+        _say("mailbox", f"{path} ({text})")
+
+
+def _barred(account: Account, sandboxes: Sandboxes, all_else: list[str]) -> dict[str, list[str]]:
+    """For each mailbox, what our units forbid of a session there; `all_else`: wherever it is."""
+    places = [
+        required or os.path.dirname(path)
+        for path, required in zip(account.mailboxes, account.required, strict=True)
+    ]
+    return {
+        path: [*sandboxes.forbid(place, is_written=True), *all_else]
+        for path, place in zip(account.mailboxes, places, strict=True)
+    }
+
+
+def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
+    """Open the maildrop in a process that becomes its user; returns the exit code."""
+    why = cannot_become(account.uid, account.gid, account.lock_gid)
+    if why := why or (lacking() if os.geteuid() == 0 else ""):
+        for path in account.mailboxes:
+            _say("mailbox", f"{path} (not looked at)")
+        _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
+        return UNTRIED if account.uid > 0 and account.gid > 0 else UNOPENED
+    pid = signals.fork()
+    if pid:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return status if status in RESULTS else UNOPENED
+    status = UNOPENED
+    try:
+        status = _open_within_limits(account, config, barred)
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(status)
+
+
+def _open_within_limits(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
+    try:
+        return _open(account, config, barred)
+    except MemoryError:
+        pass  # what has taken it is let go of now
+    use_reserve()
+    _say("maildrop", f"refused: {OUT_OF_MEMORY}: {size_text(config.session_memory)}")
+    return UNOPENED
+
+
+def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
+    """What a session does up to its answer to the login, step by step, and at QUIT; then what of
+    this a session in a unit could not do. Returns the exit code."""
+    started = monotonic()
+    choice, why = enter(account, config)
+    if why:
+        _say("maildrop", f"refused: {why}")
+        return UNOPENED
+    limit_memory(config.session_memory)
+    _describe_mailboxes(account, choice.path if isinstance(choice, Choice) else "")
+    os.umask(0o077)
+    if isinstance(choice, Refusal):
+        spool: Spool | Refusal = choice
+    else:
+        if isinstance(choice.place, str):
+            _say("state", choice.place)
+        spool = open_chosen(choice, account, terms_of(config, _pause, account))
+    if isinstance(spool, Refusal):
+        _say("maildrop", f"refused: {spool.reason} ({monotonic() - started:.3f} s)")
+        return UNOPENED
+    messages, octets = len(spool), sum(spool.octets)
+    seconds = monotonic() - started
+    if spool.warning:
+        _say("warning", spool.warning)
+    if spool.found is not None:
+        _say("journal", spool.found.line)
+    spool.close()
+    plural = "" if messages == 1 else "s"
+    _say("maildrop", f"opens: {messages} message{plural}, {octets} octets ({seconds:.3f} s)")
+    lines = barred.get(choice.path, []) if isinstance(choice, Choice) else []
+    for line in lines:
+        _say("unit", line)
+    return BARRED if lines else SUCCEEDS
+
+
+def _pause(seconds: float) -> bool:
+    """Wait; True when we are told to end."""
+    wakeup, _ = signals.descriptors()
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    return bool(poll.poll(milliseconds(seconds)))
+
+
+def _say(what: str, text: str) -> None:
+    """A line that holds nothing but printable ASCII: paths and reasons may come from anywhere."""
+    line = logs.printable(f"{what:<10}{text}".encode("utf-8", "surrogateescape"), b"\\")
+    os.write(1, line.encode() + b"\n")
+
+
+def _complain(text: str) -> None:
+    print(f"tpop3d: {text}", file=sys.stderr)

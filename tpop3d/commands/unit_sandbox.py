@@ -1,0 +1,177 @@
+"""What the sandboxes of our units (systemd.exec(5)) forbid, as systemd knows them, with drop-ins.
+
+For those who look at a configuration from outside of them: within, it is the kernel that knows (see
+`reasons`).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+
+from tpop3d.privsep.sandbox import NEEDED
+from tpop3d.system.reasons import HOMES
+
+# The services, as one edits them, and what starts them.
+UNITS = {
+    "tpop3d@.service": ("tpop3d.socket",),
+    "tpop3d-tls@.service": ("tpop3d-tls.socket",),
+    "tpop3d-listener.service": (
+        "tpop3d-listener.socket",
+        "tpop3d-listener-tls.socket",
+        "tpop3d-listener.service",
+    ),
+    "tpop3d.service": ("tpop3d.service",),
+}
+BOOTED = "/run/systemd/system"  # sd_booted(3)
+PATIENCE = 10.0  # seconds for systemctl(1)
+# What becomes of a path there; where two settings are about the same one, the later here holds.
+WRITABLE, READ_ONLY, ANOTHER, HIDDEN = range(4)
+ALWAYS_WRITABLE = ("/dev", "/proc", "/sys", *HOMES)  # but for settings of their own
+SYSTEM = {
+    "yes": ("/usr", "/boot", "/efi"),
+    "full": ("/usr", "/boot", "/efi", "/etc"),
+    "strict": ("/",),
+}
+HOME = {"yes": HIDDEN, "read-only": READ_ONLY, "tmpfs": ANOTHER}
+# Settings with paths; of those that mount something, it is the second word.
+LISTS = {
+    "ReadWritePaths": WRITABLE,
+    "BindPaths": WRITABLE,
+    "ReadOnlyPaths": READ_ONLY,
+    "BindReadOnlyPaths": READ_ONLY,
+    "TemporaryFileSystem": ANOTHER,
+    "InaccessiblePaths": HIDDEN,
+}
+PROPERTIES = ("Id", "LoadState", "ActiveState", "UnitFileState", "ProtectSystem", "ProtectHome",
+              "PrivateTmp", "StateDirectory", "CapabilityBoundingSet", *LISTS)  # fmt: skip
+
+
+class Unit:
+    """A service: what it makes of paths, each with the setting that does."""
+
+    def __init__(self, name: str, properties: dict[str, str], is_used: bool) -> None:
+        self.name = name
+        self.is_used = is_used
+        allowed = properties.get("CapabilityBoundingSet", "").upper().split()
+        self.lacking = [name for name in NEEDED if name not in allowed]
+        self._rules: list[tuple[str, int, str]] = []
+        system, home = properties.get("ProtectSystem", ""), properties.get("ProtectHome", "")
+        for path in SYSTEM.get(system, ()):
+            self._add(path, READ_ONLY, f"ProtectSystem={system}")
+        for path in ALWAYS_WRITABLE:
+            self._add(path, WRITABLE, "")
+        for path in HOMES if home in HOME else ():
+            self._add(path, HOME[home], f"ProtectHome={home}")
+        if properties.get("PrivateTmp", "no") != "no":
+            for path in ("/tmp", "/var/tmp"):
+                self._add(path, ANOTHER, "PrivateTmp=yes")
+        for name in properties.get("StateDirectory", "").split():
+            self._add(f"/var/lib/{name}", WRITABLE, "")
+        for setting, effect in LISTS.items():
+            for word in shlex.split(properties.get(setting, "")):
+                path = word.lstrip("-+")
+                parts = path.split(":")
+                if setting.startswith("Bind"):
+                    path = parts[1] if len(parts) > 1 else parts[0]
+                elif setting == "TemporaryFileSystem":
+                    path = parts[0]
+                self._add(path, effect, f"{setting}={path}")
+
+    def _add(self, path: str, effect: int, setting: str) -> None:
+        self._rules.append((os.path.realpath(path), effect, setting))
+
+    def forbids(self, path: str, is_written: bool) -> tuple[int, str]:
+        """What becomes of a path that is to be read, or written to, and by which setting; WRITABLE:
+        nothing is forbidden."""
+        real = f"{os.path.realpath(path).rstrip('/')}/"
+        found = [one for one in self._rules if real.startswith(f"{one[0].rstrip('/')}/")]
+        if not found:
+            return WRITABLE, ""
+        _, effect, setting = max(found, key=lambda one: (len(one[0]), one[1]))
+        if effect == READ_ONLY and not is_written:
+            return WRITABLE, ""
+        return effect, setting
+
+
+class Sandboxes:
+    """Those of the units that are in use, or else of all that are installed; of none where there is
+    no systemd to be asked."""
+
+    def __init__(self, units: list[Unit] | None = None) -> None:
+        known = _known() if units is None else units
+        used = [one for one in known if one.is_used]
+        self.are_used = bool(used)
+        self._units = used or known
+
+    def forbid(self, path: str, is_written: bool) -> list[str]:
+        """What is to be said of a path that the server is to read, or write to: a line for each
+        setting that forbids it."""
+        names: dict[tuple[int, str], list[str]] = {}
+        for unit in self._units:
+            effect, setting = unit.forbids(path, is_written)
+            if effect != WRITABLE:
+                names.setdefault((effect, setting), []).append(unit.name)
+        return [_line(path, *what, units) for what, units in names.items()]
+
+    def lack(self) -> list[str]:
+        """What is to be said of services that have not what root needs: a line for each."""
+        return [
+            f"{unit.name} lacks {', '.join(unit.lacking)} (CapabilityBoundingSet=)"
+            for unit in self._units
+            if unit.lacking
+        ]
+
+
+def _line(path: str, effect: int, setting: str, units: list[str]) -> str:
+    who, each = ", ".join(units), "" if len(units) > 1 else "s"
+    if effect == READ_ONLY and not setting.startswith("ProtectHome="):
+        mend = f"systemctl edit {' '.join(units)}, and there, in [Service]: ReadWritePaths={path}"
+        return f"{who} may not write to {path} ({setting}): {mend}"
+    if effect == READ_ONLY:
+        return f"{who} may not write to {path} ({setting})"
+    if effect == ANOTHER:
+        return f"{who} see{each} something else than {path} ({setting})"
+    return f"{who} do{'es' if each else ''} not see {path} ({setting})"
+
+
+def _known() -> list[Unit]:
+    """Our services that systemd has; none where there is no systemd, or it does not answer."""
+    program = shutil.which("systemctl")
+    if program is None or not os.path.isdir(BOOTED):
+        return []
+    # Of a template only an instance has settings.
+    asked = {name.replace("@.", "@check."): name for name in UNITS}
+    starters = [one for names in UNITS.values() for one in names]
+    try:
+        done = subprocess.run(
+            [program, "show", f"--property={','.join(PROPERTIES)}", *asked, *starters],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    answer = os.fsdecode(done.stdout)
+    blocks = [_properties(block) for block in answer.split("\n\n")]
+    all_of = {one["Id"]: one for one in blocks if one.get("LoadState") == "loaded" and "Id" in one}
+    return [
+        Unit(name, all_of[unit], any(_is_used(all_of.get(one, {})) for one in UNITS[name]))
+        for unit, name in asked.items()
+        if unit in all_of
+    ]
+
+
+def _properties(block: str) -> dict[str, str]:
+    pairs = [line.partition("=") for line in block.splitlines()]
+    return {key: value for key, _, value in pairs}
+
+
+def _is_used(properties: dict[str, str]) -> bool:
+    """Is a unit started at boot, or was it by hand?"""
+    return properties.get("UnitFileState", "").startswith("enabled") or (
+        properties.get("ActiveState") in ("active", "activating", "reloading")
+    )

@@ -1,0 +1,56 @@
+"""A password of the server's own, alone in a file: read when it is needed, and kept nowhere."""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d.config.addresses import located
+
+MAX_PASSWORD = 4096  # octets, more than any database takes
+
+
+class Unusable(Exception):
+    """There is no password to be had: the text says which file, and why. It quotes none of it."""
+
+
+class NotGiven(Unusable):
+    """A file that systemd would have given, and we were not started by systemd."""
+
+
+class PasswordFile:
+    """An absolute path, or `$CREDENTIALS_DIRECTORY/NAME` (systemd.exec(5))."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self) -> str:
+        """The password as it stands in the file now, without the newline at its end.
+
+        Raises `Unusable`. From here on it is in this process's memory.
+        """
+        try:
+            path = located(self._path)
+        except ValueError as error:
+            raise NotGiven(str(error)) from None
+        try:
+            # Whoever opens a pipe would wait for somebody to write to it.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            try:
+                is_open_to_all = os.fstat(fd).st_mode & 0o004
+                octets = os.read(fd, MAX_PASSWORD + 1)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            from tpop3d.system import reasons
+
+            raise Unusable(f"{path}: {reasons.why(error)}") from None
+        if is_open_to_all:
+            raise Unusable(f"{path}: every user can read this password: chmod o-r {path}")
+        password = octets.removesuffix(b"\n").removesuffix(b"\r")
+        if not password:
+            raise Unusable(f"{path}: holds no password")
+        if len(octets) > MAX_PASSWORD or b"\n" in password or b"\0" in password:
+            raise Unusable(f"{path}: must hold one line, the password, and nothing else")
+        return os.fsdecode(password)

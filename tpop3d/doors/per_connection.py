@@ -1,0 +1,363 @@
+"""One connection in this process: what the inetd door, and a connected socket from systemd, do.
+
+The process forks a gatekeeper, which speaks with the client until somebody is let in, and is
+itself the monitor. After a good login the gatekeeper is ended, and the monitor becomes the
+mailbox's user and the session. With TLS there is a relay, too, which stays to the end.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+import select
+import stat
+from time import monotonic
+
+from tpop3d.auth.driver import YES
+from tpop3d.config.addresses import IMMEDIATE
+from tpop3d.doors import inetd
+from tpop3d.pop3 import replies
+from tpop3d.privsep import channel as channels
+from tpop3d.privsep import gatekeeper
+from tpop3d.privsep.channel import Asked, Channel, Ending, Line, Order, TlsWanted, Violation
+from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
+from tpop3d.session.wire import ERROR, LINGER_TIMES, SIGNAL, Wire, milliseconds
+from tpop3d.system import logs, signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.config.addresses import Tls
+    from tpop3d.settings import Config
+    from tpop3d.system.privileges import Cell
+    from tpop3d.tls.relay_process import RelayProcess
+
+
+MAX_TRANSCRIPT = 1 << 20  # octets of AUTHORIZATION, where stdout is a file
+
+
+class _Ended(Exception):
+    """The connection ended before anybody was let in; `how` is "" where that is logged."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class _Died(Exception):
+    """The gatekeeper has ended too early; what it died of is logged when it is buried."""
+
+
+def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None:
+    """Serve the connection on two descriptors, which may be one and the same."""
+    if stat.S_ISREG(os.fstat(fd_out).st_mode):
+        cell.file_size = MAX_TRANSCRIPT
+    signals.unblock()
+    found = None  # where it is not the connection's own
+    if config.proxy_protocol_from is not None:
+        from tpop3d.proxy import origin
+
+        if origin.is_from_balancer(config, fd_in):
+            found = origin.await_origin(config, fd_in)
+            if found is None:
+                return
+    pid, channel = gatekeeper.start(cell)
+    wakeup = signals.catch()
+    wire = Wire(fd_in, fd_out, wakeup)
+    wire.keep_alive()
+    client, local = found or (wire.peer(), wire.local())
+    monitor = Monitor(config, client, local, tls)
+    wire.close()
+    one = _Connection(config, cell, (fd_in, fd_out), monitor, wakeup)
+    summary = monitor.summary
+    try:
+        if tls.mode == IMMEDIATE:
+            one.start_relay()
+            _import_rest()
+            one.begin_tls()
+        _give_order(channel, Order(one.fds, monitor.policy, monitor.seconds_left))
+        _import_rest()
+        request = one.admitted(channel)
+    except _Ended as ended:
+        _end(pid)
+        one.hang_up()
+        if ended.how:
+            summary.log_end(ended.how)
+        return
+    except Violation as violation:
+        log_violation(summary.client, pid, violation)
+        _end(pid)
+        one.hang_up()
+        summary.log_end(ERROR)
+        return
+    except Exception as error:
+        # Trouble of the machine, or a bug. Nobody has attacked, and the client is to come again.
+        if isinstance(error, _Died):
+            one.log_last_words(channel)
+        else:
+            logs.error(f"internal error: {logs.describe(error)}")
+        _end(pid, isinstance(error, _Died))
+        one.apologize()
+        one.hang_up()
+        summary.log_end(ERROR)
+        return
+    # Whatever the gatekeeper was up to: from here on the connection is the session's alone.
+    _end(pid)
+    channel.close()
+    account = monitor.verdict.account
+    assert account is not None
+    from tpop3d.session import session
+
+    session.serve(one.fds, request.pending, wakeup, account, monitor.policy, config, summary)
+    one.hang_up()
+
+
+def _import_rest() -> None:
+    """What is needed from the login on, while others work: a session may not be able to read these
+    files any more."""
+    from tpop3d.session import session  # isort: skip  # noqa: F401
+    from tpop3d.auth import isolation  # noqa: F401
+
+    logs.prepare()
+
+
+class _Connection:
+    """The connection: `fds` are the client's, or a socket that leads to the relay."""
+
+    def __init__(
+        self, config: Config, cell: Cell, fds: tuple[int, int], monitor: Monitor, wakeup: int
+    ) -> None:
+        self.fds = fds
+        self._config = config
+        self._cell = cell
+        self._monitor = monitor
+        self._wakeup = wakeup
+        self._deadline = monitor.summary.started + config.login_seconds + GRACE
+        self._relay: RelayProcess | None = None
+        self._has_no_relay = False  # and is to have none
+        self._is_readable = monitor.tls.mode != IMMEDIATE  # what we say is what the client reads
+
+    def apologize(self) -> None:
+        """Tell the client, if it can be told at once, that this is not its fault."""
+        if self._is_readable:
+            inetd.say(self.fds[1], replies.INTERNAL_ERROR)
+
+    def hang_up(self) -> None:
+        """Close it; where there is a relay, wait until the client has what was sent."""
+        for fd in set(self.fds):
+            os.close(fd)
+        if self._relay is None:
+            return
+        if not self._monitor.summary.tls:
+            self._relay.kill()  # with a handshake that nobody waits for any more
+            return
+        most = LINGER_TIMES * self._config.timeout_seconds + GRACE
+        if broken := self._relay.await_end(self._wakeup, most):
+            self._monitor.log_failed_tls(broken)
+
+    def admitted(self, channel: Channel) -> Asked:
+        """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""
+        monitor = self._monitor
+        while True:
+            message = self._receive(channel)
+            if message is None:
+                raise _Died
+            if isinstance(message, Line):
+                monitor.log(message)
+                continue
+            if isinstance(message, TlsWanted):
+                monitor.check_tls(message)
+                self._change_to_tls(channel)
+                continue
+            monitor.count(message)
+            if isinstance(message, Ending):
+                raise _Ended(message.how or ERROR)
+            if self._try_login(channel, message):
+                return message
+
+    def log_last_words(self, channel: Channel) -> None:
+        """What a gatekeeper that has died said last is what it died of."""
+        try:
+            while isinstance(message := channel.receive(), Line):
+                self._monitor.log(message)
+        except (Violation, OSError):
+            pass
+
+    def _try_login(self, channel: Channel, request: Asked) -> bool:
+        """Decide about an attempt, and answer it if it is refused."""
+        monitor = self._monitor
+        monitor.check(request)
+        answered = monotonic() + self._config.auth_failure_delay_seconds
+        try:
+            verdict = monitor.decide(request)
+        except signals.Interrupted:
+            raise _Ended(SIGNAL) from None
+        code = monitor.answer(verdict.answer)
+        if verdict.answer == YES:
+            return True
+        self._hold_back(answered)
+        channel.give_verdict(code)
+        # The time that this took was not the gatekeeper's.
+        self._deadline = max(self._deadline, monotonic() + GRACE)
+        return False
+
+    def _hold_back(self, until: float) -> None:
+        """Let time pass before a refusal: guessing costs time, the same whatever was guessed."""
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        if poll.poll(milliseconds(until - monotonic())):
+            raise _Ended(SIGNAL)
+
+    def _receive(self, channel: Channel) -> Asked | TlsWanted | Ending | Line | None:
+        """The gatekeeper's next message."""
+        self._await(channel.fileno(), "gatekeeper")
+        return channel.receive()
+
+    def _await(self, fd: int, who: str) -> None:
+        """Wait until a process of ours says something."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        ready = dict(poll.poll(milliseconds(self._deadline - monotonic())))
+        if self._wakeup in ready:
+            raise _Ended(SIGNAL)
+        if not ready and who == "relay":
+            self._fail_to_relay("the relay does not answer")
+            raise _Ended("")
+        if not ready:
+            raise Violation("the gatekeeper does not answer")
+
+    # TLS
+
+    def start_relay(self) -> None:
+        """Fork a relay; it reads its certificates by itself."""
+        from tpop3d.tls import relay_process
+
+        config, pairs = self._config, self._monitor.tls.pairs
+        settings = config.tls_min_version, config.tls_ciphers
+        try:
+            if not self._has_no_relay:
+                self._relay = relay_process.start(self._cell, pairs, *settings)
+        except OSError as error:
+            logs.error(f"no further process: {error.strerror}")
+
+    def begin_tls(self) -> None:
+        """Let the relay speak with the client from now on. Raises `_Ended` and `Violation`."""
+        from tpop3d.tls import relay_channel
+
+        if not self._relay_is_ready():
+            raise _Ended("")
+        assert self._relay is not None
+        channel = self._relay.channel
+        ours, theirs = _socket.socketpair()
+        fds, seconds = (*self.fds, theirs.fileno()), self._monitor.seconds_left
+        order = relay_channel.RelayOrder(fds, 0, seconds, self._config.timeout_seconds)
+        message = None
+        try:
+            channel.give_order(order)
+            self._let_go(ours.detach())
+            theirs.close()
+            self._await(channel.fileno(), "relay")
+            message = channel.receive()
+            channel.give_no_more()  # the session has nothing to say to it
+        except ConnectionError:
+            pass  # it has died
+        if isinstance(message, relay_channel.Secured):
+            self._monitor.secure(message)
+            self._is_readable = True
+            return
+        failed = message if isinstance(message, relay_channel.Failed) else None
+        if failed is not None and failed.reason == SIGNAL:
+            raise _Ended(SIGNAL)
+        if failed is not None:
+            self._monitor.log_failed_tls(failed)
+        else:
+            self._fail_to_relay(_why(message))
+        raise _Ended("")
+
+    def _fail_to_relay(self, why: str) -> None:
+        """Say what is wrong with the relay, which is not the client's doing."""
+        from tpop3d.tls.relay_channel import Failed
+
+        self._monitor.log_failed_tls(Failed(why, is_ours=True))
+
+    def _let_go(self, inner: int) -> None:
+        """Speak on `inner` from now on. Whoever has noted the client's descriptors must not find
+        anything else there."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in set(self.fds):
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
+        self.fds = inner, inner
+
+    def _relay_is_ready(self) -> bool:
+        """Wait until the relay has its certificates; one that has not is no relay any more."""
+        from tpop3d.tls import relay_channel
+
+        relay = self._relay
+        if relay is None or relay.is_ready:
+            return relay is not None
+        self._await(relay.channel.fileno(), "relay")
+        message = relay.channel.receive()
+        relay.is_ready = isinstance(message, relay_channel.Ready)
+        if not relay.is_ready:
+            logs.error(f"tls: {_why(message)}")
+            relay.kill()
+            self._relay = None
+            self._has_no_relay = True
+        return relay.is_ready
+
+    def _change_to_tls(self, channel: Channel) -> None:
+        """Have the gatekeeper let go of the connection, and TLS begin on it."""
+        self.start_relay()
+        if not self._relay_is_ready():
+            channel.give_verdict(channels.NO_TLS)
+            return
+        self._is_readable = False
+        channel.give_verdict(channels.BEGIN_TLS)
+        message = self._receive(channel)
+        while isinstance(message, Line):
+            self._monitor.log(message)
+            message = self._receive(channel)
+        if message is None:
+            raise _Died
+        if not isinstance(message, Ending):
+            raise Violation("no end before TLS")
+        self._monitor.count(message)
+        if message.how != channels.STLS:
+            raise _Ended(message.how or ERROR)
+        self.begin_tls()
+        policy, seconds = self._monitor.policy, self._monitor.seconds_left
+        _give_order(channel, Order(self.fds, policy, seconds, greets=False))
+
+
+def _why(message: object) -> str:
+    """What a relay says that is none, or does not say."""
+    from tpop3d.tls.relay_channel import Failed
+
+    return message.reason if isinstance(message, Failed) else "the relay has died"
+
+
+def _give_order(channel: Channel, order: Order) -> None:
+    """Hand the connection to the gatekeeper."""
+    try:
+        channel.give_order(order)
+    except ConnectionError:
+        raise _Died from None
+
+
+def _end(pid: int, is_dying: bool = False) -> None:
+    """End the gatekeeper, and see that it has ended. One that is dying already, as its channel
+    tells, has its status from that; it is told."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        os.kill(pid, _signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if not is_dying:
+            return
+    if os.WIFSIGNALED(status):
+        logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
+    elif os.WEXITSTATUS(status) == gatekeeper.UNCONFINED:
+        pass  # it has said why
+    elif os.WEXITSTATUS(status) or is_dying:
+        logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")

@@ -1,0 +1,126 @@
+"""The listener's connections that wait for the header of a balancer."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from tpop3d.listener.connection import turn_away
+from tpop3d.listener.limits import NOBODY, Seldom, source_of
+from tpop3d.proxy.origin import Reading, Refused, origin, seconds_for_header
+from tpop3d.system import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+
+    from tpop3d.config.addresses import Tls
+    from tpop3d.listener.event_loop import Loop
+    from tpop3d.listener.limits import Limits
+    from tpop3d.proxy.header import Header
+    from tpop3d.settings import Config
+
+    Serve = Callable[[_socket.socket, str, tuple[str, int], Tls], None]
+
+
+class Waiting:
+    """One of them: where it comes from, where to, and how long it may wait."""
+
+    __slots__ = ("connection", "deadline", "local", "peer", "reading", "tls")
+
+    def __init__(
+        self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls
+    ) -> None:
+        self.connection = connection
+        self.peer = peer
+        self.local = local
+        self.tls = tls
+        self.reading = Reading(connection)
+        self.deadline = 0.0  # a moment of monotonic()
+
+
+class Awaited:
+    """All of them. Each has a place of `max-children`, and none of a source: who that is the
+    header says. `serve` is called when it has, with the client's addresses."""
+
+    def __init__(self, config: Config, loop: Loop, limits: Limits, serve: Serve) -> None:
+        self._config = config
+        self._loop = loop
+        self._limits = limits
+        self._serve = serve
+        self._seldom = Seldom()
+        self._waiting: set[Waiting] = set()
+        self._alarm = 0.0  # the earliest moment at which `_expire` is called; 0: it is not
+
+    def change(self, config: Config) -> None:
+        """Go by another configuration from now on; who waits, waits on."""
+        self._config = config
+
+    def is_from_balancer(self, peer: str) -> bool:
+        """Does a connection from this address begin with a header?"""
+        networks = self._config.proxy_protocol_from
+        return networks is not None and peer in networks
+
+    def take(self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls) -> None:
+        """Have a connection wait, unless its header is there already."""
+        one = Waiting(connection, peer, local, tls)
+        found = one.reading.read()
+        if found is not None:
+            self._settle(one, found)
+            return
+        if refused := self._limits.refuse(NOBODY):
+            if line := self._limits.line(peer, refused):
+                logs.warning(line)
+            turn_away(connection, tls)
+            return
+        self._limits.add(NOBODY)
+        self._waiting.add(one)
+        one.deadline = monotonic() + seconds_for_header(self._config)
+        self._loop.watch(connection.fileno(), lambda: self._read(one))
+        self._call_expire(one.deadline)
+
+    def drop_all(self) -> None:
+        """End all that wait."""
+        for one in list(self._waiting):
+            self._forget(one)
+            one.connection.close()
+
+    def _read(self, one: Waiting) -> None:
+        """More of a header has come, or an end."""
+        found = one.reading.read()
+        if found is not None:
+            self._forget(one)
+            self._settle(one, found)
+
+    def _settle(self, one: Waiting, found: Header | Refused) -> None:
+        """A header has been read, or is never to be."""
+        if isinstance(found, Refused):
+            key = f"{source_of(one.peer)} {found.what}"
+            if not found.is_news or self._seldom.may(key):
+                found.log(one.peer)
+            one.connection.close()
+        else:
+            self._serve(one.connection, *origin(found, one.peer, one.local), one.tls)
+
+    def _forget(self, one: Waiting) -> None:
+        """It waits no more."""
+        self._waiting.discard(one)
+        self._limits.remove(NOBODY)
+        self._loop.forget(one.connection.fileno())
+
+    def _call_expire(self, moment: float) -> None:
+        """Have `_expire` called at a moment, if not before."""
+        if not self._alarm or moment < self._alarm:
+            self._alarm = moment
+            self._loop.after(moment - monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        """End those whose time is over."""
+        now = monotonic()
+        if self._alarm <= now:
+            self._alarm = 0.0
+        for one in [one for one in self._waiting if one.deadline <= now]:
+            self._forget(one)
+            self._settle(one, one.reading.give_up("timeout"))
+        if self._waiting:
+            self._call_expire(min(one.deadline for one in self._waiting))

@@ -1,0 +1,161 @@
+"""The listener's gatekeepers: forked ahead, waiting for connections."""
+
+from __future__ import annotations
+
+import _signal
+import os
+
+from tpop3d.listener.connection import Gatekeeper
+from tpop3d.privsep import gatekeeper
+from tpop3d.system import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpop3d.listener.event_loop import Loop
+    from tpop3d.system.privileges import Cell
+
+LEAST = 2  # gatekeepers that wait, so that a greeting needs no fork; with fewer there will be
+SPARES = 4
+MOST = 8  # that go on waiting when many have come back
+RETRY = 0.1  # seconds until forking is tried again, at first
+MAX_RETRY = 5.0  # and after gatekeeper upon gatekeeper has died at once
+
+
+class Pool:
+    """All gatekeepers, by pid; those that wait are spares.
+
+    `room` says how many connections could come; `hear` is called with a gatekeeper that has said
+    something; `complain` logs what may last.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        connections: int,
+        loop: Loop,
+        room: Callable[[], int],
+        hear: Callable[[Gatekeeper], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self.all: dict[int, Gatekeeper] = {}
+        self._cell = cell
+        self._connections = connections  # that one gatekeeper may serve
+        self._loop = loop
+        self._room = room
+        self._hear = hear
+        self._complain = complain
+        self._generation = 0
+        self._spares: list[Gatekeeper] = []
+        self._retry = RETRY  # seconds until the next try where one has failed
+        self._is_to_fill = False
+
+    def renew(self, cell: Cell, connections: int) -> None:
+        """Another configuration: those that wait are ended; those that are busy are not used
+        again."""
+        self._cell = cell
+        self._connections = connections
+        self._generation += 1
+        self.drop_spares()
+
+    def fill(self, at_least: int = 0) -> None:
+        """Have gatekeepers wait if there are few, but no more than could get a connection."""
+        wanted = max(at_least, self._room())
+        if len(self._spares) >= min(wanted, LEAST):
+            return
+        try:
+            for _ in range(min(wanted, SPARES) - len(self._spares)):
+                made = Gatekeeper(*gatekeeper.start(self._cell), self._generation)
+                self.all[made.pid] = made
+                self._spares.append(made)
+                self._loop.watch(made.channel.fileno(), self._hearing(made))
+        except OSError as error:
+            self._complain(f"no further gatekeeper: {error.strerror}")
+            self._fill_later(self._retry)
+
+    def _hearing(self, one: Gatekeeper) -> Callable[[], None]:
+        return lambda: self._hear(one)
+
+    def _fill_later(self, seconds: float) -> None:
+        """Once, however often it is asked for."""
+        if not self._is_to_fill:
+            self._is_to_fill = True
+            self._loop.after(seconds, self._fill_now)
+
+    def _fill_now(self) -> None:
+        self._is_to_fill = False
+        self.fill()
+
+    def take(self) -> Gatekeeper | None:
+        """A gatekeeper that waits, or None where there can be none."""
+        if not self._spares:
+            self.fill(at_least=1)
+        return self._spares.pop() if self._spares else None
+
+    def give_back(self, one: Gatekeeper) -> None:
+        """A gatekeeper has finished with a connection."""
+        one.served = None
+        one.connections += 1
+        self._retry = RETRY
+        worn = one.connections >= self._connections or one.generation != self._generation
+        if worn or len(self._spares) >= MOST:
+            self.drop(one)
+        else:
+            self._spares.append(one)
+
+    def drop(self, one: Gatekeeper) -> None:
+        """End a gatekeeper, whatever it is doing. Its death is noticed later, and not logged."""
+        one.is_dropped = True
+        self._loop.forget(one.channel.fileno())
+        self.kill(one)
+
+    def kill(self, one: Gatekeeper) -> None:
+        """End a gatekeeper, if it has not ended by itself; what ended it is logged."""
+        if one in self._spares:
+            self._spares.remove(one)
+        if self.all.get(one.pid) is not one:
+            return
+        try:
+            os.kill(one.pid, _signal.SIGKILL)
+        except OSError as error:
+            # What has let us begin has taken that away since: a security module, say.
+            self._complain(f"gatekeeper {one.pid} cannot be ended: {error.strerror}")
+            self._loop.forget(one.channel.fileno())
+            one.channel.close()  # one that is well ends by that
+
+    def drop_spares(self) -> None:
+        """End those that wait."""
+        for one in list(self._spares):
+            self.drop(one)
+
+    def drop_all(self) -> None:
+        """End all."""
+        for one in list(self.all.values()):
+            self.drop(one)
+
+    def bury(self, pid: int, status: int) -> Gatekeeper | None:
+        """A process has ended: if it was a gatekeeper, it is one no longer, and is returned."""
+        one = self.all.pop(pid, None)
+        if one is None:
+            return None
+        if one in self._spares:
+            self._spares.remove(one)
+        self._loop.forget(one.channel.fileno())
+        one.channel.close()
+        self._log_death(one, status)
+        self._fill_later(0 if one.connections or one.served else self._retry)
+        return one
+
+    def _log_death(self, one: Gatekeeper, status: int) -> None:
+        """Say what a gatekeeper has died of, unless we have ended it."""
+        pid = one.pid
+        if one.is_dropped:
+            return
+        if os.WIFSIGNALED(status):
+            logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
+        elif os.WEXITSTATUS(status) not in (0, gatekeeper.UNCONFINED):
+            logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
+        if not one.connections and one.served is None:
+            # One that dies at once would be replaced by another that dies at once.
+            self._retry = min(2 * self._retry, MAX_RETRY)

@@ -1,0 +1,145 @@
+"""What the listener remembers of hosts that drivers ask: those that do not answer are not asked by
+each login, but by a process of their own, now and then.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+from errno import EAGAIN
+
+from tpop3d.auth import isolation
+from tpop3d.auth.hosts import REPORT
+from tpop3d.system import logs, signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from tpop3d.auth.driver import Driver
+    from tpop3d.auth.hosts import Hosts
+    from tpop3d.listener.event_loop import Loop
+
+RETRY = 5.0  # seconds until a silent host is tried again
+MOST = 60.0  # seconds that a trial may take; a driver has limits of its own
+REPORTS = 64  # read before anything else is looked at
+
+
+class SilentHosts:
+    """Those of the drivers of one configuration. `known` are those of the one before."""
+
+    def __init__(
+        self,
+        drivers: Mapping[str, Driver],
+        loop: Loop,
+        complain: Callable[[str], None],
+        known: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        self._loop = loop
+        self._complain = complain
+        self._by_number: list[tuple[str, Any, Hosts]] = []
+        self._trials: dict[int, tuple[int, int]] = {}  # driver and host by pid
+        self._is_to_try = False
+        self._fds: tuple[int, ...] = ()  # where we read, and where processes write
+        for name, driver in drivers.items():
+            if (hosts := getattr(driver, "hosts", None)) is not None:
+                self._by_number.append((name, driver, hosts))
+        if not self._by_number:
+            return
+        ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        for end in ends:
+            end.setblocking(False)
+        self._fds = ends[0].detach(), ends[1].detach()
+        loop.watch(self._fds[0], self._hear)
+        for number, (_, _, hosts) in enumerate(self._by_number):
+            hosts.report_to(self._fds[1], number)
+        for name, _, hosts in self._by_number:
+            hosts.silent.update(n for n, host in enumerate(hosts.names) if (name, host) in known)
+        if self.known():
+            self._try_later()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a login attempt needs for its reports; nobody else is to have it."""
+        return self._fds[1:]
+
+    def known(self) -> frozenset[tuple[str, str]]:
+        """The silent ones, by their driver's name and their own."""
+        return frozenset(
+            (name, hosts.names[n]) for name, _, hosts in self._by_number for n in hosts.silent
+        )
+
+    def retire(self) -> None:
+        """Take no reports any more, and try no host. Connections that were there before a reload
+        have the drivers of that time: to these no host is silent, and nothing is to be told."""
+        for pid in self._trials:
+            os.kill(pid, _signal.SIGKILL)
+        if self._fds:
+            self._loop.forget(self._fds[0])
+        for fd in self._fds:
+            os.close(fd)
+        for _, _, hosts in self._by_number:
+            hosts.silent.clear()
+            hosts.report_to(-1, 0)
+        self._fds = ()
+        self._by_number = []
+
+    def bury(self, pid: int) -> bool:
+        """A process has ended: was it one that has tried a host?"""
+        return self._trials.pop(pid, None) is not None
+
+    def _hear(self) -> None:
+        """Take reports. Whatever is not of their form is none."""
+        for _ in range(REPORTS):
+            try:
+                message = os.read(self._fds[0], REPORT.size + 1)
+            except OSError as error:
+                if error.errno != EAGAIN:
+                    self._complain(f"reports of hosts: {error.strerror}")
+                return
+            if len(message) != REPORT.size:
+                self._complain("reports of hosts: one is malformed")
+                return
+            driver, host, is_silent = REPORT.unpack(message)
+            if driver < len(self._by_number) and host < len(self._by_number[driver][2].names):
+                self._note(driver, host, is_silent)
+
+    def _note(self, driver: int, host: int, is_silent: bool) -> None:
+        name, _, hosts = self._by_number[driver]
+        if is_silent == (host in hosts.silent):
+            return  # several have found it out
+        if is_silent:
+            hosts.silent.add(host)
+            logs.error(logs.event("host silent", driver=name, host=hosts.names[host]))
+            self._try_later()
+        else:
+            hosts.silent.discard(host)
+            logs.notice(logs.event("host answers", driver=name, host=hosts.names[host]))
+
+    def _try_later(self) -> None:
+        """Once, however often it is asked for."""
+        if not self._is_to_try:
+            self._is_to_try = True
+            self._loop.after(RETRY, self._try)
+
+    def _try(self) -> None:
+        """Try each silent host that nobody tries now."""
+        self._is_to_try = False
+        for number, (_, driver, hosts) in enumerate(self._by_number):
+            for host in hosts.silent:
+                if (number, host) not in self._trials.values():
+                    self._start_trial(number, driver, host)
+            if hosts.silent:
+                self._try_later()
+
+    def _start_trial(self, number: int, driver: Any, host: int) -> None:
+        try:
+            pid = signals.fork()
+        except OSError as error:
+            self._complain(f"no further process: {error.strerror}")
+            return
+        if not pid:
+            isolation.serve(lambda: driver.try_host(host), MOST, self.descriptors)
+        self._trials[pid] = (number, host)

@@ -1,0 +1,310 @@
+"""The listener: accepts connections, keeps the limits, and obeys signals.
+
+What becomes of a connection that it accepts is said in `connections`.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import errno
+import gc
+import os
+from time import monotonic
+
+from tpop3d.auth import registry
+from tpop3d.config.addresses import NONE, PLAIN
+from tpop3d.listener import sd_notify
+from tpop3d.listener.awaiting_header import Awaited
+from tpop3d.listener.connection import turn_away
+from tpop3d.listener.connections import Connections
+from tpop3d.listener.event_loop import Loop
+from tpop3d.listener.limits import provide_descriptors
+from tpop3d.listener.lookups import LookUp, NotAsked, knowing
+from tpop3d.session.wire import keep_alive, name_of, plain
+from tpop3d.system import logs, signals, titles
+from tpop3d.system.files import close_all_but
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpop3d.config.addresses import Tls
+    from tpop3d.listener.lookups import Answers
+    from tpop3d.settings import Config
+    from tpop3d.system.privileges import Cell
+    from tpop3d.tls.keyholder import Keeper
+
+    Sockets = dict[_socket.socket, Tls]  # the listening ones, each with its TLS
+    Changed = tuple[Config, Cell, Sockets, Keeper | None]
+
+TRIES = 3  # of a reload, where the file changes meanwhile
+ACCEPTS = 16  # connections taken before anything else is looked at
+MAX_BACKLOG = 4096  # connections that a socket may hold for us: net.core.somaxconn, listen(2)
+RETRY = 0.1  # seconds until accepting is tried again when descriptors or memory have run out
+IN_PLENTY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what has to be there
+
+
+class Listener:
+    """The listener on some listening sockets, until it is told to stop.
+
+    `keeper` has the private keys for those that have TLS.
+    """
+
+    def __init__(
+        self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None = None
+    ) -> None:
+        self.config = config
+        self._sockets = sockets
+        self._keeper = keeper
+        self._loop = Loop()
+        self._connections = Connections(config, cell, self._loop)
+        self._awaited = Awaited(config, self._loop, self._connections.limits, self._serve)
+        self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
+        self._stopping = False
+        self._total = 0
+        self.reload: Callable[[], Changed | list[str]] = lambda: ["nothing was read"]
+        self._trouble = ""  # why the latest reload has changed nothing, if so
+        self._look_up: LookUp | None = None  # of a reload, while it waits for that
+        self.look_up: Callable[[], None] = lambda: None  # what `reload` looks up by name
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
+        titles.show_name()
+        signals.unblock()
+        signals.spare_from_hangup()
+        early = signals.received()
+        wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
+        os.write(signals.descriptors()[1], early)
+        self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
+        self._provide_descriptors()
+        registry.preload(self.config.drivers.values())
+        gc.collect()
+        gc.freeze()  # what is here now is never garbage, and stays shared with the children
+        self._recover()
+        self._connections.use_keys(self._keeper)
+        self._connections.fill()
+        for one in self._sockets:
+            self._listen(one)
+        sd_notify.notify("READY=1\n" + self._status())
+        if (interval := sd_notify.watchdog_interval()) > 0:
+            self._tell_watchdog(interval)
+        while not (self._stopping and self._connections.are_over() and not self._recovery):
+            self._loop.turn(self._connections.first_deadline())
+            self._connections.expire()
+        self._connections.drop_all()
+
+    def _recover(self) -> None:
+        """Finish what a crash has interrupted, while the first clients come: a session does it for
+        its own mailbox, but others read mailboxes, too."""
+        try:
+            self._recovery = signals.fork()
+        except OSError as error:
+            self._connections.complain(f"no further process: {error.strerror}")
+            return
+        if self._recovery:
+            return
+        try:
+            titles.show(titles.RECOVERY)
+            logs.reopen(lambda log: close_all_but((*signals.descriptors(), *log)))
+            from tpop3d.session.recover_all import recover_all
+
+            recover_all(self.config)
+        except BaseException as error:
+            logs.error(f"internal error: {logs.describe(error)}")
+        finally:
+            os._exit(0)
+
+    def _provide_descriptors(self) -> None:
+        has_tls = any(tls.mode != NONE for tls in self._sockets.values())
+        provide_descriptors(self.config.max_children, has_tls)
+
+    def _status(self) -> str:
+        served = self._connections.served
+        sessions = sum(1 for one in served if one.fd < 0 and one.child > 0)
+        serving = (
+            f"serving {len(served)} of {self.config.max_children} connections,"
+            f" {sessions} logged in; {self._total} so far"
+        )
+        # First, since that is what somebody has to do something about.
+        return f"STATUS={self._trouble and f'reload failed: {self._trouble}; '}{serving}"
+
+    def _tell_watchdog(self, interval: float) -> None:
+        self._loop.after(interval, lambda: self._tell_watchdog(interval))
+        sd_notify.notify("WATCHDOG=1\n" + self._status())
+
+    # Accepting
+
+    def _listen(self, listening: _socket.socket) -> None:
+        if listening.fileno() < 0:
+            return  # closed in the meantime
+
+        def take() -> None:
+            self._accept(listening)
+
+        listening.setblocking(False)
+        self._loop.watch(listening.fileno(), take)
+
+    def _accept(self, listening: _socket.socket) -> bool:
+        """Take what waits, but not too much at once. False: nothing is left to take."""
+        for _ in range(ACCEPTS):
+            try:
+                fd, address = listening._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in IN_PLENTY:
+                    self._connections.complain(f"cannot accept: {error.strerror}")
+                    self._loop.forget(listening.fileno())
+                    self._loop.after(RETRY, lambda: self._listen(listening))
+                    return False
+                continue  # gone before it was taken
+            self._take(_socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
+        return True
+
+    def _take(self, connection: _socket.socket, address: object, tls: Tls) -> None:
+        """Serve a connection, once it is known whose it is."""
+        keep_alive(connection)
+        peer = name_of(connection, "getpeername")[0]
+        if peer == "unknown" and isinstance(address, tuple):
+            peer = plain(address[0])  # it has hung up already
+        local = name_of(connection, "getsockname")
+        if self._awaited.is_from_balancer(peer):
+            self._awaited.take(connection, peer, local, tls)
+        else:
+            self._serve(connection, peer, local, tls)
+
+    def _serve(
+        self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls
+    ) -> None:
+        """Serve a connection, or turn it away."""
+        limits = self._connections.limits
+        if refused := limits.refuse(peer):
+            if line := limits.line(peer, refused):
+                logs.warning(line)
+            turn_away(connection, tls)
+        elif self._connections.serve(connection.fileno(), peer, local, tls):
+            connection.detach()
+            self._total += 1
+            self._connections.fill()
+        else:
+            turn_away(connection, tls)
+
+    def _close(self, listening: _socket.socket) -> None:
+        """Listen there no more. What came before that is served."""
+        for _ in range(MAX_BACKLOG // ACCEPTS):
+            if not self._accept(listening):
+                break
+        self._loop.forget(listening.fileno())
+        # A child that was just forked may still have it, and would let it listen on.
+        listening.shutdown(_socket.SHUT_RDWR)
+        listening.close()
+
+    # Signals
+
+    def _take_signals(self, wakeup: int) -> None:
+        try:
+            numbers = os.read(wakeup, 4096)
+        except BlockingIOError:
+            return
+        self._reap()
+        if _signal.SIGUSR1 in numbers:
+            logs.notice(self._status().removeprefix("STATUS="))
+        if _signal.SIGHUP in numbers and not self._stopping:
+            self._begin_reload()
+        if (_signal.SIGTERM in numbers or _signal.SIGINT in numbers) and not self._stopping:
+            self._stop()
+
+    def _reap(self) -> None:
+        """Take note of every process that has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self._recovery:
+                self._recovery = 0
+                if os.WIFSIGNALED(status):
+                    logs.error(f"recovery was ended by signal {os.WTERMSIG(status)}")
+            else:
+                self._connections.bury(pid, status)
+
+    def _begin_reload(self, tries: int = TRIES) -> None:
+        """Have looked up, by somebody who has no clients, what a reload wants to know by name."""
+        sd_notify.notify(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic() * 1e6)}")
+        if self._look_up is not None:
+            self._look_up.stop()  # the file may be another one now
+        try:
+            self._look_up = LookUp(
+                self._loop, self.look_up, lambda answers: self._reload(answers, tries)
+            )
+        except OSError as error:
+            self._look_up = None
+            self._keep(f"no further process: {error.strerror}")
+            sd_notify.notify("READY=1\n" + self._status())
+
+    def _reload(self, answers: Answers | None, tries: int) -> None:
+        """Read the configuration again, and listen where it says; a bad one changes nothing."""
+        self._look_up = None
+        self._trouble = "internal error, see the log"
+        try:
+            if answers is None:
+                self._keep("the users, groups and hosts of the configuration cannot be looked up")
+            elif isinstance(result := knowing(answers, self.reload), list):
+                self._trouble = sd_notify.summary(result)
+            else:
+                self._change(*result)
+                self._trouble = ""
+                logs.notice("reload: the configuration is read again")
+        except NotAsked:
+            if tries > 1:
+                self._begin_reload(tries - 1)
+            else:
+                self._keep("the configuration changes while it is read")
+        finally:
+            if self._look_up is None:
+                sd_notify.notify("READY=1\n" + self._status())
+
+    def _keep(self, why: str) -> None:
+        """Go on with the configuration that there is."""
+        self._trouble = why
+        logs.error(f"reload: {why}; the configuration is kept as it was")
+
+    def _change(self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None) -> None:
+        gone = {one: tls for one, tls in self._sockets.items() if one not in sockets}
+        new = [one for one in sockets if one not in self._sockets]
+        self.config = config
+        registry.preload(config.drivers.values())
+        # What waits there is served with the keys that there were, as far as these still are.
+        self._sockets = gone | sockets
+        self._provide_descriptors()
+        self._connections.change(config, cell, keeper)
+        self._awaited.change(config)
+        for one in gone:
+            self._close(one)
+        self._sockets = sockets
+        for one in new:
+            self._listen(one)
+
+    def _stop(self) -> None:
+        """Accept nothing more, and let sessions end by themselves for a while."""
+        self._stopping = True
+        if self._look_up is not None:
+            self._look_up.stop()
+        sd_notify.notify("STOPPING=1\nSTATUS=stopping")
+        for one in self._sockets:
+            self._loop.forget(one.fileno())
+            one.close()
+        self._awaited.drop_all()
+        self._connections.stop_filling()
+        if self._recovery:
+            os.kill(self._recovery, _signal.SIGTERM)
+        self._loop.after(self.config.shutdown_seconds, self._end_sessions)
+
+    def _end_sessions(self) -> None:
+        self._connections.end_all()
+        if self._recovery:
+            os.kill(self._recovery, _signal.SIGKILL)
+        self._loop.after(1.0, self._end_sessions)

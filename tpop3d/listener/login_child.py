@@ -1,0 +1,69 @@
+"""The child that the listener forks for a login attempt: it decides, and may become the session."""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d.auth import isolation  # noqa: F401  before the fork
+from tpop3d.auth.driver import CANNOT_SAY, YES
+from tpop3d.privsep import channel as channels
+from tpop3d.session import session
+from tpop3d.system import logs, signals, titles
+from tpop3d.system.files import close_all_but
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.privsep.channel import Asked, Channel
+    from tpop3d.privsep.monitor import Monitor
+    from tpop3d.settings import Config
+
+# What it ends with.
+OVER = 0  # somebody was let in, and the session is over
+REFUSED = 10
+UNDECIDED = 11
+BROKEN = 12  # somebody was let in, and there was no session
+
+
+def start(
+    fd: int,
+    channel: Channel,
+    monitor: Monitor,
+    request: Asked,
+    config: Config,
+    needed: tuple[int, ...],
+) -> int:
+    """Fork the child; returns its pid. Raises OSError where there can be no further process.
+
+    `fd` is the connection, and drivers have the descriptors that are `needed`. `channel` leads to
+    the gatekeeper that asks: it is told of an admission by the child, and of a refusal by whoever
+    called, when the child has ended.
+    """
+    pid = signals.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        titles.show(titles.LOGIN)
+        wakeup, _ = signals.descriptors()
+        keep = (fd, channel.fileno(), *needed, *signals.descriptors())
+        logs.reopen(lambda log: close_all_but((*keep, *log)))
+        verdict = monitor.decide(request)
+        if verdict.answer == YES:
+            channel.give_verdict(channels.ADMITTED)
+            status = BROKEN
+            channel.close()
+            for descriptor in needed:
+                os.close(descriptor)
+            account = verdict.account
+            assert account is not None
+            policy, summary = monitor.policy, monitor.summary
+            session.serve((fd, fd), request.pending, wakeup, account, policy, config, summary)
+            status = OVER
+        else:
+            status = UNDECIDED if verdict.answer == CANNOT_SAY else REFUSED
+    except signals.Interrupted:
+        status = UNDECIDED
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(status)

@@ -1,0 +1,152 @@
+"""What a reload looks up by name, in a process of its own: users, groups, hosts.
+
+Whoever is asked may be on the network, and not answer for minutes. The listener goes on meanwhile,
+and when it reads the configuration again, it knows the answers.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import marshal
+import os
+
+from tpop3d.config import directive
+from tpop3d.config.directive import Unanswered
+from tpop3d.system import logs, signals
+from tpop3d.system.files import close_all_but
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn, TypeVar
+
+    from tpop3d.listener.event_loop import Loop
+
+    Answer = TypeVar("Answer")
+
+PATIENCE = 120.0  # seconds, for all look-ups of a reload
+PIECE = 65536  # octets that are read at a time
+# What a look-up raises, by name; of what is not here the base that is.
+RAISED = {
+    kind.__name__: kind
+    for kind in (Unanswered, ValueError, UnicodeError, _socket.gaierror, OSError)
+}
+
+
+class NotAsked(BaseException):
+    """There is no answer for a name: the other process has not asked for that."""
+
+
+class Answers:
+    """The answers by what was asked, and for which name. Whoever `asks` finds them out; others
+    know them."""
+
+    def __init__(self, known: dict[tuple[str, str], Any] | None = None) -> None:
+        self.asks = known is None
+        self.known = known or {}
+
+    def answer(self, what: str, name: str, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` gives, or raises. Raises `NotAsked`."""
+        if self.asks:
+            self.known[what, name] = _outcome(ask)
+        if (what, name) not in self.known:
+            raise NotAsked
+        raised, values = self.known[what, name]
+        if raised:
+            raise RAISED[raised](*values)
+        answer: Answer = values
+        return answer
+
+
+def _outcome(ask: Callable[[], object]) -> tuple[str, object]:
+    """What was given, behind ""; or else the name of what was raised, and its arguments."""
+    try:
+        return "", ask()
+    except (ValueError, OSError) as error:
+        kind = next(name for name in map(_name_of, type(error).__mro__) if name in RAISED)
+        return kind, () if kind == "UnicodeError" else _plain(error.args)
+
+
+def _name_of(kind: type) -> str:
+    return kind.__name__
+
+
+def _plain(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple(one if isinstance(one, int) else str(one) for one in arguments[:2])
+
+
+def knowing(answers: Answers, act: Callable[[], Answer]) -> Answer:
+    """What `act` gives where nothing is looked up that is known. Raises `NotAsked`."""
+    directive.answers = answers
+    try:
+        return act()
+    finally:
+        directive.answers = None
+
+
+class LookUp:
+    """A process that does `look_up`; `finish` is called with the answers that it was given, or with
+    None where there are none in time. Raises OSError where there can be no further process."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        look_up: Callable[[], None],
+        finish: Callable[[Answers | None], None],
+    ) -> None:
+        self._loop = loop
+        self._finish = finish
+        self._received = b""
+        self._read_end, write_end = os.pipe()
+        try:
+            pid = signals.fork()
+            if not pid:
+                _work(look_up, write_end)
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.close(self._read_end)
+            raise
+        finally:
+            os.close(write_end)
+        loop.watch(self._read_end, self._read)
+        loop.after(PATIENCE, lambda: self._end(None))
+
+    def stop(self) -> None:
+        """End it; nobody is told."""
+        if self._read_end < 0:
+            return
+        self._loop.forget(self._read_end)
+        try:
+            _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended
+        os.close(self._read_end)
+        os.close(self._pidfd)
+        self._read_end = -1
+
+    def _read(self) -> None:
+        if octets := os.read(self._read_end, PIECE):
+            self._received += octets
+        else:
+            self._end(Answers(marshal.loads(self._received)) if self._received else None)
+
+    def _end(self, answers: Answers | None) -> None:
+        if self._read_end >= 0:
+            self.stop()
+            self._finish(answers)
+
+
+def _work(look_up: Callable[[], None], write_end: int) -> NoReturn:
+    """What the process does."""
+    try:
+        logs.reopen(lambda log: close_all_but((write_end, *signals.descriptors(), *log)))
+        directive.answers = answers = Answers()
+        look_up()
+        unwritten = memoryview(marshal.dumps(answers.known))
+        while unwritten:
+            unwritten = unwritten[os.write(write_end, unwritten) :]
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(0)

@@ -1,0 +1,189 @@
+"""The decisions about one connection: who is let in, and what the gatekeeper may ask.
+
+The monitor has all the privileges that the program has, and reads nothing from the client.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic, time_ns
+
+from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Verdict
+from tpop3d.auth.switch import Switch
+from tpop3d.config.addresses import IMMEDIATE, PLAIN, STLS, Unresolved
+from tpop3d.pop3.authorization import Policy
+from tpop3d.privsep import channel as channels
+from tpop3d.privsep.channel import Violation
+from tpop3d.session.summary import Summary
+from tpop3d.system import logs, signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.config.addresses import Tls
+    from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted
+    from tpop3d.settings import Config
+    from tpop3d.tls.relay_channel import Failed, Secured
+
+MAX_FAILED_LOGINS = 3
+MAX_LINES = 2  # of one connection, without those of -v
+MAX_UNDECIDED = 10  # attempts that could not be checked, of one connection
+GRACE = 5.0  # seconds after `login-seconds` in which a gatekeeper has to report the end
+HOST_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
+
+
+class Monitor:
+    """The monitor of one connection, from the address `client`, made at `local`."""
+
+    def __init__(
+        self, config: Config, client: str, local: tuple[str, int], tls: Tls = PLAIN
+    ) -> None:
+        self.summary = Summary(client)
+        self.verdict = Verdict.no("nothing was tried")
+        self._config = config
+        self._local = local
+        self._switch = Switch(config.drivers, config)
+        self._failed = 0
+        self._undecided = 0
+        self._closed = False
+        self._lines = 0
+        self._is_verbose = logs.is_verbose()  # as the gatekeeper is, whatever a reload says
+        self.tls = tls
+        self._octets = (0, 0)  # in and out, before TLS
+        is_open = tls.mode == IMMEDIATE or config.takes_plaintext(client)
+        timestamp = apop_timestamp() if is_open and self._switch.offers_apop() else b""
+        plaintext = is_open and not config.apop_only
+        self.policy = Policy(timestamp, plaintext, stls=tls.mode == STLS)
+        self.summary.needs_tls = not is_open
+
+    @property
+    def patience(self) -> float:
+        """How many seconds a client may take nothing of what there is for it."""
+        return self._config.timeout_seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """How many seconds there are to log in. Negotiating TLS gives nobody more of them."""
+        return max(0.0, self.summary.started + self._config.login_seconds - monotonic())
+
+    def check_tls(self, wanted: TlsWanted) -> None:
+        """TLS is to begin. Raises `Violation` where that cannot be."""
+        if self._closed or not self.policy.stls:
+            raise Violation("TLS that was not offered")
+        self.count(wanted)
+
+    def secure(self, secured: Secured) -> None:
+        """The connection has TLS: nothing is in the clear any more, and nothing else is known of
+        the client than before it said anything."""
+        self.summary.tls, self.summary.cipher = secured.version, secured.cipher
+        self._octets = self.summary.octets_in, self.summary.octets_out
+        self.policy = Policy(self.policy.apop_timestamp, plaintext=True, secured=True)
+
+    def log_failed_tls(self, failed: Failed) -> None:
+        """Say why there is no TLS, or no more of it: where it is not the client's doing, in words
+        that nobody takes for that."""
+        what, log = ("tls trouble", logs.error) if failed.is_ours else ("tls failed", logs.notice)
+        log(logs.event(what, rip=self.summary.client, reason=failed.reason))
+
+    def count(self, told: Asked | TlsWanted | Ending) -> None:
+        """Take the octets that a gatekeeper has counted."""
+        self.summary.octets_in = self._octets[0] + told.octets_in
+        self.summary.octets_out = self._octets[1] + told.octets_out
+
+    def check(self, request: Asked) -> None:
+        """Raises `Violation` for a request that cannot come now."""
+        self.count(request)
+        self.summary.method = request.method
+        if self._closed:
+            raise Violation("an attempt after the last one")
+        if request.method == "APOP" and not self.policy.apop_timestamp:
+            raise Violation("APOP that was not offered")
+        if request.method != "APOP" and not self.policy.plaintext:
+            raise Violation("a password that was not asked for")
+
+    def decide(self, request: Asked) -> Verdict:
+        """Ask the auth switch about an attempt that passed `check`, and log it if refused.
+
+        Raises `signals.Interrupted` when the process is told to end.
+        """
+        attempt = request.attempt
+        # Ours, whatever the gatekeeper says: a digest of another connection is worth nothing.
+        attempt.timestamp = self.policy.apop_timestamp
+        signals.interrupt(True)
+        try:
+            domain, unresolved = b"", ""
+            # Only now: a host name in listen-address may have to be looked up.
+            if self._switch.appends_to(attempt.name):
+                try:
+                    domain = self._config.local_domain(*self._local)
+                except Unresolved as error:
+                    unresolved = str(error)
+            client = self.summary.client
+            # Peers without an address have a word in its place, for the log.
+            address = client if "." in client or ":" in client else ""
+            self.verdict = self._switch.decide(attempt, domain, address)
+            if unresolved and self.verdict.answer == NO:
+                logs.error(unresolved)
+                self.verdict = Verdict.cannot_say(unresolved)
+        except Exception as error:
+            logs.error(f"internal error: {logs.describe(error)}")
+            self.verdict = Verdict.cannot_say("internal error")
+            self._undecided = MAX_UNDECIDED
+        finally:
+            signals.interrupt(False)
+        self.summary.note_attempt(attempt.method, self.verdict)
+        if self.verdict.answer != YES:
+            failed = "login failed" if self.verdict.is_guess else "login impossible"
+            line = logs.event(
+                "login undecided" if self.verdict.answer == CANNOT_SAY else failed,
+                rip=self.summary.client,  # first: some log daemons cut long lines
+                user=attempt.name,
+                method=attempt.method,
+                driver=self.verdict.driver,
+                **self.summary.secured(),
+                reason=self.verdict.reason,
+            )
+            logs.notice(line)
+        return self.verdict
+
+    def log(self, line: Line) -> None:
+        """Write a gatekeeper's line: that it has failed; and with -v, what it does, in as many as
+        it likes.
+
+        It is marked as such: whoever reads the log must not take it for ours.
+        """
+        is_error = line.level == channels.LOG_ERR
+        self._lines += is_error
+        if self._lines > MAX_LINES or not (is_error or self._is_verbose):
+            raise Violation("lines for the log that nobody asked for")
+        logs.write(line.level, logs.event("gatekeeper", rip=self.summary.client, says=line.text))
+
+    def answer(self, answer: str) -> bytes:
+        """What the gatekeeper is told of a verdict's answer, and whether it was the last one."""
+        if answer == YES:
+            self._closed = True
+            return channels.ADMITTED
+        if answer == CANNOT_SAY:
+            self._undecided += 1
+            self._closed = self._undecided >= MAX_UNDECIDED
+            return channels.UNDECIDED_FOR_LAST if self._closed else channels.UNDECIDED
+        self._failed += 1
+        self._closed = self._failed >= MAX_FAILED_LOGINS
+        return channels.REFUSED_FOR_LAST if self._closed else channels.REFUSED
+
+
+def apop_timestamp() -> bytes:
+    """A msg-id that no greeting had before, in the form of RFC 1939's example (section 7): two
+    numbers and a host. There are clients that know no other."""
+    host = bytes(c for c in os.fsencode(os.uname().nodename) if c in HOST_NAME)
+    number = int.from_bytes(os.urandom(8), "big")
+    return b"<%d.%d@%b>" % (number, time_ns(), host[:64] or b"localhost")
+
+
+def log_violation(client: str, number: int, what: object, who: str = "gatekeeper") -> None:
+    """A gatekeeper, or a relay, that does what ours never do is in somebody else's hands; `client`
+    is "" where it has no connection.
+
+    Whoever took a gatekeeper over may have been served before: the client is named in words of
+    which no filter makes a culprit.
+    """
+    logs.error(logs.event("attack", serving=client, **{who: number}, reason=str(what)))

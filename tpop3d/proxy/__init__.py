@@ -1,0 +1,1 @@
+"""Who the client is, where a balancer has made the connection for it."""

@@ -1,0 +1,225 @@
+"""The configuration: its directives, and what they come to.
+
+Every error is found and told with file, line and key, and nothing is served with half a
+configuration.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tpop3d.config.addresses import MODES, PLAIN, STLS, Tls, addresses, files_of_tls, is_local
+from tpop3d.config.directive import (
+    Directive,
+    absolute_path,
+    boolean,
+    from_zero,
+    mailbox,
+    memory,
+    names,
+    networks,
+    one_of,
+    per_source,
+    positive,
+    separators,
+)
+from tpop3d.config.file import DOUBTFUL, OPEN, SECRET, content_without_secrets
+from tpop3d.config.reader import Reader
+from tpop3d.system import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Driver
+    from tpop3d.config.addresses import Address
+    from tpop3d.config.file import Oddity
+    from tpop3d.config.networks import Networks
+    from tpop3d.config.templates import Mailbox
+
+
+DIRECTIVES: dict[str, Directive] = {
+    "listen-address": Directive(addresses, ""),
+    "proxy-protocol-from": Directive(networks, ""),
+    "max-children": Directive(positive, "16"),
+    "max-children-per-source": Directive(per_source, "half"),
+    "gatekeeper-user": Directive(str, "tpop3d"),
+    "gatekeeper-connections": Directive(positive, "100"),
+    "shutdown-seconds": Directive(positive, "10"),
+    "login-seconds": Directive(positive, "60"),
+    "timeout-seconds": Directive(positive, "600"),
+    "lock-timeout-seconds": Directive(positive, "10"),
+    "session-memory": Directive(memory, "512M"),
+    "auth-failure-delay-seconds": Directive(from_zero, "3"),
+    "auth-timeout-seconds": Directive(positive, "30"),
+    "auth-drivers": Directive(names, ""),
+    "append-domain": Directive(boolean, "no"),
+    "strip-domain": Directive(boolean, "no"),
+    "domain-separators": Directive(separators, "@%!:"),
+    "lowercase-user": Directive(boolean, "no"),
+    "plaintext-logins": Directive(one_of("yes", "no", "local"), "local"),
+    "apop": Directive(one_of("yes", "no", "auto"), "auto"),
+    "apop-only": Directive(boolean, "no"),
+    "permit-empty-password": Directive(boolean, "no"),
+    "tls-mode": Directive(one_of(*MODES), STLS),
+    "tls-certificate": Directive(files_of_tls, ""),
+    "tls-private-key": Directive(files_of_tls, ""),
+    "tls-min-version": Directive(one_of("1.2", "1.3"), "1.2"),
+    # Forward secrecy and authenticated encryption; of TLS 1.3 all are of that kind.
+    "tls-ciphers": Directive(str, "ECDHE+AESGCM:ECDHE+CHACHA20"),
+    "mailbox": Directive(mailbox, "bsd:/var/mail/$(user)"),
+    "mailspool-no-dotfile-locking": Directive(boolean, "no"),
+    "mailspool-dotfile-locking": Directive(one_of("try", "require", "no"), "try"),
+    "mailspool-flock": Directive(boolean, "yes"),
+    "mailspool-index": Directive(boolean, "yes"),
+    "uidl-style": Directive(one_of("tpop3d", "popa3d", "dovecot", "x-uidl"), "tpop3d"),
+    "no-commit-on-early-close": Directive(boolean, "no"),
+    "state-directory": Directive(absolute_path, "/var/lib/tpop3d"),
+    "log-facility": Directive(one_of(*logs.FACILITIES), "mail"),
+    "log-level": Directive(one_of(*logs.LEVELS), "info"),
+    "log-stderr": Directive(boolean, "no"),
+}
+
+
+class Config:
+    """The values of all directives: `timeout-seconds` is `timeout_seconds`. Holds no secret."""
+
+    listen_address: list[Address]
+    proxy_protocol_from: Networks | None
+    max_children: int
+    max_children_per_source: int | None  # None: half of max_children, rounded up
+    gatekeeper_user: str
+    gatekeeper_connections: int
+    shutdown_seconds: int
+    login_seconds: int
+    timeout_seconds: int
+    lock_timeout_seconds: int
+    session_memory: int  # octets
+    auth_failure_delay_seconds: int
+    auth_timeout_seconds: int
+    auth_drivers: list[str]  # in the order in which they are asked; none: in that of BUILT_IN
+    append_domain: bool
+    strip_domain: bool
+    domain_separators: str
+    lowercase_user: bool
+    plaintext_logins: str
+    apop: str
+    apop_only: bool
+    permit_empty_password: bool
+    tls_mode: str
+    tls_certificate: list[str]
+    tls_private_key: list[str]
+    tls_min_version: str
+    tls_ciphers: str
+    mailbox: Mailbox
+    mailspool_no_dotfile_locking: bool
+    mailspool_dotfile_locking: str
+    mailspool_flock: bool
+    mailspool_index: bool
+    uidl_style: str
+    no_commit_on_early_close: bool
+    state_directory: str
+    log_facility: str
+    log_level: str
+    log_stderr: bool
+    drivers: dict[str, Driver]  # those that are enabled, by name, in the order they are asked
+    effective: list[tuple[str, str, bool]]  # key, value as text, is it the default?
+    lines: dict[str, int]  # in which line of the file a directive is
+    warnings: list[str]  # what is no error, each with the file
+
+    @property
+    def tls(self) -> Tls:
+        """The TLS of a door, and of an address that says nothing else."""
+        certificates = self.tls_certificate
+        if not certificates:
+            return PLAIN if self.tls_mode == STLS else Tls(self.tls_mode)
+        keys = self.tls_private_key or certificates
+        return Tls(self.tls_mode, tuple(zip(certificates, keys, strict=False)))
+
+    @property
+    def dotlocks(self) -> str:
+        """Which dotlocks are made: try, require or no."""
+        return "no" if self.mailspool_no_dotfile_locking else self.mailspool_dotfile_locking
+
+    def takes_plaintext(self, client: str) -> bool:
+        """May a client log in without TLS?"""
+        if self.plaintext_logins == "local":
+            return is_local(client)
+        return self.plaintext_logins == "yes"
+
+    def local_domain(self, host: str, port: int) -> bytes:
+        """The domain of logins made at a local address: that of its `listen-address`, or b"".
+
+        Raises `addresses.Unresolved`, where a host name could not be looked up.
+        """
+        for address in self.listen_address:
+            if address.domain and address.is_port(port) and address.is_at(host):
+                return os.fsencode(address.domain)
+        return b""
+
+
+class Problems(list[str]):
+    """The errors of a configuration, each with file, line and key; what is none, `warnings`; and
+    the `rest`, with defaults in the place of what is wrong, None where nothing could be read."""
+
+    def __init__(self, errors: list[str], warnings: list[str], rest: Config | None) -> None:
+        super().__init__(errors)
+        self.warnings = warnings
+        self.rest = rest
+
+
+def load(file: str) -> Config | Problems:
+    """Read a configuration file; returns what is wrong with it, if anything is."""
+    try:
+        content, is_exposed, oddities = content_without_secrets(file, _secrecy)
+    except OSError as error:
+        from tpop3d.system import reasons
+
+        return Problems([f"{file}: {reasons.why(error)}"], [], None)
+    except ValueError as error:
+        return Problems([f"{file}: {error}"], [], None)
+    config = read(content, file, oddities)
+    if not is_exposed:
+        return config
+    what = "holds a user name or password of the server's own, and every user can read it"
+    exposed = f"{file}: {what}: chmod o-rwx {file}"
+    if isinstance(config, Problems):
+        return Problems([exposed, *config], config.warnings, config.rest)
+    return Problems([exposed], config.warnings, config)
+
+
+def _secrecy(key: str) -> int:
+    """Does the directive of some driver say that its value is secret? What no driver knows may be
+    a misspelled one."""
+    parts = key.split("-", 2)
+    if len(parts) < 3 or parts[0] != "auth" or parts[2] == "enable" or key in DIRECTIVES:
+        return OPEN
+    from tpop3d.auth import registry
+
+    try:
+        found = registry.find(parts[1])
+    except ValueError:
+        return SECRET  # nobody can say, and the error is told later
+    known = {} if found is None else found.directives
+    if parts[2] in known:
+        return SECRET if known[parts[2]].secret else OPEN
+    return OPEN if parts[2] in getattr(found, "misspelled", ()) else DOUBTFUL
+
+
+def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Config | Problems:
+    """What `load` does, for the content of a file that is named `file` in errors."""
+    reader = Reader(content, file)
+    reader.warn_of_secrets(oddities or [])
+    config = Config()
+    config.effective = reader.effective
+    config.lines = reader.numbers
+    for key, value in reader.take(DIRECTIVES).items():
+        setattr(config, key.replace("-", "_"), value)
+    config.drivers = reader.take_drivers(config)
+    reader.refuse_rest()
+    reader.settle_tls(config)
+    if not reader.errors:
+        reader.refuse_contradictions(config)
+    if not reader.errors and config.auth_drivers:
+        config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
+    config.warnings = reader.told(reader.warnings)
+    errors = reader.told(reader.errors)
+    return Problems(errors, config.warnings, config) if errors else config

@@ -1,0 +1,1 @@
+"""What the operating system gives: the log, processes and signals, privileges, files."""

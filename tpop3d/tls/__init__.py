@@ -1,0 +1,1 @@
+"""TLS: relays, locked in, that speak it, and the keyholder, who alone has the keys."""

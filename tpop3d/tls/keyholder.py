@@ -1,0 +1,247 @@
+"""The process that has the private keys, and forks a relay for each connection.
+
+The listener forks sessions, so it must never have had a key: its keeper reads them. All relays are
+forked by one keeper, so a TLS session that began with one of them may be resumed with another
+(RFC 8446 section 2.2). The keeper is root's, and reads nothing that comes from a client.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import gc
+import os
+import resource
+import select
+import struct
+from time import monotonic
+
+from tpop3d.config.addresses import located
+from tpop3d.session.wire import milliseconds
+from tpop3d.system import logs, signals, titles
+from tpop3d.system.files import close_all_but
+from tpop3d.system.privileges import PR_SET_DUMPABLE
+from tpop3d.tls import relay_channel
+from tpop3d.tls.relay_channel import RelayChannel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.config.addresses import Pairs
+    from tpop3d.settings import Config
+    from tpop3d.system.privileges import Cell
+    from tpop3d.tls.certificates import Serving
+
+PATIENCE = 10.0  # seconds that reading the keys may take
+MAX_AGE = 86400.0  # seconds after which there are new keys for tickets (RFC 8446 section 4.6.1)
+MAX_ANSWER = 1 << 16  # octets
+FORK = b"F"  # a relay with this number, on the descriptor that comes with it
+KILL = b"K"  # it
+KILLED = -1  # in place of a relay's number
+READY = b"+"  # warnings follow, one a line
+_ASKED = struct.Struct("!cI")  # kind, number
+_DESCRIPTOR = struct.Struct("i")
+
+
+class Recipe:
+    """What a keeper is made of: `identities` are the certificates of one address or more each."""
+
+    def __init__(self, config: Config, cell: Cell, identities: list[Pairs]) -> None:
+        self.identities = identities
+        self.min_version = config.tls_min_version
+        self.ciphers = config.tls_ciphers
+        self.cell = cell
+
+    def files(self) -> list[tuple[int, ...]]:
+        """What tells the files apart from others of the same name."""
+        paths = {path for pairs in self.identities for pair in pairs for path in pair}
+        return [_identity(path) for path in sorted(paths)]
+
+
+class Keeper:
+    """A keeper, as the listener knows it. `files`: what it has read, as `Recipe.files` tells."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        files: list[tuple[int, ...]],
+        connection: _socket.socket,
+        warnings: list[str],
+    ) -> None:
+        self.recipe = recipe
+        self.files = files
+        self.warnings = warnings
+        self.started = monotonic()
+        self._socket = connection
+        self._number = 0
+        self._relays = 0  # that have not ended
+        self._is_retired = False
+
+    def fileno(self) -> int:
+        """The descriptor, readable when the keeper has died."""
+        return self._socket.fileno()
+
+    def start_relay(self) -> tuple[int, RelayChannel]:
+        """Have a relay forked; returns its number and the channel to it, which ends at once where
+        it cannot be. Raises OSError where there is no keeper."""
+        ours, theirs = relay_channel.pair()
+        self._number += 1
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTOR.pack(theirs.fileno()))
+        message = _ASKED.pack(FORK, self._number)
+        try:
+            self._socket.sendmsg([message], [rights], _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._relays += 1
+        return self._number, ours
+
+    def kill(self, number: int) -> None:
+        """Have a relay killed that is not ours any more."""
+        try:
+            flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
+            self._socket.send(_ASKED.pack(KILL, number), flags)
+        except OSError:
+            pass
+
+    def release(self) -> None:
+        """A relay has ended."""
+        self._relays -= 1
+        if self._is_retired and not self._relays:
+            self._socket.close()
+
+    def retire(self) -> None:
+        """Let it end when its relays have."""
+        self._is_retired = True
+        if not self._relays:
+            self._socket.close()
+
+
+class Refused:
+    """Why there is no keeper; lasting is what only other files can mend."""
+
+    def __init__(self, reason: str, is_lasting: bool) -> None:
+        self.reason = reason
+        self.is_lasting = is_lasting
+
+
+def start(recipe: Recipe) -> Keeper | Refused:
+    """Fork a keeper and wait until it has read the keys."""
+    files = recipe.files()
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        pid = signals.fork()
+    except OSError as error:
+        ours.close()
+        theirs.close()
+        return Refused(f"no further process: {error.strerror}", False)
+    if not pid:
+        try:
+            _keep(recipe, theirs)
+        except BaseException as error:
+            logs.error(f"internal error: {logs.describe(error)}")
+        finally:
+            os._exit(1)
+    theirs.close()
+    poll = select.poll()
+    poll.register(ours.fileno(), select.POLLIN)
+    answer = ours.recv(MAX_ANSWER) if poll.poll(milliseconds(PATIENCE)) else b""
+    lines = os.fsdecode(answer[1:]).splitlines()
+    if answer.startswith(READY):
+        return Keeper(recipe, files, ours, lines)
+    ours.close()
+    if lines:
+        return Refused(lines[0], True)
+    return Refused("the process that reads the keys has died, or takes too long", False)
+
+
+def _keep(recipe: Recipe, connection: _socket.socket) -> None:
+    """Be a keeper."""
+    titles.show(titles.KEYHOLDER)
+    signals.spare_from_hangup()
+    wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGHUP)
+    keep = (connection.fileno(), *signals.descriptors())
+    logs.reopen(lambda log: close_all_but((*keep, *log)))
+    _let_go_of_output()
+    # Nobody may look at this process's memory.
+    recipe.cell.prctl(PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from tpop3d.tls import certificates, relay
+
+    made: list[Serving] = []
+    try:
+        for pairs in recipe.identities:
+            settings = recipe.min_version, recipe.ciphers
+            made.append(certificates.serving(pairs, *settings, tickets=True, look=True))
+    except certificates.Unusable as error:
+        connection.send(b"-" + os.fsencode(str(error)))
+        os._exit(0)
+    contexts = [one.context for one in made]
+    warnings = dict.fromkeys(warning for one in made for warning in one.warnings)
+    gc.collect()
+    gc.freeze()
+    connection.send(READY + os.fsencode("\n".join(warnings))[: MAX_ANSWER - 1])
+    relays: dict[int, int] = {}  # pid: number
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    poll.register(connection.fileno(), select.POLLIN)
+    while True:
+        ready = dict(poll.poll())
+        if wakeup in ready and not _reap(os.read(wakeup, 4096), relays):
+            os._exit(0)
+        if connection.fileno() not in ready:
+            continue
+        asked, rights, _, _ = connection.recvmsg(
+            _ASKED.size, _socket.CMSG_SPACE(_DESCRIPTOR.size), _socket.MSG_CMSG_CLOEXEC
+        )
+        if not asked:
+            os._exit(0)  # nobody wants further relays
+        kind, number = _ASKED.unpack(asked)
+        if kind == KILL:
+            for pid in [pid for pid, its in relays.items() if its == number]:
+                os.kill(pid, _signal.SIGKILL)
+                relays[pid] = KILLED
+            continue
+        end = RelayChannel(_socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
+        try:
+            pid = signals.fork()
+        except OSError as error:
+            logs.error(f"no further relay: {error.strerror}")
+            end.close()
+            continue
+        if not pid:
+            relay.run(recipe.cell, end, contexts)
+        end.close()
+        relays[pid] = number
+
+
+def _let_go_of_output() -> None:
+    """Whoever waits for the end of what the listener prints does not wait for this process."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if logs.is_on_stderr() else (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _reap(numbers: bytes, relays: dict[int, int]) -> bool:
+    """Bury relays that have ended. False: we are told to end ourselves, which ends no relay."""
+    while relays:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            break
+        if relays.pop(pid, None) == KILLED:
+            continue  # as we were asked to; who asked has said why
+        if os.WIFSIGNALED(status):
+            logs.error(f"relay {pid} was ended by signal {os.WTERMSIG(status)}")
+        elif os.WEXITSTATUS(status):
+            logs.error(f"relay {pid} ended with status {os.WEXITSTATUS(status)}")
+    return all(number in (_signal.SIGCHLD, _signal.SIGHUP) for number in numbers)
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(located(path))
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,93 @@
+"""A relay of one's own: what a door that serves a single connection forks."""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+
+from tpop3d.privsep.channel import Violation
+from tpop3d.session.wire import PARTING_SECONDS, milliseconds
+from tpop3d.system import logs, signals
+from tpop3d.tls import relay_channel
+from tpop3d.tls.relay_channel import Failed, RelayChannel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.config.addresses import Pairs
+    from tpop3d.system.privileges import Cell
+
+GRACE = 1.0  # seconds
+
+
+class RelayProcess:
+    """A relay, and the monitor's end of the channel to it."""
+
+    def __init__(self, pid: int, channel: RelayChannel) -> None:
+        self.channel = channel
+        self.is_ready = False  # it has its certificates
+        self._pid = pid
+        self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
+
+    def await_end(self, wakeup: int, seconds: float) -> Failed | None:
+        """Wait until the client has what was sent, or does not take it, `seconds` at most; returns
+        what has broken the TLS, if anything. For one that is told to end, by `wakeup`, that is no
+        reason to stay."""
+        self.channel.give_no_more()
+        is_over = self._is_over(seconds, wakeup) or self._is_over(PARTING_SECONDS + GRACE)
+        return self._bury() if is_over else self.kill()
+
+    def kill(self) -> Failed | None:
+        """End it; returns what has broken the TLS, if anything."""
+        try:
+            os.kill(self._pid, _signal.SIGKILL)
+        except PermissionError:
+            return None  # we are the mailbox's user by now
+        return self._bury(is_killed=True)
+
+    def _is_over(self, seconds: float, *wakeup: int) -> bool:
+        """Has it ended, when so many seconds are over, or we are told to end?"""
+        poll = select.poll()
+        for fd in (self._descriptor, *wakeup):
+            poll.register(fd, select.POLLIN)
+        return self._descriptor in dict(poll.poll(milliseconds(seconds)))
+
+    def _bury(self, is_killed: bool = False) -> Failed | None:
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self._descriptor)
+        if os.WIFSIGNALED(status) and not is_killed:
+            logs.error(f"relay {self._pid} was ended by signal {os.WTERMSIG(status)}")
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            logs.error(f"relay {self._pid} ended with status {os.WEXITSTATUS(status)}")
+        try:
+            last = self.channel.receive()
+        except (Violation, BlockingIOError):
+            last = None
+        self.channel.close()
+        return last if isinstance(last, Failed) else None
+
+
+def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
+    """Fork a relay, which reads its keys itself: nobody else ever has them.
+
+    It says when it is ready, or why it cannot be. Raises OSError.
+    """
+    ours, theirs = relay_channel.pair()
+    pid = signals.fork()
+    if pid:
+        theirs.close()
+        return RelayProcess(pid, ours)
+    try:
+        ours.close()
+        from tpop3d.tls import certificates, relay
+
+        try:
+            found = certificates.serving(pairs, min_version, ciphers, tickets=False, look=False)
+        except certificates.Unusable as error:
+            theirs.tell(relay_channel.BROKEN, str(error))
+            os._exit(0)
+        relay.run(cell, theirs, [found.context])
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(1)
