@@ -102,7 +102,7 @@ def test_who_cannot_fork_tries_again_once_however_often_it_failed(monkeypatch):
     for _ in range(10):
         connections.fill()
     assert len(loop._actions) == 1
-    connections._pool._fill_now()
+    connections._gatekeepers._fill_now()
     assert len(loop._actions) == 2  # the one before is due no more, and this is the next
 
 

@@ -36,7 +36,8 @@ class Listener:
         self.silent = SilentHosts(drivers, self.loop, self.complaints.append, known)
 
     def turn(self, seconds=0.0):
-        self.loop.turn(time.monotonic() + seconds)
+        self.loop.call_later(seconds, lambda: None)
+        self.loop.run_once()
 
     def report(self, message):
         os.write(self.silent.descriptors[0], message)
@@ -133,14 +134,14 @@ def test_a_silent_host_is_tried_by_a_process_until_it_answers(monkeypatch, drive
         listener.until(lambda: len(listener.silent._trials) == 2)
         for pid in list(listener.silent._trials):
             os.waitpid(pid, 0)
-            assert listener.silent.bury(pid)
+            assert listener.silent.reap(pid)
     assert driver.hosts.silent == {0, 2}
     driver.answers = True
     listener.until(lambda: not driver.hosts.silent)
     for pid in list(listener.silent._trials):
         os.waitpid(pid, 0)
-        listener.silent.bury(pid)
-    assert not listener.silent.bury(os.getpid())
+        listener.silent.reap(pid)
+    assert not listener.silent.reap(os.getpid())
     assert [line.split()[1] for line in log] == ["silent"] * 2 + ["answers"] * 2
     listener.turn(0.2)
     assert not listener.silent._trials  # there is nothing to be tried any more

@@ -19,8 +19,8 @@ from tpop3d.config.addresses import IMMEDIATE
 from tpop3d.doors import inetd
 from tpop3d.pop3 import replies
 from tpop3d.privsep import channel as channels
-from tpop3d.privsep import gatekeeper
-from tpop3d.privsep.channel import Asked, Channel, Ending, Line, Order, TlsWanted, Violation
+from tpop3d.privsep import gatekeeper, lifecycle
+from tpop3d.privsep.channel import Asked, Channel, Line, Order, Violation
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import ERROR, LINGER_TIMES, SIGNAL, Wire, milliseconds
 from tpop3d.system import logs, signals
@@ -28,6 +28,7 @@ from tpop3d.system import logs, signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config.addresses import Tls
+    from tpop3d.privsep.channel import Message
     from tpop3d.settings import Config
     from tpop3d.system.privileges import Cell
     from tpop3d.tls.relay_process import RelayProcess
@@ -135,11 +136,10 @@ class _Connection:
         self._deadline = monitor.summary.started + config.login_seconds + GRACE
         self._relay: RelayProcess | None = None
         self._has_no_relay = False  # and is to have none
-        self._is_readable = monitor.tls.mode != IMMEDIATE  # what we say is what the client reads
 
     def apologize(self) -> None:
         """Tell the client, if it can be told at once, that this is not its fault."""
-        if self._is_readable:
+        if self._monitor.state in lifecycle.IN_POP3:
             inetd.say(self.fds[1], replies.INTERNAL_ERROR)
 
     def hang_up(self) -> None:
@@ -156,37 +156,35 @@ class _Connection:
             self._monitor.log_failed_tls(broken)
 
     def admitted(self, channel: Channel) -> Asked:
-        """Answer the gatekeeper until somebody is let in. Raises `_Ended` and `Violation`."""
-        monitor = self._monitor
+        """Do what each state wants until somebody is let in. Raises `_Ended` and `Violation`."""
         while True:
             message = self._receive(channel)
             if message is None:
                 raise _Died
-            if isinstance(message, Line):
-                monitor.log(message)
-                continue
-            if isinstance(message, TlsWanted):
-                monitor.check_tls(message)
-                self._change_to_tls(channel)
-                continue
-            monitor.count(message)
-            if isinstance(message, Ending):
-                raise _Ended(message.how or ERROR)
-            if self._try_login(channel, message):
-                return message
+            state = self._monitor.receive(message)
+            if state == lifecycle.DECIDING and isinstance(message, Asked):
+                if self._try_login(channel, message):
+                    return message
+            elif state == lifecycle.TLS_WANTED:
+                self._offer_tls(channel)
+            elif state == lifecycle.HANDSHAKE:
+                self.begin_tls()
+                policy, seconds = self._monitor.policy, self._monitor.seconds_left
+                _give_order(channel, Order(self.fds, policy, seconds, greets=False))
+            elif state == lifecycle.OVER:
+                raise _Ended(self._monitor.end)
 
     def log_last_words(self, channel: Channel) -> None:
         """What a gatekeeper that has died said last is what it died of."""
         try:
             while isinstance(message := channel.receive(), Line):
-                self._monitor.log(message)
+                self._monitor.receive(message)
         except (Violation, OSError):
             pass
 
     def _try_login(self, channel: Channel, request: Asked) -> bool:
         """Decide about an attempt, and answer it if it is refused."""
         monitor = self._monitor
-        monitor.check(request)
         answered = monotonic() + self._config.auth_failure_delay_seconds
         try:
             verdict = monitor.decide(request)
@@ -194,8 +192,11 @@ class _Connection:
             raise _Ended(SIGNAL) from None
         code = monitor.answer(verdict.answer)
         if verdict.answer == YES:
+            monitor.note(lifecycle.LET_IN)
             return True
+        monitor.note(lifecycle.REFUSED)
         self._hold_back(answered)
+        monitor.note(lifecycle.DUE)
         channel.give_verdict(code)
         # The time that this took was not the gatekeeper's.
         self._deadline = max(self._deadline, monotonic() + GRACE)
@@ -208,7 +209,7 @@ class _Connection:
         if poll.poll(milliseconds(until - monotonic())):
             raise _Ended(SIGNAL)
 
-    def _receive(self, channel: Channel) -> Asked | TlsWanted | Ending | Line | None:
+    def _receive(self, channel: Channel) -> Message | None:
         """The gatekeeper's next message."""
         self._await(channel.fileno(), "gatekeeper")
         return channel.receive()
@@ -225,7 +226,7 @@ class _Connection:
             self._fail_to_relay("the relay does not answer")
             raise _Ended("")
         if not ready:
-            raise Violation("the gatekeeper does not answer")
+            self._monitor.note(lifecycle.LATE)
 
     # TLS
 
@@ -264,7 +265,6 @@ class _Connection:
             pass  # it has died
         if isinstance(message, relay_channel.Secured):
             self._monitor.secure(message)
-            self._is_readable = True
             return
         failed = message if isinstance(message, relay_channel.Failed) else None
         if failed is not None and failed.reason == SIGNAL:
@@ -307,28 +307,12 @@ class _Connection:
             self._has_no_relay = True
         return relay.is_ready
 
-    def _change_to_tls(self, channel: Channel) -> None:
-        """Have the gatekeeper let go of the connection, and TLS begin on it."""
+    def _offer_tls(self, channel: Channel) -> None:
+        """Have the gatekeeper let go of the connection, if there is a relay for it."""
         self.start_relay()
-        if not self._relay_is_ready():
-            channel.give_verdict(channels.NO_TLS)
-            return
-        self._is_readable = False
-        channel.give_verdict(channels.BEGIN_TLS)
-        message = self._receive(channel)
-        while isinstance(message, Line):
-            self._monitor.log(message)
-            message = self._receive(channel)
-        if message is None:
-            raise _Died
-        if not isinstance(message, Ending):
-            raise Violation("no end before TLS")
-        self._monitor.count(message)
-        if message.how != channels.STLS:
-            raise _Ended(message.how or ERROR)
-        self.begin_tls()
-        policy, seconds = self._monitor.policy, self._monitor.seconds_left
-        _give_order(channel, Order(self.fds, policy, seconds, greets=False))
+        is_ready = self._relay_is_ready()
+        self._monitor.note(lifecycle.GRANTED if is_ready else lifecycle.NO_RELAY)
+        channel.give_verdict(channels.BEGIN_TLS if is_ready else channels.NO_TLS)
 
 
 def _why(message: object) -> str:

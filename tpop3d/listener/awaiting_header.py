@@ -76,7 +76,7 @@ class Awaited:
         self._limits.add(NOBODY)
         self._waiting.add(one)
         one.deadline = monotonic() + seconds_for_header(self._config)
-        self._loop.watch(connection.fileno(), lambda: self._read(one))
+        self._loop.add_reader(connection.fileno(), lambda: self._read(one))
         self._call_expire(one.deadline)
 
     def drop_all(self) -> None:
@@ -106,13 +106,13 @@ class Awaited:
         """It waits no more."""
         self._waiting.discard(one)
         self._limits.remove(NOBODY)
-        self._loop.forget(one.connection.fileno())
+        self._loop.remove_reader(one.connection.fileno())
 
     def _call_expire(self, moment: float) -> None:
         """Have `_expire` called at a moment, if not before."""
         if not self._alarm or moment < self._alarm:
             self._alarm = moment
-            self._loop.after(moment - monotonic(), self._expire)
+            self._loop.call_later(moment - monotonic(), self._expire)
 
     def _expire(self) -> None:
         """End those whose time is over."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import _socket
 import os
+from time import monotonic
 
 from tpop3d.config.addresses import IMMEDIATE
 from tpop3d.doors.inetd import say
 from tpop3d.pop3.replies import INTERNAL_ERROR, TOO_MANY_CONNECTIONS
+from tpop3d.privsep.lifecycle import IN_POP3
+from tpop3d.privsep.monitor import GRACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,46 +19,48 @@ if TYPE_CHECKING:
     from tpop3d.privsep.channel import Channel
     from tpop3d.privsep.monitor import Monitor
 
-# In place of a child's pid: no child runs, and yet the gatekeeper may not go on.
-HELD_BACK = -1  # its refusal waits until it may be given
-DIED = -3  # an attempt has died; perhaps it had let somebody in
-LEAVING = -4  # it leaves the connection to TLS
-UNHEARD = -2  # the session is over, and the gatekeeper's word of the admission has not come yet
+NEVER = float("inf")
 
 
-class Served:
-    """A connection that is being served: by a gatekeeper, by an attempt's child, by a session."""
+class Connection:
+    """A connection, and who has it. Where it stands is its monitor's to say (`lifecycle`)."""
 
-    __slots__ = ("asked", "child", "fd", "gatekeeper", "monitor", "relay",
-                 "released_by", "source")  # fmt: skip
+    __slots__ = ("admitted_by", "asked", "deadline", "fd", "gatekeeper", "login_process", "monitor",
+                 "relay", "source")  # fmt: skip
 
     def __init__(self, fd: int, monitor: Monitor, source: str) -> None:
-        self.fd = fd  # -1 once the session alone has it
+        self.fd: int | None = fd  # None once the session alone has it
         self.monitor = monitor
         self.source = source
         self.gatekeeper: Gatekeeper | None = None
         self.relay: Relay | None = None
-        self.released_by: Gatekeeper | None = None  # who has said that somebody was let in
-        self.child = 0  # pid of an attempt, which becomes the session; or one of the above
-        self.asked = 0.0  # moment of monotonic() at which the latest attempt came
+        self.admitted_by: Gatekeeper | None = None  # who has reported a login
+        self.login_process = 0  # its pid: it decides, and is the session then
+        self.asked = 0.0  # moment of monotonic() at which the latest login request came
+        # When somebody must be logged in, or a gatekeeper must have said how it ended.
+        self.deadline = monotonic() + monitor.seconds_left + GRACE
 
-    def let_go(self) -> None:
+    def put_off(self) -> None:
+        """Give the gatekeeper some time more; the time that something took was not its own."""
+        self.deadline = max(self.deadline, monotonic() + GRACE)
+
+    def leave_to_session(self) -> None:
         """The session alone has the connection from now on."""
-        if self.fd >= 0:
+        if self.fd is not None:
             os.close(self.fd)
-            self.fd = -1
+            self.fd = None
 
     def apologize(self) -> None:
         """Tell the client, if it can be told at once, that this is not its fault."""
-        if self.fd >= 0 and self.child != LEAVING:  # what comes next there is TLS
+        if self.fd is not None and self.monitor.state in IN_POP3:
             say(self.fd, INTERNAL_ERROR)
 
     def hang_up(self) -> None:
         """End the connection, also for a process that keeps a duplicate of it."""
-        if self.fd < 0:
+        if self.fd is None:
             return
         connection = _socket.socket(fileno=self.fd)
-        self.fd = -1
+        self.fd = None
         try:
             connection.shutdown(_socket.SHUT_RDWR)
         except OSError:
@@ -66,15 +71,15 @@ class Served:
 class Gatekeeper:
     """One gatekeeper process, and the connection that it serves, if any."""
 
-    __slots__ = ("channel", "connections", "generation", "is_dropped", "pid", "served")
+    __slots__ = ("channel", "connection", "generation", "is_dropped", "pid", "served")
 
     def __init__(self, pid: int, channel: Channel, generation: int) -> None:
         self.pid = pid
         self.channel = channel
         self.generation = generation  # of the configuration that it was forked with
-        self.connections = 0
+        self.served = 0  # connections
         self.is_dropped = False
-        self.served: Served | None = None
+        self.connection: Connection | None = None
 
 
 def turn_away(connection: _socket.socket, tls: Tls) -> None:

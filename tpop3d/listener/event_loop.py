@@ -27,28 +27,27 @@ class Loop:
         self._actions: list[tuple[float, int, Action]] = []
         self._count = 0
 
-    def watch(self, fd: int, handler: Action) -> None:
+    def add_reader(self, fd: int, handler: Action) -> None:
         """Call `handler` whenever `fd` can be read."""
         self._poll.register(fd, select.POLLIN)
         self._handlers[fd] = handler
 
-    def forget(self, fd: int) -> None:
+    def remove_reader(self, fd: int) -> None:
         """Do so no more. A descriptor that is not watched is forgotten already."""
         if self._handlers.pop(fd, None):
             self._poll.unregister(fd)
 
-    def after(self, seconds: float, action: Action) -> None:
+    def call_later(self, seconds: float, action: Action) -> None:
         """Call `action` once, later."""
         self._count += 1
         heappush(self._actions, (monotonic() + seconds, self._count, action))
 
-    def turn(self, deadline: float | None) -> None:
-        """Wait until something happens or is due, or until a moment of monotonic(); handle it.
+    def run_once(self) -> None:
+        """Wait until something happens or is due; handle it.
 
         A handler that raises has a bug: it is logged, and the loop goes on.
         """
-        due = [one for one in (deadline, *[action[0] for action in self._actions[:1]]) if one]
-        wait = milliseconds(min(due) - monotonic()) + 1 if due else None
+        wait = milliseconds(self._actions[0][0] - monotonic()) + 1 if self._actions else None
         for fd, _ in self._poll.poll(wait):
             # The handler before may have taken the descriptor away.
             if fd in self._handlers:

@@ -23,39 +23,39 @@ RETRY = 0.1  # seconds until forking is tried again, at first
 MAX_RETRY = 5.0  # and after gatekeeper upon gatekeeper has died at once
 
 
-class Pool:
+class Gatekeepers:
     """All gatekeepers, by pid; those that wait are spares.
 
-    `room` says how many connections could come; `hear` is called with a gatekeeper that has said
-    something; `complain` logs what may last.
+    `room` says how many connections could come; `on_message` is called with a gatekeeper that has
+    said something; `log_throttled` logs what may last.
     """
 
     def __init__(
         self,
         cell: Cell,
-        connections: int,
+        limit: int,
         loop: Loop,
         room: Callable[[], int],
-        hear: Callable[[Gatekeeper], None],
-        complain: Callable[[str], None],
+        on_message: Callable[[Gatekeeper], None],
+        log_throttled: Callable[[str], None],
     ) -> None:
         self.all: dict[int, Gatekeeper] = {}
         self._cell = cell
-        self._connections = connections  # that one gatekeeper may serve
+        self._limit = limit  # connections that one gatekeeper may serve
         self._loop = loop
         self._room = room
-        self._hear = hear
-        self._complain = complain
+        self._on_message = on_message
+        self._log_throttled = log_throttled
         self._generation = 0
         self._spares: list[Gatekeeper] = []
         self._retry = RETRY  # seconds until the next try where one has failed
         self._is_to_fill = False
 
-    def renew(self, cell: Cell, connections: int) -> None:
+    def renew(self, cell: Cell, limit: int) -> None:
         """Another configuration: those that wait are ended; those that are busy are not used
         again."""
         self._cell = cell
-        self._connections = connections
+        self._limit = limit
         self._generation += 1
         self.drop_spares()
 
@@ -69,19 +69,19 @@ class Pool:
                 made = Gatekeeper(*gatekeeper.start(self._cell), self._generation)
                 self.all[made.pid] = made
                 self._spares.append(made)
-                self._loop.watch(made.channel.fileno(), self._hearing(made))
+                self._loop.add_reader(made.channel.fileno(), self._reader_of(made))
         except OSError as error:
-            self._complain(f"no further gatekeeper: {error.strerror}")
+            self._log_throttled(f"no further gatekeeper: {error.strerror}")
             self._fill_later(self._retry)
 
-    def _hearing(self, one: Gatekeeper) -> Callable[[], None]:
-        return lambda: self._hear(one)
+    def _reader_of(self, one: Gatekeeper) -> Callable[[], None]:
+        return lambda: self._on_message(one)
 
     def _fill_later(self, seconds: float) -> None:
         """Once, however often it is asked for."""
         if not self._is_to_fill:
             self._is_to_fill = True
-            self._loop.after(seconds, self._fill_now)
+            self._loop.call_later(seconds, self._fill_now)
 
     def _fill_now(self) -> None:
         self._is_to_fill = False
@@ -95,10 +95,10 @@ class Pool:
 
     def give_back(self, one: Gatekeeper) -> None:
         """A gatekeeper has finished with a connection."""
-        one.served = None
-        one.connections += 1
+        one.connection = None
+        one.served += 1
         self._retry = RETRY
-        worn = one.connections >= self._connections or one.generation != self._generation
+        worn = one.served >= self._limit or one.generation != self._generation
         if worn or len(self._spares) >= MOST:
             self.drop(one)
         else:
@@ -107,7 +107,7 @@ class Pool:
     def drop(self, one: Gatekeeper) -> None:
         """End a gatekeeper, whatever it is doing. Its death is noticed later, and not logged."""
         one.is_dropped = True
-        self._loop.forget(one.channel.fileno())
+        self._loop.remove_reader(one.channel.fileno())
         self.kill(one)
 
     def kill(self, one: Gatekeeper) -> None:
@@ -120,8 +120,8 @@ class Pool:
             os.kill(one.pid, _signal.SIGKILL)
         except OSError as error:
             # What has let us begin has taken that away since: a security module, say.
-            self._complain(f"gatekeeper {one.pid} cannot be ended: {error.strerror}")
-            self._loop.forget(one.channel.fileno())
+            self._log_throttled(f"gatekeeper {one.pid} cannot be ended: {error.strerror}")
+            self._loop.remove_reader(one.channel.fileno())
             one.channel.close()  # one that is well ends by that
 
     def drop_spares(self) -> None:
@@ -134,17 +134,17 @@ class Pool:
         for one in list(self.all.values()):
             self.drop(one)
 
-    def bury(self, pid: int, status: int) -> Gatekeeper | None:
+    def reap(self, pid: int, status: int) -> Gatekeeper | None:
         """A process has ended: if it was a gatekeeper, it is one no longer, and is returned."""
         one = self.all.pop(pid, None)
         if one is None:
             return None
         if one in self._spares:
             self._spares.remove(one)
-        self._loop.forget(one.channel.fileno())
+        self._loop.remove_reader(one.channel.fileno())
         one.channel.close()
         self._log_death(one, status)
-        self._fill_later(0 if one.connections or one.served else self._retry)
+        self._fill_later(0 if one.served or one.connection else self._retry)
         return one
 
     def _log_death(self, one: Gatekeeper, status: int) -> None:
@@ -156,6 +156,6 @@ class Pool:
             logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
         elif os.WEXITSTATUS(status) not in (0, gatekeeper.UNCONFINED):
             logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
-        if not one.connections and one.served is None:
+        if not one.served and one.connection is None:
             # One that dies at once would be replaced by another that dies at once.
             self._retry = min(2 * self._retry, MAX_RETRY)

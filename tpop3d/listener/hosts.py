@@ -34,11 +34,11 @@ class SilentHosts:
         self,
         drivers: Mapping[str, Driver],
         loop: Loop,
-        complain: Callable[[str], None],
+        log_throttled: Callable[[str], None],
         known: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
         self._loop = loop
-        self._complain = complain
+        self._log_throttled = log_throttled
         self._by_number: list[tuple[str, Any, Hosts]] = []
         self._trials: dict[int, tuple[int, int]] = {}  # driver and host by pid
         self._is_to_try = False
@@ -52,7 +52,7 @@ class SilentHosts:
         for end in ends:
             end.setblocking(False)
         self._fds = ends[0].detach(), ends[1].detach()
-        loop.watch(self._fds[0], self._hear)
+        loop.add_reader(self._fds[0], self._on_message)
         for number, (_, _, hosts) in enumerate(self._by_number):
             hosts.report_to(self._fds[1], number)
         for name, _, hosts in self._by_number:
@@ -77,7 +77,7 @@ class SilentHosts:
         for pid in self._trials:
             os.kill(pid, _signal.SIGKILL)
         if self._fds:
-            self._loop.forget(self._fds[0])
+            self._loop.remove_reader(self._fds[0])
         for fd in self._fds:
             os.close(fd)
         for _, _, hosts in self._by_number:
@@ -86,21 +86,21 @@ class SilentHosts:
         self._fds = ()
         self._by_number = []
 
-    def bury(self, pid: int) -> bool:
+    def reap(self, pid: int) -> bool:
         """A process has ended: was it one that has tried a host?"""
         return self._trials.pop(pid, None) is not None
 
-    def _hear(self) -> None:
+    def _on_message(self) -> None:
         """Take reports. Whatever is not of their form is none."""
         for _ in range(REPORTS):
             try:
                 message = os.read(self._fds[0], REPORT.size + 1)
             except OSError as error:
                 if error.errno != EAGAIN:
-                    self._complain(f"reports of hosts: {error.strerror}")
+                    self._log_throttled(f"reports of hosts: {error.strerror}")
                 return
             if len(message) != REPORT.size:
-                self._complain("reports of hosts: one is malformed")
+                self._log_throttled("reports of hosts: one is malformed")
                 return
             driver, host, is_silent = REPORT.unpack(message)
             if driver < len(self._by_number) and host < len(self._by_number[driver][2].names):
@@ -122,7 +122,7 @@ class SilentHosts:
         """Once, however often it is asked for."""
         if not self._is_to_try:
             self._is_to_try = True
-            self._loop.after(RETRY, self._try)
+            self._loop.call_later(RETRY, self._try)
 
     def _try(self) -> None:
         """Try each silent host that nobody tries now."""
@@ -138,7 +138,7 @@ class SilentHosts:
         try:
             pid = signals.fork()
         except OSError as error:
-            self._complain(f"no further process: {error.strerror}")
+            self._log_throttled(f"no further process: {error.strerror}")
             return
         if not pid:
             isolation.serve(lambda: driver.try_host(host), MOST, self.descriptors)

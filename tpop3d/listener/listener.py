@@ -21,6 +21,7 @@ from tpop3d.listener.connections import Connections
 from tpop3d.listener.event_loop import Loop
 from tpop3d.listener.limits import provide_descriptors
 from tpop3d.listener.lookups import LookUp, NotAsked, knowing
+from tpop3d.privsep.lifecycle import SERVING
 from tpop3d.session.wire import keep_alive, name_of, plain
 from tpop3d.system import logs, signals, titles
 from tpop3d.system.files import close_all_but
@@ -76,7 +77,7 @@ class Listener:
         early = signals.received()
         wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
         os.write(signals.descriptors()[1], early)
-        self._loop.watch(wakeup, lambda: self._take_signals(wakeup))
+        self._loop.add_reader(wakeup, lambda: self._take_signals(wakeup))
         self._provide_descriptors()
         registry.preload(self.config.drivers.values())
         gc.collect()
@@ -90,8 +91,7 @@ class Listener:
         if (interval := sd_notify.watchdog_interval()) > 0:
             self._tell_watchdog(interval)
         while not (self._stopping and self._connections.are_over() and not self._recovery):
-            self._loop.turn(self._connections.first_deadline())
-            self._connections.expire()
+            self._loop.run_once()
         self._connections.drop_all()
 
     def _recover(self) -> None:
@@ -100,7 +100,7 @@ class Listener:
         try:
             self._recovery = signals.fork()
         except OSError as error:
-            self._connections.complain(f"no further process: {error.strerror}")
+            self._connections.log_throttled(f"no further process: {error.strerror}")
             return
         if self._recovery:
             return
@@ -120,8 +120,8 @@ class Listener:
         provide_descriptors(self.config.max_children, has_tls)
 
     def _status(self) -> str:
-        served = self._connections.served
-        sessions = sum(1 for one in served if one.fd < 0 and one.child > 0)
+        served = self._connections.all
+        sessions = sum(1 for one in served if one.monitor.state == SERVING)
         serving = (
             f"serving {len(served)} of {self.config.max_children} connections,"
             f" {sessions} logged in; {self._total} so far"
@@ -130,7 +130,7 @@ class Listener:
         return f"STATUS={self._trouble and f'reload failed: {self._trouble}; '}{serving}"
 
     def _tell_watchdog(self, interval: float) -> None:
-        self._loop.after(interval, lambda: self._tell_watchdog(interval))
+        self._loop.call_later(interval, lambda: self._tell_watchdog(interval))
         sd_notify.notify("WATCHDOG=1\n" + self._status())
 
     # Accepting
@@ -143,7 +143,7 @@ class Listener:
             self._accept(listening)
 
         listening.setblocking(False)
-        self._loop.watch(listening.fileno(), take)
+        self._loop.add_reader(listening.fileno(), take)
 
     def _accept(self, listening: _socket.socket) -> bool:
         """Take what waits, but not too much at once. False: nothing is left to take."""
@@ -154,9 +154,9 @@ class Listener:
                 return False
             except OSError as error:
                 if error.errno in IN_PLENTY:
-                    self._connections.complain(f"cannot accept: {error.strerror}")
-                    self._loop.forget(listening.fileno())
-                    self._loop.after(RETRY, lambda: self._listen(listening))
+                    self._connections.log_throttled(f"cannot accept: {error.strerror}")
+                    self._loop.remove_reader(listening.fileno())
+                    self._loop.call_later(RETRY, lambda: self._listen(listening))
                     return False
                 continue  # gone before it was taken
             self._take(_socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
@@ -195,7 +195,7 @@ class Listener:
         for _ in range(MAX_BACKLOG // ACCEPTS):
             if not self._accept(listening):
                 break
-        self._loop.forget(listening.fileno())
+        self._loop.remove_reader(listening.fileno())
         # A child that was just forked may still have it, and would let it listen on.
         listening.shutdown(_socket.SHUT_RDWR)
         listening.close()
@@ -229,7 +229,7 @@ class Listener:
                 if os.WIFSIGNALED(status):
                     logs.error(f"recovery was ended by signal {os.WTERMSIG(status)}")
             else:
-                self._connections.bury(pid, status)
+                self._connections.reap(pid, status)
 
     def _begin_reload(self, tries: int = TRIES) -> None:
         """Have looked up, by somebody who has no clients, what a reload wants to know by name."""
@@ -295,16 +295,16 @@ class Listener:
             self._look_up.stop()
         sd_notify.notify("STOPPING=1\nSTATUS=stopping")
         for one in self._sockets:
-            self._loop.forget(one.fileno())
+            self._loop.remove_reader(one.fileno())
             one.close()
         self._awaited.drop_all()
         self._connections.stop_filling()
         if self._recovery:
             os.kill(self._recovery, _signal.SIGTERM)
-        self._loop.after(self.config.shutdown_seconds, self._end_sessions)
+        self._loop.call_later(self.config.shutdown_seconds, self._end_sessions)
 
     def _end_sessions(self) -> None:
         self._connections.end_all()
         if self._recovery:
             os.kill(self._recovery, _signal.SIGKILL)
-        self._loop.after(1.0, self._end_sessions)
+        self._loop.call_later(1.0, self._end_sessions)

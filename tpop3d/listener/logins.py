@@ -1,6 +1,6 @@
-"""The listener's login attempts: each is a child that decides, and may become the session.
+"""The listener's login attempts: for each a process decides, and may become the session.
 
-What the child does is in `attempt`.
+What the process does is in `login_child`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from time import monotonic
 
 from tpop3d.auth.driver import CANNOT_SAY, NO
 from tpop3d.listener import login_child
-from tpop3d.listener.connection import DIED, HELD_BACK, UNHEARD
 from tpop3d.listener.hosts import SilentHosts
-from tpop3d.privsep.channel import Violation
+from tpop3d.privsep import lifecycle
 from tpop3d.privsep.monitor import GRACE, log_violation
 from tpop3d.session.wire import ERROR
 from tpop3d.system import logs
@@ -22,116 +21,114 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpop3d.listener.connection import Gatekeeper, Served
+    from tpop3d.listener.connection import Connection, Gatekeeper
     from tpop3d.listener.event_loop import Loop
-    from tpop3d.listener.gatekeepers import Pool
+    from tpop3d.listener.gatekeepers import Gatekeepers
     from tpop3d.privsep.channel import Asked
     from tpop3d.settings import Config
 
+EVENTS = {  # what a login process's exit status says
+    login_child.OVER: lifecycle.SESSION_OVER,
+    login_child.BROKEN: lifecycle.SESSION_OVER,
+    login_child.REFUSED: lifecycle.REFUSED,
+    login_child.UNDECIDED: lifecycle.REFUSED,
+}
 
-class Attempts:
-    """All of them, by pid, and the sessions that came of them.
 
-    `waiting` has the deadlines of connections before login; `finish` is called with one that is
-    over, and with how it ended unless its session has logged that; `complain` logs what may last.
+class Logins:
+    """All login processes, by pid, and the sessions that came of them.
+
+    `finish` is called with a connection that is over; `log_throttled` logs what may last.
     """
 
     def __init__(
         self,
         config: Config,
-        pool: Pool,
+        gatekeepers: Gatekeepers,
         loop: Loop,
-        waiting: dict[Served, float],
-        finish: Callable[[Served, str], None],
-        complain: Callable[[str], None],
+        finish: Callable[[Connection], None],
+        log_throttled: Callable[[str], None],
     ) -> None:
         self._config = config
-        self._hosts = SilentHosts(config.drivers, loop, complain)
-        self._pool = pool
+        self._hosts = SilentHosts(config.drivers, loop, log_throttled)
+        self._gatekeepers = gatekeepers
         self._loop = loop
-        self._waiting = waiting
         self._finish = finish
-        self._complain = complain
-        self._by_child: dict[int, Served] = {}
+        self._log_throttled = log_throttled
+        self._by_pid: dict[int, Connection] = {}
 
     def change(self, config: Config) -> None:
         """Go by another configuration from now on."""
         known = self._hosts.known()
         self._hosts.retire()
         self._config = config
-        self._hosts = SilentHosts(config.drivers, self._loop, self._complain, known)
+        self._hosts = SilentHosts(config.drivers, self._loop, self._log_throttled, known)
 
-    def begin(self, one: Gatekeeper, served: Served, request: Asked) -> None:
-        """Fork the child that decides, and that is the session if the answer is yes."""
-        if served.child or served.fd < 0:
-            raise Violation("an attempt during another")
-        served.monitor.check(request)
-        served.asked = monotonic()
+    def begin(self, one: Gatekeeper, connection: Connection, request: Asked) -> None:
+        """Fork the process that decides, and that is the session if the answer is yes."""
+        connection.asked = monotonic()
+        assert connection.fd is not None
         try:
-            monitor, config, needed = served.monitor, self._config, self._hosts.descriptors
-            served.child = login_child.start(
-                served.fd, one.channel, monitor, request, config, needed
-            )
+            monitor, config, needed = connection.monitor, self._config, self._hosts.descriptors
+            pid = login_child.start(connection.fd, one.channel, monitor, request, config, needed)
         except OSError as error:
-            self._complain(f"no further process: {error.strerror}")
-            one.channel.give_verdict(served.monitor.answer(CANNOT_SAY))
+            self._log_throttled(f"no further process: {error.strerror}")
+            connection.monitor.note(lifecycle.NO_PROCESS)
+            one.channel.give_verdict(connection.monitor.answer(CANNOT_SAY))
             return
-        self._by_child[served.child] = served
+        connection.login_process = pid
+        self._by_pid[pid] = connection
 
-    def bury(self, pid: int, status: int) -> bool:
-        """A process has ended: was it an attempt's child, perhaps the session that came of it, or
-        one that has tried a host?"""
-        served = self._by_child.pop(pid, None)
-        if served is not None:
-            self._end(served, pid, status)
-        return served is not None or self._hosts.bury(pid)
+    def reap(self, pid: int, status: int) -> bool:
+        """A process has ended: was it a login process, perhaps the session that came of it, or one
+        that has tried a host?"""
+        connection = self._by_pid.pop(pid, None)
+        if connection is not None:
+            connection.login_process = 0
+            self._take_end(connection, pid, status)
+        return connection is not None or self._hosts.reap(pid)
 
     def stop(self) -> None:
         """There will be no further attempts."""
         self._hosts.retire()
 
-    def _end(self, served: Served, pid: int, status: int) -> None:
-        served.child = 0
-        one = served.gatekeeper
+    def _take_end(self, connection: Connection, pid: int, status: int) -> None:
+        monitor = connection.monitor
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         if os.WIFSIGNALED(status):
             logs.error(f"session {pid} was ended by signal {os.WTERMSIG(status)}")
         if code == login_child.BROKEN:
-            served.monitor.summary.log_end(ERROR)
-        if code in (login_child.OVER, login_child.BROKEN):
-            if one is None:
-                self._finish(served, "")
-                return
-            served.child = UNHEARD
-            served.hang_up()
-            self._waiting[served] = monotonic() + GRACE
-            return
-        is_refused = code in (login_child.REFUSED, login_child.UNDECIDED)
-        if is_refused and one is None and (liar := served.released_by) is not None:
-            log_violation(served.monitor.summary.client, liar.pid, "an admission that nobody gave")
-            self._pool.drop(liar)
-        if one is None and not is_refused:
-            self._finish(served, ERROR)
-            return
-        # One that has died on the way has not been let in.
-        answer = served.monitor.answer(NO if code == login_child.REFUSED else CANNOT_SAY)
-        # Counted from the attempt on: how long the drivers took is nobody's business.
-        delay = served.asked + self._config.auth_failure_delay_seconds - monotonic()
-        served.child = HELD_BACK if is_refused else DIED
-        self._loop.after(delay, lambda: self._refuse(served, answer))
+            monitor.summary.log_end(ERROR)
+        has_lied = monitor.state == lifecycle.SERVING and EVENTS.get(code) == lifecycle.REFUSED
+        if has_lied and (liar := connection.admitted_by) is not None:
+            log_violation(monitor.summary.client, liar.pid, "an admission that nobody gave")
+            self._gatekeepers.drop(liar)
+        state = monitor.note(EVENTS.get(code, lifecycle.DIED))
+        if state == lifecycle.OVER:
+            self._finish(connection)
+        elif state == lifecycle.ENDED_EARLY:
+            connection.hang_up()
+            connection.deadline = monotonic() + GRACE
+        else:
+            # A process that has died on the way has let nobody in. Counted from the request on:
+            # how long the drivers took is nobody's business.
+            answer = monitor.answer(NO if code == login_child.REFUSED else CANNOT_SAY)
+            due = connection.asked + self._config.auth_failure_delay_seconds
+            self._loop.call_later(due - monotonic(), lambda: self._refuse(connection, answer))
 
-    def _refuse(self, served: Served, answer: bytes) -> None:
-        """Give a refusal that was held back: guessing costs time, whatever was guessed, and the
-        place of a connection for as long."""
-        served.child = 0
-        if served.gatekeeper is None:
-            self._finish(served, ERROR)
+    def _refuse(self, connection: Connection, answer: bytes) -> None:
+        """Give a refusal that was held back."""
+        if connection.monitor.state == lifecycle.OVER:
             return
-        if served in self._waiting:
-            self._waiting[served] = max(self._waiting[served], monotonic() + GRACE)
-        served.gatekeeper.channel.give_verdict(answer)
+        if connection.monitor.note(lifecycle.DUE) == lifecycle.OVER:
+            self._finish(connection)
+            return
+        connection.put_off()
+        assert connection.gatekeeper is not None
+        connection.gatekeeper.channel.give_verdict(answer)
 
 
-def tell_to_end(served: Served) -> None:
-    """Tell an attempt, or a session, to end; one that removes messages finishes that first."""
-    os.kill(served.child, SIGTERM)
+def tell_to_end(connection: Connection) -> None:
+    """Tell a login process, or a session, to end; one that removes messages finishes that first."""
+    if connection.login_process:
+        os.kill(connection.login_process, SIGTERM)

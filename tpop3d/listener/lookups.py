@@ -109,14 +109,14 @@ class LookUp:
             raise
         finally:
             os.close(write_end)
-        loop.watch(self._read_end, self._read)
-        loop.after(PATIENCE, lambda: self._end(None))
+        loop.add_reader(self._read_end, self._read)
+        loop.call_later(PATIENCE, lambda: self._end(None))
 
     def stop(self) -> None:
         """End it; nobody is told."""
         if self._read_end < 0:
             return
-        self._loop.forget(self._read_end)
+        self._loop.remove_reader(self._read_end)
         try:
             _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
         except ProcessLookupError:

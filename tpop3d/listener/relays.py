@@ -18,13 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpop3d.listener.connection import Served
+    from tpop3d.listener.connection import Connection
     from tpop3d.listener.event_loop import Loop
     from tpop3d.tls.keyholder import Keeper, Recipe
 
 SPARES = 2  # relays that wait, so that a handshake needs no fork
 LOOK = 5.0  # seconds between two looks at the files
-MAX_PRESSED = 5  # times that those that linger are pressed, until they are ended
+MAX_HURRIED = 5  # times that those that linger are hurried, until they are ended
 RETRY_AGE = 3600.0  # until the next try where keys that are old could not be replaced
 RETRY = 1.0  # seconds until the next try where a keeper has died
 
@@ -32,14 +32,14 @@ RETRY = 1.0  # seconds until the next try where a keeper has died
 class Relay:
     """A relay that the keeper has forked."""
 
-    __slots__ = ("channel", "has_failed", "is_ready", "keeper", "number", "served")
+    __slots__ = ("channel", "connection", "has_failed", "is_ready", "keeper", "number")
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.number, self.channel = keeper.start_relay()
         self.has_failed = False
         self.is_ready = False
-        self.served: Served | None = None
+        self.connection: Connection | None = None
 
 
 class Relays:
@@ -49,8 +49,8 @@ class Relays:
     def __init__(
         self,
         loop: Loop,
-        secured: Callable[[Served, Secured], None],
-        over: Callable[[Served, Failed], None],
+        secured: Callable[[Connection, Secured], None],
+        over: Callable[[Connection, Failed], None],
     ) -> None:
         self._loop = loop
         self._secured = secured
@@ -63,42 +63,42 @@ class Relays:
         # Those whose session is over, and whose client has not taken all; and how long they may
         # go on, the first to end first.
         self._lingering: dict[Relay, float] = {}
-        self._pressed = 0
+        self._hurried = 0
 
     # The keeper
 
     def change(self, keeper: Keeper | None) -> None:
         """Take relays from this keeper from now on. Those that serve a connection go on."""
         self._generation += 1
-        self.dismiss()
+        self.close()
         self._keeper = keeper
         if keeper is None:
             return
         for warning in keeper.warnings:
             logs.warning(f"tls: {warning}")
-        self._loop.watch(keeper.fileno(), self._lose_keeper)
+        self._loop.add_reader(keeper.fileno(), self._lose_keeper)
         self._fill()
         if not self._looks:
             self._looks = True
-            self._loop.after(LOOK, self._look)
+            self._loop.call_later(LOOK, self._look)
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         """Let the keeper and the relays that wait end."""
         for relay in self._spares:
             self._forget(relay)
         self._spares = []
         if self._keeper is not None:
-            self._loop.forget(self._keeper.fileno())
+            self._loop.remove_reader(self._keeper.fileno())
             self._keeper.retire()
         self._keeper = None
 
     def _lose_keeper(self) -> None:
         lost = self._keeper
-        self.dismiss()
+        self.close()
         logs.error("the process that has the private keys has died")
         if lost is not None:
             generation = self._generation
-            self._loop.after(RETRY, lambda: self._replace(lost.recipe, generation))
+            self._loop.call_later(RETRY, lambda: self._replace(lost.recipe, generation))
 
     def _replace(self, recipe: Recipe, generation: int) -> None:
         if generation != self._generation or self.is_stopping:
@@ -106,7 +106,7 @@ class Relays:
         made = keepers.start(recipe)
         if isinstance(made, Refused):
             logs.error(f"tls: {made.reason}")
-            self._loop.after(LOOK, lambda: self._replace(recipe, generation))
+            self._loop.call_later(LOOK, lambda: self._replace(recipe, generation))
         else:
             self.change(made)
 
@@ -117,7 +117,7 @@ class Relays:
         self._looks = keeper is not None
         if keeper is None:
             return
-        self._loop.after(LOOK, self._look)
+        self._loop.call_later(LOOK, self._look)
         files = keeper.recipe.files()
         is_changed = files != keeper.files
         if not is_changed and monotonic() - keeper.started < keepers.MAX_AGE:
@@ -143,15 +143,15 @@ class Relays:
             except OSError:
                 return  # it has died, as we shall hear, or has too much to do
             self._spares.append(relay)
-            self._loop.watch(relay.channel.fileno(), self._hearing(relay))
+            self._loop.add_reader(relay.channel.fileno(), self._reader_of(relay))
 
-    def _hearing(self, relay: Relay) -> Callable[[], None]:
-        return lambda: self._hear(relay)
+    def _reader_of(self, relay: Relay) -> Callable[[], None]:
+        return lambda: self._on_message(relay)
 
-    def give(self, served: Served) -> bool:
-        """Give a connection to a relay: what is in the clear is on `served.fd` from now on. False:
+    def give(self, connection: Connection) -> bool:
+        """Give a connection to a relay: what is in the clear is on its `fd` from now on. False:
         there is none."""
-        keeper, pairs = self._keeper, served.monitor.tls.pairs
+        keeper, pairs = self._keeper, connection.monitor.tls.pairs
         if keeper is None or pairs not in keeper.recipe.identities:
             return False
         self._fill()
@@ -160,8 +160,10 @@ class Relays:
         except OSError:
             return False
         index = keeper.recipe.identities.index(pairs)
-        fds, seconds = (served.fd, served.fd, theirs.fileno()), served.monitor.seconds_left
-        order = RelayOrder(fds, index, seconds, served.monitor.patience)
+        assert connection.fd is not None
+        fds = connection.fd, connection.fd, theirs.fileno()
+        monitor = connection.monitor
+        order = RelayOrder(fds, index, monitor.seconds_left, monitor.patience)
         try:
             while self._spares:
                 relay = self._spares.pop(0)
@@ -170,9 +172,9 @@ class Relays:
                 except OSError:
                     self._forget(relay)  # it has died while it waited
                     continue
-                os.close(served.fd)
-                served.fd, served.relay = ours.detach(), relay
-                relay.served = served
+                os.close(connection.fd)
+                connection.fd, connection.relay = ours.detach(), relay
+                relay.connection = connection
                 return True
         finally:
             theirs.close()
@@ -180,62 +182,62 @@ class Relays:
         ours.close()
         return False
 
-    def can_give(self, served: Served) -> bool:
+    def can_give(self, connection: Connection) -> bool:
         """Is there somebody to speak TLS with a connection's certificates?"""
         keeper = self._keeper
-        return keeper is not None and served.monitor.tls.pairs in keeper.recipe.identities
+        return keeper is not None and connection.monitor.tls.pairs in keeper.recipe.identities
 
-    def linger(self, served: Served, most: int) -> None:
+    def linger(self, connection: Connection, most: int) -> None:
         """Its connection is over, but for what its relay, if any, has still to send: that takes
         nobody's place, as little as what the kernel has still to send would. There may be `most`.
         """
-        if served.relay is None:
+        if connection.relay is None:
             return
-        seconds = LINGER_TIMES * served.monitor.patience + GRACE
-        self._lingering[served.relay] = monotonic() + seconds
+        seconds = LINGER_TIMES * connection.monitor.patience + GRACE
+        self._lingering[connection.relay] = monotonic() + seconds
         while len(self._lingering) > most:
             self._give_up(next(iter(self._lingering)))
 
-    def deadlines(self) -> list[float]:
-        """When `expire` must be called next, if it must be."""
-        return list(self._lingering.values())[:1]
+    def linger_on(self) -> bool:
+        """Is there anybody who has still to send something, so that `expire` must be called?"""
+        return bool(self._lingering)
 
     def expire(self, now: float) -> None:
         """End those whose clients do not take the last octets."""
         for relay in [one for one, deadline in self._lingering.items() if deadline <= now]:
             self._give_up(relay)
 
-    def press(self) -> None:
+    def hurry(self) -> None:
         """The listener is to end; it waits a little for those that linger."""
-        self._pressed += 1
-        if self._pressed > MAX_PRESSED:
+        self._hurried += 1
+        if self._hurried > MAX_HURRIED:
             for relay in list(self._lingering):
                 self._give_up(relay)
 
     def _give_up(self, relay: Relay) -> None:
-        if relay.served is not None:
-            self.kill(relay.served)
+        if relay.connection is not None:
+            self.kill(relay.connection)
 
-    def kill(self, served: Served) -> None:
+    def kill(self, connection: Connection) -> None:
         """End a connection's relay, whatever it is doing."""
-        if served.relay is not None:
-            served.relay.keeper.kill(served.relay.number)
-        self._part(served)
+        if connection.relay is not None:
+            connection.relay.keeper.kill(connection.relay.number)
+        self._part(connection)
 
-    def _part(self, served: Served) -> None:
-        if served.relay is not None:
-            self._forget(served.relay)
-            served.relay = None
+    def _part(self, connection: Connection) -> None:
+        if connection.relay is not None:
+            self._forget(connection.relay)
+            connection.relay = None
 
     def _forget(self, relay: Relay) -> None:
         self._lingering.pop(relay, None)
-        self._loop.forget(relay.channel.fileno())
+        self._loop.remove_reader(relay.channel.fileno())
         relay.channel.close()
         relay.keeper.release()
 
-    def _hear(self, relay: Relay) -> None:
+    def _on_message(self, relay: Relay) -> None:
         """A relay has said something."""
-        served = relay.served
+        connection = relay.connection
         try:
             message = relay.channel.receive()
             if isinstance(message, Ready):
@@ -243,36 +245,36 @@ class Relays:
                     raise Violation("ready again")
                 relay.is_ready = True  # it has been taken for that before
                 return
-            if served is None:
+            if connection is None:
                 # It has died while it waited.
                 if isinstance(message, Failed):
                     logs.error(f"relay: {message.reason}")
                 self._forget(relay)
                 self._spares = [one for one in self._spares if one is not relay]
-                self._loop.after(RETRY, self._fill)
+                self._loop.call_later(RETRY, self._fill)
             elif message is None:
-                self._part(served)
-                self._over(served, Failed("the relay has died", is_ours=True))
+                self._part(connection)
+                self._over(connection, Failed("the relay has died", is_ours=True))
             elif isinstance(message, Failed):
                 if relay.has_failed:
                     raise Violation("TLS fails again")
                 relay.has_failed = True
-                if not served.monitor.summary.tls:
-                    self._part(served)
-                    self._over(served, message)
+                if not connection.monitor.summary.tls:
+                    self._part(connection)
+                    self._over(connection, message)
                 else:
-                    served.monitor.log_failed_tls(message)
-            elif served.monitor.summary.tls:
+                    connection.monitor.log_failed_tls(message)
+            elif connection.monitor.summary.tls:
                 raise Violation("TLS begins again")
             else:
-                self._secured(served, message)
+                self._secured(connection, message)
         except BlockingIOError:
             return
         except Violation as violation:
-            if served is None:
+            if connection is None:
                 self._forget(relay)
                 self._spares = [one for one in self._spares if one is not relay]
             else:
-                log_violation(served.monitor.summary.client, relay.number, violation, "relay")
-                self.kill(served)
-                self._over(served, Failed(str(violation), is_ours=True))
+                log_violation(connection.monitor.summary.client, relay.number, violation, "relay")
+                self.kill(connection)
+                self._over(connection, Failed(str(violation), is_ours=True))

@@ -165,6 +165,9 @@ class Line:
         self.text = text
 
 
+Message = Asked | TlsWanted | Ending | Line  # what the monitor hears
+
+
 class Channel:
     """One end of the socketpair."""
 
@@ -207,7 +210,7 @@ class Channel:
         except OSError:
             pass
 
-    def receive(self) -> Asked | TlsWanted | Ending | Line | None:
+    def receive(self) -> Message | None:
         """The gatekeeper's next message, None at the end of file. Does not wait.
 
         Raises `Violation`; BlockingIOError where there is no message.

@@ -1,6 +1,8 @@
 """The decisions about one connection: who is let in, and what the gatekeeper may ask.
 
-The monitor has all the privileges that the program has, and reads nothing from the client.
+The monitor has all the privileges that the program has, and reads nothing from the client. It does
+no input or output but for the log: a door hands it each message (`receive`) and whatever else
+happens (`note`), is told in which state the connection is then, and does what that state wants.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from tpop3d.auth.switch import Switch
 from tpop3d.config.addresses import IMMEDIATE, PLAIN, STLS, Unresolved
 from tpop3d.pop3.authorization import Policy
 from tpop3d.privsep import channel as channels
-from tpop3d.privsep.channel import Violation
+from tpop3d.privsep import lifecycle
+from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted, Violation
 from tpop3d.session.summary import Summary
+from tpop3d.session.wire import ERROR
 from tpop3d.system import logs, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config.addresses import Tls
-    from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted
+    from tpop3d.privsep.channel import Message
     from tpop3d.settings import Config
     from tpop3d.tls.relay_channel import Failed, Secured
 
@@ -38,6 +42,8 @@ class Monitor:
         self, config: Config, client: str, local: tuple[str, int], tls: Tls = PLAIN
     ) -> None:
         self.summary = Summary(client)
+        self.state = lifecycle.HANDSHAKE if tls.mode == IMMEDIATE else lifecycle.AUTHORIZING
+        self.end = ERROR  # how it ended, once it is over; "" where its session has logged that
         self.verdict = Verdict.no("nothing was tried")
         self._config = config
         self._local = local
@@ -65,15 +71,40 @@ class Monitor:
         """How many seconds there are to log in. Negotiating TLS gives nobody more of them."""
         return max(0.0, self.summary.started + self._config.login_seconds - monotonic())
 
-    def check_tls(self, wanted: TlsWanted) -> None:
-        """TLS is to begin. Raises `Violation` where that cannot be."""
+    def receive(self, message: Message) -> str:
+        """Take a gatekeeper's message; returns the state that the connection has come to, "" if the
+        message was but a line for the log. Raises `Violation`: see `lifecycle`."""
+        if isinstance(message, Line):
+            self._log(message)
+            return ""
+        event = _event(message)
+        lifecycle.after(self.state, event)  # nothing has changed yet where this raises, or a check
+        if isinstance(message, Asked):
+            self._check(message)
+        elif isinstance(message, TlsWanted):
+            self._check_tls(message)
+        elif message.how:
+            self._count(message)
+        return self.note(event, message.how if isinstance(message, Ending) else ERROR)
+
+    def note(self, event: str, how: str = ERROR) -> str:
+        """Take what has happened; returns the state that the connection has come to. `how` is how
+        it ended, should it be over. Raises `Violation`."""
+        before, self.state = self.state, lifecycle.after(self.state, event)
+        if self.state == lifecycle.OVER:
+            is_told = event == lifecycle.SESSION_OVER or before == lifecycle.ENDED_EARLY
+            self.end = "" if is_told else how
+        return self.state
+
+    def _check_tls(self, wanted: TlsWanted) -> None:
         if self._closed or not self.policy.stls:
             raise Violation("TLS that was not offered")
-        self.count(wanted)
+        self._count(wanted)
 
     def secure(self, secured: Secured) -> None:
         """The connection has TLS: nothing is in the clear any more, and nothing else is known of
         the client than before it said anything."""
+        self.note(lifecycle.SECURED)
         self.summary.tls, self.summary.cipher = secured.version, secured.cipher
         self._octets = self.summary.octets_in, self.summary.octets_out
         self.policy = Policy(self.policy.apop_timestamp, plaintext=True, secured=True)
@@ -84,14 +115,14 @@ class Monitor:
         what, log = ("tls trouble", logs.error) if failed.is_ours else ("tls failed", logs.notice)
         log(logs.event(what, rip=self.summary.client, reason=failed.reason))
 
-    def count(self, told: Asked | TlsWanted | Ending) -> None:
+    def _count(self, told: Asked | TlsWanted | Ending) -> None:
         """Take the octets that a gatekeeper has counted."""
         self.summary.octets_in = self._octets[0] + told.octets_in
         self.summary.octets_out = self._octets[1] + told.octets_out
 
-    def check(self, request: Asked) -> None:
+    def _check(self, request: Asked) -> None:
         """Raises `Violation` for a request that cannot come now."""
-        self.count(request)
+        self._count(request)
         self.summary.method = request.method
         if self._closed:
             raise Violation("an attempt after the last one")
@@ -101,7 +132,7 @@ class Monitor:
             raise Violation("a password that was not asked for")
 
     def decide(self, request: Asked) -> Verdict:
-        """Ask the auth switch about an attempt that passed `check`, and log it if refused.
+        """Ask the auth switch about an attempt that `receive` has taken, and log it if refused.
 
         Raises `signals.Interrupted` when the process is told to end.
         """
@@ -145,7 +176,7 @@ class Monitor:
             logs.notice(line)
         return self.verdict
 
-    def log(self, line: Line) -> None:
+    def _log(self, line: Line) -> None:
         """Write a gatekeeper's line: that it has failed; and with -v, what it does, in as many as
         it likes.
 
@@ -169,6 +200,17 @@ class Monitor:
         self._failed += 1
         self._closed = self._failed >= MAX_FAILED_LOGINS
         return channels.REFUSED_FOR_LAST if self._closed else channels.REFUSED
+
+
+def _event(message: Asked | TlsWanted | Ending) -> str:
+    """What a gatekeeper's message tells of."""
+    if isinstance(message, Asked):
+        return lifecycle.ASKS_LOGIN
+    if isinstance(message, TlsWanted):
+        return lifecycle.ASKS_TLS
+    if not message.how:
+        return lifecycle.REPORTED
+    return lifecycle.LEFT if message.how == channels.STLS else lifecycle.ENDED
 
 
 def apop_timestamp() -> bytes:
