@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tlskit
 from mailsite import PATIENCE, poll
-from tpop3d.system import signals
+from tpop3d.system import processes
 from tpop3d.system.privileges import Cell
 from tpop3d.tls import relay, relay_channel
 from tpop3d.tls.relay_channel import RelayOrder
@@ -242,7 +242,7 @@ TRANSPORTS = {"socketpair": socketpair, "tcp": tcp, "pipes": pipes}
 def start(context):
     """Fork a relay that waits for its order."""
     ours, theirs = relay_channel.pair()
-    pid = signals.fork()
+    pid = processes.fork()
     if not pid:
         relay.run(Cell(None, os.getegid(), ""), theirs, [context])
     theirs.close()

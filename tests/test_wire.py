@@ -13,7 +13,7 @@ import pytest
 from mailsite import PATIENCE, poll
 from protocol import waiting, wired
 from tpop3d.session.wire import EOF, GATHER, SIGNAL, TIMEOUT, Ended
-from tpop3d.system import signals
+from tpop3d.system import processes
 
 LIMIT = 255
 BIG = b"x" * (4 << 20)  # more than any socket or pipe holds
@@ -245,12 +245,12 @@ def test_a_wakeup_ends_a_pause_at_once(client):
 @pytest.fixture
 def undisturbed(monkeypatch):
     """What a test catches is none of the next one's business."""
-    before = {one: signal.getsignal(one) for one in (*signals.ENDING, signal.SIGCHLD)}
-    monkeypatch.setattr(signals, "_pipe", (-1, -1))
-    monkeypatch.setattr(signals, "_caught", set())
+    before = {one: signal.getsignal(one) for one in (*processes.ENDING, signal.SIGCHLD)}
+    monkeypatch.setattr(processes, "_pipe", (-1, -1))
+    monkeypatch.setattr(processes, "_caught", set())
     yield
     signal.set_wakeup_fd(-1)
-    for fd in signals.descriptors():
+    for fd in processes.descriptors():
         os.close(fd)
     for one, handler in before.items():
         signal.signal(one, handler)
@@ -258,34 +258,34 @@ def undisturbed(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_ending_signal_wakes_and_interrupts_nothing(undisturbed, number):
-    fd = signals.catch()
-    assert fd in signals.descriptors()
+    fd = processes.catch()
+    assert fd in processes.descriptors()
     os.kill(os.getpid(), number)
     assert select.select([fd], [], [], PATIENCE)[0] == [fd]
     assert os.read(fd, 9) == bytes([number])
 
 
 def test_who_catches_anew_shares_no_descriptor_with_its_parent(undisturbed):
-    first = os.stat(signals.catch(signal.SIGCHLD))
+    first = os.stat(processes.catch(signal.SIGCHLD))
     os.kill(os.getpid(), signal.SIGCHLD)
-    fd = signals.catch()
+    fd = processes.catch()
     assert os.fstat(fd).st_ino != first.st_ino
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     assert waiting(fd) == 0  # what came before is the parent's to see
-    assert [os.get_inheritable(one) for one in signals.descriptors()] == [False, False]
+    assert [os.get_inheritable(one) for one in processes.descriptors()] == [False, False]
 
 
 @pytest.mark.parametrize("on", [True, False])
 def test_who_has_caught_nothing_is_interrupted_by_nothing(undisturbed, on):
-    signals.interrupt(on)
-    signals.catch()
+    processes.interrupt(on)
+    processes.catch()
 
 
 def test_catching_leaves_no_descriptor_behind(undisturbed):
-    signals.catch()
+    processes.catch()
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
-        signals.catch()
+        processes.catch()
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 

@@ -248,13 +248,13 @@ def _recover(options: Options) -> int:
         return FAILED
     from tpop3d.privsep import sandbox
     from tpop3d.session.recover_all import recover_all
-    from tpop3d.system import signals
+    from tpop3d.system import processes
 
     if os.geteuid() == 0 and (why := sandbox.lacking()):
         _complain(why)
         return FAILED
-    signals.unblock()
-    signals.catch()
+    processes.unblock()
+    processes.catch()
     logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
     return OK if recover_all(config) else FAILED
 

@@ -25,7 +25,7 @@ from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.session import enter, open_chosen, terms_of
 from tpop3d.session.wire import milliseconds
 from tpop3d.settings import Config, load
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 
 # Exit codes.
@@ -62,7 +62,7 @@ def try_login(file: str, user: str, client: str) -> int:
     for warning in config.warnings:
         _complain(f"warning: {warning}")
     logs.start(config.log_facility, config.log_level, to_stderr=True)
-    signals.unblock()
+    processes.unblock()
     try:
         _check(user, client)
         password, note = _password(user)
@@ -301,7 +301,7 @@ def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]
             _say("mailbox", f"{path} (not looked at)")
         _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
         return UNTRIED if account.uid > 0 and account.gid > 0 else UNOPENED
-    pid = signals.fork()
+    pid = processes.fork()
     if pid:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return status if status in RESULTS else UNOPENED
@@ -361,7 +361,7 @@ def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int
 
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
-    wakeup, _ = signals.descriptors()
+    wakeup, _ = processes.descriptors()
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
     return bool(poll.poll(milliseconds(seconds)))

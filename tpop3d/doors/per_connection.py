@@ -23,7 +23,7 @@ from tpop3d.privsep import gatekeeper, lifecycle
 from tpop3d.privsep.channel import Asked, Channel, Line, Order, Violation
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import ERROR, LINGER_TIMES, SIGNAL, Wire, milliseconds
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
     """Serve the connection on two descriptors, which may be one and the same."""
     if stat.S_ISREG(os.fstat(fd_out).st_mode):
         cell.file_size = MAX_TRANSCRIPT
-    signals.unblock()
+    processes.unblock()
     found = None  # where it is not the connection's own
     if config.proxy_protocol_from is not None:
         from tpop3d.proxy import origin
@@ -63,7 +63,7 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
             if found is None:
                 return
     pid, channel = gatekeeper.start(cell)
-    wakeup = signals.catch()
+    wakeup = processes.catch()
     wire = Wire(fd_in, fd_out, wakeup)
     wire.keep_alive()
     client, local = found or (wire.peer(), wire.local())
@@ -188,7 +188,7 @@ class _Connection:
         answered = monotonic() + self._config.auth_failure_delay_seconds
         try:
             verdict = monitor.decide(request)
-        except signals.Interrupted:
+        except processes.Interrupted:
             raise _Ended(SIGNAL) from None
         code = monitor.answer(verdict.answer)
         if verdict.answer == YES:

@@ -145,7 +145,7 @@ def run(
     from tpop3d.listener.listener import Listener
     from tpop3d.privsep import gatekeeper
     from tpop3d.privsep.sandbox import gatekeeper_user, prepare_cell
-    from tpop3d.system import signals
+    from tpop3d.system import processes
 
     own = Sockets()
     domains: dict[str, frozenset[str] | None] = {}
@@ -170,8 +170,8 @@ def run(
     if isinstance(keeper, str):
         return _fail(keeper)
     # From here on there is something to put in order at the end, so no signal ends us before that.
-    signals.unblock()
-    signals.catch()
+    processes.unblock()
+    processes.catch()
     if pidfile and (why := _write_pidfile(pidfile)):
         return _fail(why)
     _warn_of_no_tls(listening, config)

@@ -11,7 +11,7 @@ from errno import EAGAIN
 
 from tpop3d.auth import isolation
 from tpop3d.auth.hosts import REPORT
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class SilentHosts:
 
     def _start_trial(self, number: int, driver: Any, host: int) -> None:
         try:
-            pid = signals.fork()
+            pid = processes.fork()
         except OSError as error:
             self._log_throttled(f"no further process: {error.strerror}")
             return

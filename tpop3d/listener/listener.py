@@ -23,7 +23,7 @@ from tpop3d.listener.limits import provide_descriptors
 from tpop3d.listener.lookups import LookUp, NotAsked, knowing
 from tpop3d.privsep.lifecycle import SERVING
 from tpop3d.session.wire import keep_alive, name_of, plain
-from tpop3d.system import logs, signals, titles
+from tpop3d.system import logs, processes, titles
 from tpop3d.system.files import close_all_but
 
 TYPE_CHECKING = False
@@ -72,11 +72,11 @@ class Listener:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
         titles.show_name()
-        signals.unblock()
-        signals.spare_from_hangup()
-        early = signals.received()
-        wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
-        os.write(signals.descriptors()[1], early)
+        processes.unblock()
+        processes.spare_from_hangup()
+        early = processes.received()
+        wakeup = processes.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
+        os.write(processes.descriptors()[1], early)
         self._loop.add_reader(wakeup, lambda: self._take_signals(wakeup))
         self._provide_descriptors()
         registry.preload(self.config.drivers.values())
@@ -98,7 +98,7 @@ class Listener:
         """Finish what a crash has interrupted, while the first clients come: a session does it for
         its own mailbox, but others read mailboxes, too."""
         try:
-            self._recovery = signals.fork()
+            self._recovery = processes.fork()
         except OSError as error:
             self._connections.log_throttled(f"no further process: {error.strerror}")
             return
@@ -106,7 +106,7 @@ class Listener:
             return
         try:
             titles.show(titles.RECOVERY)
-            logs.reopen(lambda log: close_all_but((*signals.descriptors(), *log)))
+            logs.reopen(lambda log: close_all_but((*processes.descriptors(), *log)))
             from tpop3d.session.recover_all import recover_all
 
             recover_all(self.config)

@@ -8,7 +8,7 @@ from tpop3d.auth import isolation  # noqa: F401  before the fork
 from tpop3d.auth.driver import CANNOT_SAY, YES
 from tpop3d.privsep import channel as channels
 from tpop3d.session import session
-from tpop3d.system import logs, signals, titles
+from tpop3d.system import logs, processes, titles
 from tpop3d.system.files import close_all_but
 
 TYPE_CHECKING = False
@@ -38,14 +38,14 @@ def start(
     the gatekeeper that asks: it is told of an admission by the child, and of a refusal by whoever
     called, when the child has ended.
     """
-    pid = signals.fork()
+    pid = processes.fork()
     if pid:
         return pid
     status = 1
     try:
         titles.show(titles.LOGIN)
-        wakeup, _ = signals.descriptors()
-        keep = (fd, channel.fileno(), *needed, *signals.descriptors())
+        wakeup, _ = processes.descriptors()
+        keep = (fd, channel.fileno(), *needed, *processes.descriptors())
         logs.reopen(lambda log: close_all_but((*keep, *log)))
         verdict = monitor.decide(request)
         if verdict.answer == YES:
@@ -61,7 +61,7 @@ def start(
             status = OVER
         else:
             status = UNDECIDED if verdict.answer == CANNOT_SAY else REFUSED
-    except signals.Interrupted:
+    except processes.Interrupted:
         status = UNDECIDED
     except BaseException as error:
         logs.error(f"internal error: {logs.describe(error)}")

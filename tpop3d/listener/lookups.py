@@ -13,7 +13,7 @@ import os
 
 from tpop3d.config import directive
 from tpop3d.config.directive import Unanswered
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 from tpop3d.system.files import close_all_but
 
 TYPE_CHECKING = False
@@ -100,7 +100,7 @@ class LookUp:
         self._received = b""
         self._read_end, write_end = os.pipe()
         try:
-            pid = signals.fork()
+            pid = processes.fork()
             if not pid:
                 _work(look_up, write_end)
             self._pidfd = os.pidfd_open(pid)
@@ -140,7 +140,7 @@ class LookUp:
 def _work(look_up: Callable[[], None], write_end: int) -> NoReturn:
     """What the process does."""
     try:
-        logs.reopen(lambda log: close_all_but((write_end, *signals.descriptors(), *log)))
+        logs.reopen(lambda log: close_all_but((write_end, *processes.descriptors(), *log)))
         directive.answers = answers = Answers()
         look_up()
         unwritten = memoryview(marshal.dumps(answers.known))

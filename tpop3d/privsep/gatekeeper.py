@@ -19,7 +19,7 @@ from tpop3d.privsep import sandbox as cells
 from tpop3d.privsep.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import ERROR, HTTP, INJECTION, QUIT, Ended, Wire
-from tpop3d.system import logs, signals, titles
+from tpop3d.system import logs, processes, titles
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def start(cell: Cell) -> tuple[int, Channel]:
     It serves one order after the other until the channel is closed.
     """
     ours, theirs = channels.pair()
-    pid = signals.fork()
+    pid = processes.fork()
     if pid:
         theirs.close()
         return pid, ours
@@ -79,10 +79,10 @@ def start(cell: Cell) -> tuple[int, Channel]:
 def _lock_in(cell: Cell, channel: Channel) -> int:
     """Lock this process in; returns the descriptor that a signal makes readable. Raises
     `Unconfined`."""
-    wakeup, _ = signals.descriptors()
+    wakeup, _ = processes.descriptors()
     titles.show(titles.GATEKEEPER)
     try:
-        confine(cell, (channel.fileno(), *signals.descriptors()))
+        confine(cell, (channel.fileno(), *processes.descriptors()))
     except OSError as error:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         raise Unconfined(f"gatekeepers cannot be locked in: {why}") from None
@@ -96,7 +96,7 @@ def trial(cell: Cell) -> str:
     """
     ours, theirs = channels.pair()
     try:
-        pid = signals.fork()
+        pid = processes.fork()
     except OSError as error:
         return f"no gatekeeper: {error.strerror}"
     if not pid:

@@ -19,7 +19,7 @@ from tpop3d.privsep import lifecycle
 from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted, Violation
 from tpop3d.session.summary import Summary
 from tpop3d.session.wire import ERROR
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,12 +134,12 @@ class Monitor:
     def decide(self, request: Asked) -> Verdict:
         """Ask the auth switch about an attempt that `receive` has taken, and log it if refused.
 
-        Raises `signals.Interrupted` when the process is told to end.
+        Raises `processes.Interrupted` when the process is told to end.
         """
         attempt = request.attempt
         # Ours, whatever the gatekeeper says: a digest of another connection is worth nothing.
         attempt.timestamp = self.policy.apop_timestamp
-        signals.interrupt(True)
+        processes.interrupt(True)
         try:
             domain, unresolved = b"", ""
             # Only now: a host name in listen-address may have to be looked up.
@@ -160,7 +160,7 @@ class Monitor:
             self.verdict = Verdict.cannot_say("internal error")
             self._undecided = MAX_UNDECIDED
         finally:
-            signals.interrupt(False)
+            processes.interrupt(False)
         self.summary.note_attempt(attempt.method, self.verdict)
         if self.verdict.answer != YES:
             failed = "login failed" if self.verdict.is_guess else "login impossible"

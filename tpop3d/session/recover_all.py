@@ -17,7 +17,7 @@ from tpop3d.mailspool import idfile, journal, refusal, statefile
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Terms, recover_spool
 from tpop3d.session.wire import milliseconds
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ class _Recovery:
         self._config = config
         self._limit = SECONDS + config.lock_timeout_seconds
         self._children: dict[int, _Child] = {}  # by descriptor
-        self._wakeup, _ = signals.descriptors()
+        self._wakeup, _ = processes.descriptors()
         self._poll = select.poll()
         self._poll.register(self._wakeup, select.POLLIN)
         self._is_good = True
@@ -119,7 +119,7 @@ class _Recovery:
 
     def _start(self, place: str) -> None:
         try:
-            pid = signals.fork()
+            pid = processes.fork()
         except OSError as error:
             self._fail(place, f"no further process: {error.strerror}")
             return
@@ -213,7 +213,7 @@ def _recover(place: str, config: Config) -> str:
 
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
-    wakeup, _ = signals.descriptors()
+    wakeup, _ = processes.descriptors()
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
     return bool(poll.poll(milliseconds(seconds)))

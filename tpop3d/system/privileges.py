@@ -11,7 +11,7 @@ import resource
 import select
 from time import monotonic
 
-from tpop3d.system import signals
+from tpop3d.system import processes
 from tpop3d.system.files import close_all_but, make_directory
 
 TYPE_CHECKING = False
@@ -149,7 +149,7 @@ def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
     """
     read_end, write_end = os.pipe()
     try:
-        pid = signals.fork()
+        pid = processes.fork()
     except OSError:
         os.close(read_end)
         os.close(write_end)

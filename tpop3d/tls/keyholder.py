@@ -18,7 +18,7 @@ from time import monotonic
 
 from tpop3d.config.addresses import located
 from tpop3d.session.wire import milliseconds
-from tpop3d.system import logs, signals, titles
+from tpop3d.system import logs, processes, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.privileges import PR_SET_DUMPABLE
 from tpop3d.tls import relay_channel
@@ -131,7 +131,7 @@ def start(recipe: Recipe) -> Keeper | Refused:
     files = recipe.files()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        pid = signals.fork()
+        pid = processes.fork()
     except OSError as error:
         ours.close()
         theirs.close()
@@ -159,9 +159,9 @@ def start(recipe: Recipe) -> Keeper | Refused:
 def _keep(recipe: Recipe, connection: _socket.socket) -> None:
     """Be a keeper."""
     titles.show(titles.KEYHOLDER)
-    signals.spare_from_hangup()
-    wakeup = signals.catch(_signal.SIGCHLD, _signal.SIGHUP)
-    keep = (connection.fileno(), *signals.descriptors())
+    processes.spare_from_hangup()
+    wakeup = processes.catch(_signal.SIGCHLD, _signal.SIGHUP)
+    keep = (connection.fileno(), *processes.descriptors())
     logs.reopen(lambda log: close_all_but((*keep, *log)))
     _let_go_of_output()
     # Nobody may look at this process's memory.
@@ -205,7 +205,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
             continue
         end = RelayChannel(_socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
         try:
-            pid = signals.fork()
+            pid = processes.fork()
         except OSError as error:
             logs.error(f"no further relay: {error.strerror}")
             end.close()

@@ -14,7 +14,7 @@ import select
 from time import monotonic
 
 from tpop3d.session.wire import LINGER_TIMES, PARTING_SECONDS, milliseconds
-from tpop3d.system import logs, signals, titles
+from tpop3d.system import logs, processes, titles
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 from tpop3d.tls import relay_channel
 from tpop3d.tls.client import TlsClient
@@ -35,9 +35,9 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> No
     """Be a relay: for one connection, and then end the process. Never returns."""
     status = 1
     try:
-        wakeup, _ = signals.descriptors()
+        wakeup, _ = processes.descriptors()
         titles.show(titles.RELAY)
-        confine(cell, (channel.fileno(), *signals.descriptors()))
+        confine(cell, (channel.fileno(), *processes.descriptors()))
         channel.tell(relay_channel.READY)
         if (order := _await_order(channel, wakeup)) is not None:
             _serve(order, channel, contexts[order.index], wakeup)

@@ -8,7 +8,7 @@ import select
 
 from tpop3d.privsep.channel import Violation
 from tpop3d.session.wire import PARTING_SECONDS, milliseconds
-from tpop3d.system import logs, signals
+from tpop3d.system import logs, processes
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import Failed, RelayChannel
 
@@ -73,7 +73,7 @@ def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProc
     It says when it is ready, or why it cannot be. Raises OSError.
     """
     ours, theirs = relay_channel.pair()
-    pid = signals.fork()
+    pid = processes.fork()
     if pid:
         theirs.close()
         return RelayProcess(pid, ours)
