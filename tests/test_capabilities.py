@@ -35,6 +35,7 @@ def test_what_announces_a_command_is_in_a_table():
     commands = {*authorization.COMMANDS, *transaction.COMMANDS}
     assert OF_COMMAND.keys() <= commands
     assert {*PLAINTEXT} <= OF_COMMAND.keys()
+    assert OF_COMMAND[b"AUTH"].split() == [b"SASL", *authorization.MECHANISMS]
     by_other_means = {b"PASS", b"APOP", b"CAPA", b"QUIT", b"STLS"}
     required = {b"STAT", b"LIST", b"RETR", b"DELE", b"NOOP", b"RSET"}  # RFC 1939 section 5
     assert commands - OF_COMMAND.keys() == by_other_means | required

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpop3d.pop3 import sasl
+from tpop3d.pop3 import authorization
 
 DECODED = [
     (b"", b""),
@@ -56,21 +56,21 @@ NO_PLAIN = {
 
 @pytest.mark.parametrize(("response", "octets"), DECODED)
 def test_base64_is_decoded(response, octets):
-    assert sasl.decode(response) == octets
+    assert authorization.decode_base64(response) == octets
 
 
 @pytest.mark.parametrize("response", NO_BASE64)
 def test_what_is_no_base64_is_refused(response):
-    assert sasl.decode(response) is None
+    assert authorization.decode_base64(response) is None
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=40), st.integers(1, 12))
 def test_no_padding_is_taken_but_the_one_that_is_due(octets, more):
     response = b64encode(octets)
-    assert sasl.decode(response + b"=" * more) is None
+    assert authorization.decode_base64(response + b"=" * more) is None
     for missing in range(1, response.count(b"=") + 1):
-        assert sasl.decode(response[:-missing]) is None
+        assert authorization.decode_base64(response[:-missing]) is None
 
 
 @pytest.mark.parametrize("length", [4, 8])
@@ -79,29 +79,31 @@ def test_what_is_taken_is_base64_whatever_stands_where(length):
     grammar = re.compile(rb"(?:[YWQ]{4})*(?:[YWQ]{4}|[YWQ]{3}=|[YWQ]{2}==)?")
     for characters in product(b"YWQ=", repeat=length):
         response = bytes(characters)
-        assert (sasl.decode(response) is not None) == bool(grammar.fullmatch(response)), response
+        assert (authorization.decode_base64(response) is not None) == bool(
+            grammar.fullmatch(response)
+        ), response
 
 
 @settings(max_examples=100)
 @given(st.binary(max_size=300))
 def test_all_octets_survive_base64(octets):
-    assert sasl.decode(b64encode(octets)) == octets
+    assert authorization.decode_base64(b64encode(octets)) == octets
 
 
 @pytest.mark.parametrize(("message", "credentials"), PLAIN)
 def test_plain_has_a_name_and_a_password(message, credentials):
-    assert sasl.plain(message) == credentials
+    assert authorization.credentials_of(message) == credentials
 
 
 @pytest.mark.parametrize("message", NO_PLAIN.values(), ids=NO_PLAIN.keys())
 def test_a_malformed_plain_message_is_refused(message):
-    assert sasl.plain(message) is None
+    assert authorization.credentials_of(message) is None
 
 
 @settings(max_examples=200)
 @given(st.binary(max_size=20))
 def test_no_message_makes_a_name_with_nul_cr_or_lf(message):
-    if credentials := sasl.plain(message):
+    if credentials := authorization.credentials_of(message):
         name, password = credentials
         assert name
         assert not set(name + password) & set(b"\0\r\n")

@@ -6,7 +6,9 @@ attempt is for the monitor, and this file runs where no password file can be rea
 
 from __future__ import annotations
 
-from tpop3d.pop3 import replies, sasl
+import binascii
+
+from tpop3d.pop3 import replies
 from tpop3d.pop3.capabilities import capa
 from tpop3d.pop3.commands import MAX_COMMAND, MAX_RESPONSE, Command, is_http, parse
 from tpop3d.pop3.replies import Reply
@@ -14,6 +16,9 @@ from tpop3d.pop3.replies import Reply
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+MECHANISMS = (b"PLAIN",)  # of SASL (RFC 4616), as POP3 carries it (RFC 5034)
 
 
 class Policy:
@@ -153,8 +158,8 @@ class Authorization:
         """AUTH mechanism [initial-response]; bare AUTH lists the mechanisms, as it did once."""
         words = command.words()
         if not words:
-            return replies.multi_line(b"+OK", sasl.MECHANISMS if self.policy.plaintext else ())
-        if words[0].upper() not in sasl.MECHANISMS:
+            return replies.multi_line(b"+OK", MECHANISMS if self.policy.plaintext else ())
+        if words[0].upper() not in MECHANISMS:
             return replies.MECHANISM_UNKNOWN
         if not self.policy.plaintext:
             return self.policy.refusal
@@ -194,11 +199,42 @@ def _plain(response: bytes) -> Reply | Attempt:
     """The attempt that a PLAIN response makes."""
     if response == b"*":
         return replies.SASL_CANCELLED
-    message = sasl.decode(response)
-    credentials = sasl.plain(message) if message is not None else None
+    message = decode_base64(response)
+    credentials = credentials_of(message) if message is not None else None
     if credentials is None:
         return replies.SASL_MALFORMED
     return Attempt("PLAIN", credentials[0], password=credentials[1])
+
+
+def decode_base64(response: bytes) -> bytes | None:
+    """The octets of a base64 response, or None where it is no base64 (RFC 4648 section 4).
+
+    Padding is what completes the last four characters, and no more (section 3.3). Bits there that
+    belong to no octet may be set: section 3.5 lets a decoder choose, nothing here depends on how
+    a password was spelled, and Dovecot takes them.
+    """
+    try:
+        octets = binascii.a2b_base64(response, strict_mode=True) if response else b""
+    except binascii.Error:
+        return None
+    # strict_mode forgives any number of "=" behind a whole group.
+    return octets if len(response) == (len(octets) + 2) // 3 * 4 else None
+
+
+def credentials_of(message: bytes) -> tuple[bytes, bytes] | None:
+    """The name and the password of a PLAIN message, or None where it is malformed.
+
+    The authorization identity must be empty or the name itself: nobody acts for another here.
+    """
+    parts = message.split(b"\0")
+    if len(parts) != 3:
+        return None
+    identity, name, password = parts
+    if not name or identity not in (b"", name):
+        return None
+    if b"\r" in message or b"\n" in message:
+        return None
+    return name, password
 
 
 COMMANDS: dict[bytes, Callable[[Authorization, Command], Reply | Attempt | StartTls]] = {
