@@ -242,9 +242,8 @@ TRANSPORTS = {"socketpair": socketpair, "tcp": tcp, "pipes": pipes}
 def start(context):
     """Fork a relay that waits for its order."""
     ours, theirs = relay_channel.pair()
-    pid = processes.fork()
-    if not pid:
-        relay.run(Cell(None, os.getegid(), ""), theirs, [context])
+    cell = Cell(None, os.getegid(), "")
+    pid = processes.spawn(lambda: relay.run(cell, theirs, [context]))
     theirs.close()
     return pid, ours
 

@@ -301,17 +301,12 @@ def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]
             _say("mailbox", f"{path} (not looked at)")
         _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
         return UNTRIED if account.uid > 0 and account.gid > 0 else UNOPENED
-    pid = processes.fork()
-    if pid:
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return status if status in RESULTS else UNOPENED
-    status = UNOPENED
-    try:
-        status = _open_within_limits(account, config, barred)
-    except BaseException as error:
-        logs.error(f"internal error: {logs.describe(error)}")
-    finally:
-        os._exit(status)
+
+    def work() -> int:
+        return _open_within_limits(account, config, barred)
+
+    status = os.waitstatus_to_exitcode(os.waitpid(processes.spawn(work, UNOPENED), 0)[1])
+    return status if status in RESULTS else UNOPENED
 
 
 def _open_within_limits(account: Account, config: Config, barred: dict[str, list[str]]) -> int:

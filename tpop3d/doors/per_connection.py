@@ -46,7 +46,7 @@ class _Ended(Exception):
 
 
 class _Died(Exception):
-    """The gatekeeper has ended too early; what it died of is logged when it is buried."""
+    """The gatekeeper has ended too early; what it died of is logged when it is reaped."""
 
 
 def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None:
@@ -339,9 +339,6 @@ def _end(pid: int, is_dying: bool = False) -> None:
         _, status = os.waitpid(pid, 0)
         if not is_dying:
             return
-    if os.WIFSIGNALED(status):
-        logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
-    elif os.WEXITSTATUS(status) == gatekeeper.UNCONFINED:
-        pass  # it has said why
-    elif os.WEXITSTATUS(status) or is_dying:
-        logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
+    if is_dying and not status:
+        logs.error(f"gatekeeper {pid} ended with status 0")
+    processes.log_death("gatekeeper", pid, status, gatekeeper.UNCONFINED)

@@ -7,7 +7,7 @@ import os
 
 from tpop3d.listener.connection import Gatekeeper
 from tpop3d.privsep import gatekeeper
-from tpop3d.system import logs
+from tpop3d.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,13 +149,9 @@ class Gatekeepers:
 
     def _log_death(self, one: Gatekeeper, status: int) -> None:
         """Say what a gatekeeper has died of, unless we have ended it."""
-        pid = one.pid
         if one.is_dropped:
             return
-        if os.WIFSIGNALED(status):
-            logs.error(f"gatekeeper {pid} was ended by signal {os.WTERMSIG(status)}")
-        elif os.WEXITSTATUS(status) not in (0, gatekeeper.UNCONFINED):
-            logs.error(f"gatekeeper {pid} ended with status {os.WEXITSTATUS(status)}")
+        processes.log_death("gatekeeper", one.pid, status, gatekeeper.UNCONFINED)
         if not one.served and one.connection is None:
             # One that dies at once would be replaced by another that dies at once.
             self._retry = min(2 * self._retry, MAX_RETRY)

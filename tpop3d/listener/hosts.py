@@ -135,11 +135,11 @@ class SilentHosts:
                 self._try_later()
 
     def _start_trial(self, number: int, driver: Any, host: int) -> None:
+
+        def work() -> None:
+            isolation.serve(lambda: driver.try_host(host), MOST, self.descriptors)
+
         try:
-            pid = processes.fork()
+            self._trials[processes.spawn(work)] = (number, host)
         except OSError as error:
             self._log_throttled(f"no further process: {error.strerror}")
-            return
-        if not pid:
-            isolation.serve(lambda: driver.try_host(host), MOST, self.descriptors)
-        self._trials[pid] = (number, host)

@@ -97,23 +97,18 @@ class Listener:
     def _recover(self) -> None:
         """Finish what a crash has interrupted, while the first clients come: a session does it for
         its own mailbox, but others read mailboxes, too."""
-        try:
-            self._recovery = processes.fork()
-        except OSError as error:
-            self._connections.log_throttled(f"no further process: {error.strerror}")
-            return
-        if self._recovery:
-            return
-        try:
+
+        def work() -> None:
             titles.show(titles.RECOVERY)
             logs.reopen(lambda log: close_all_but((*processes.descriptors(), *log)))
             from tpop3d.session.recover_all import recover_all
 
             recover_all(self.config)
-        except BaseException as error:
-            logs.error(f"internal error: {logs.describe(error)}")
-        finally:
-            os._exit(0)
+
+        try:
+            self._recovery = processes.spawn(work)
+        except OSError as error:
+            self._connections.log_throttled(f"no further process: {error.strerror}")
 
     def _provide_descriptors(self) -> None:
         has_tls = any(tls.mode != NONE for tls in self._sockets.values())

@@ -13,6 +13,7 @@ from tpop3d.system.files import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tpop3d.auth.driver import Account
     from tpop3d.privsep.channel import Asked, Channel
     from tpop3d.privsep.monitor import Monitor
     from tpop3d.settings import Config
@@ -38,32 +39,34 @@ def start(
     the gatekeeper that asks: it is told of an admission by the child, and of a refusal by whoever
     called, when the child has ended.
     """
-    pid = processes.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
+
+    def work() -> int:
         titles.show(titles.LOGIN)
-        wakeup, _ = processes.descriptors()
         keep = (fd, channel.fileno(), *needed, *processes.descriptors())
         logs.reopen(lambda log: close_all_but((*keep, *log)))
-        verdict = monitor.decide(request)
-        if verdict.answer == YES:
-            channel.give_verdict(channels.ADMITTED)
-            status = BROKEN
-            channel.close()
-            for descriptor in needed:
-                os.close(descriptor)
-            account = verdict.account
-            assert account is not None
-            policy, summary = monitor.policy, monitor.summary
-            session.serve((fd, fd), request.pending, wakeup, account, policy, config, summary)
-            status = OVER
-        else:
-            status = UNDECIDED if verdict.answer == CANNOT_SAY else REFUSED
-    except processes.Interrupted:
-        status = UNDECIDED
-    except BaseException as error:
+        try:
+            verdict = monitor.decide(request)
+        except processes.Interrupted:
+            return UNDECIDED
+        account = verdict.account
+        if verdict.answer != YES or account is None:
+            return UNDECIDED if verdict.answer == CANNOT_SAY else REFUSED
+        channel.give_verdict(channels.ADMITTED)
+        channel.close()
+        for descriptor in needed:
+            os.close(descriptor)
+        return _serve(fd, account, request, monitor, config)
+
+    return processes.spawn(work)
+
+
+def _serve(fd: int, account: Account, request: Asked, monitor: Monitor, config: Config) -> int:
+    """Be the session; returns how the process is to end."""
+    wakeup, _ = processes.descriptors()
+    try:
+        policy, summary = monitor.policy, monitor.summary
+        session.serve((fd, fd), request.pending, wakeup, account, policy, config, summary)
+    except Exception as error:
         logs.error(f"internal error: {logs.describe(error)}")
-    finally:
-        os._exit(status)
+        return BROKEN
+    return OVER

@@ -19,7 +19,7 @@ from tpop3d.system.files import close_all_but
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, TypeVar
 
     from tpop3d.listener.event_loop import Loop
 
@@ -100,9 +100,7 @@ class LookUp:
         self._received = b""
         self._read_end, write_end = os.pipe()
         try:
-            pid = processes.fork()
-            if not pid:
-                _work(look_up, write_end)
+            pid = processes.spawn(lambda: _work(look_up, write_end))
             self._pidfd = os.pidfd_open(pid)
         except OSError:
             os.close(self._read_end)
@@ -137,16 +135,11 @@ class LookUp:
             self._finish(answers)
 
 
-def _work(look_up: Callable[[], None], write_end: int) -> NoReturn:
+def _work(look_up: Callable[[], None], write_end: int) -> None:
     """What the process does."""
-    try:
-        logs.reopen(lambda log: close_all_but((write_end, *processes.descriptors(), *log)))
-        directive.answers = answers = Answers()
-        look_up()
-        unwritten = memoryview(marshal.dumps(answers.known))
-        while unwritten:
-            unwritten = unwritten[os.write(write_end, unwritten) :]
-    except BaseException as error:
-        logs.error(f"internal error: {logs.describe(error)}")
-    finally:
-        os._exit(0)
+    logs.reopen(lambda log: close_all_but((write_end, *processes.descriptors(), *log)))
+    directive.answers = answers = Answers()
+    look_up()
+    unwritten = memoryview(marshal.dumps(answers.known))
+    while unwritten:
+        unwritten = unwritten[os.write(write_end, unwritten) :]

@@ -54,26 +54,30 @@ def start(cell: Cell) -> tuple[int, Channel]:
     It serves one order after the other until the channel is closed.
     """
     ours, theirs = channels.pair()
-    pid = processes.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    status = 1
+    pid = processes.spawn(lambda: _run(cell, theirs))
+    theirs.close()
+    return pid, ours
+
+
+def _run(cell: Cell, channel: Channel) -> int:
+    """What the process does; returns its exit status."""
     try:
-        wakeup = _lock_in(cell, theirs)
-        logs.hand_over(theirs.log)
-        while not _is_told_to_end(wakeup, theirs) and (order := theirs.take_order()) is not None:
-            _serve(order, theirs, wakeup)
-        status = 0
+        wakeup = _lock_in(cell, channel)
+        logs.hand_over(channel.log)
+        while not _is_told_to_end(wakeup, channel):
+            order = channel.take_order()
+            if order is None:
+                break
+            _serve(order, channel, wakeup)
     except Unconfined as error:
         logs.error(str(error))
-        status = UNCONFINED
+        return UNCONFINED
     except (MonitorGone, ConnectionError):
-        status = 0
-    except BaseException as error:
+        pass
+    except Exception as error:
         logs.error(f"gatekeeper: {logs.describe(error)}")
-    finally:
-        os._exit(status)
+        return 1
+    return 0
 
 
 def _lock_in(cell: Cell, channel: Channel) -> int:
@@ -95,11 +99,8 @@ def trial(cell: Cell) -> str:
     Whoever serves many says only then that it serves: otherwise each of them would find out.
     """
     ours, theirs = channels.pair()
-    try:
-        pid = processes.fork()
-    except OSError as error:
-        return f"no gatekeeper: {error.strerror}"
-    if not pid:
+
+    def work() -> None:
         try:
             ours.close()  # should whoever tries this be killed, it is over
             _lock_in(cell, theirs)
@@ -107,10 +108,13 @@ def trial(cell: Cell) -> str:
             theirs.take_order()
         except Unconfined as error:
             theirs.log(channels.LOG_ERR, str(error))
-        except BaseException as error:
+        except Exception as error:
             theirs.log(channels.LOG_ERR, f"gatekeeper: {logs.describe(error)}")
-        finally:
-            os._exit(0)
+
+    try:
+        pid = processes.spawn(work)
+    except OSError as error:
+        return f"no gatekeeper: {error.strerror}"
     theirs.close()
     poll = select.poll()
     poll.register(ours.fileno(), select.POLLIN)

@@ -22,8 +22,6 @@ from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from tpop3d.settings import Config
 
 AT_ONCE = 4  # mailboxes
@@ -86,7 +84,7 @@ class _Child:
         self.send(_signal.SIGKILL)
         os.close(self.fd)
 
-    def bury(self) -> int:
+    def reap(self) -> int:
         """Its exit status, or minus the signal that has ended it."""
         os.close(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -119,12 +117,10 @@ class _Recovery:
 
     def _start(self, place: str) -> None:
         try:
-            pid = processes.fork()
+            pid = processes.spawn(lambda: _run(place, self._config), BROKEN)
         except OSError as error:
             self._fail(place, f"no further process: {error.strerror}")
             return
-        if not pid:
-            _in_its_process(place, self._config)
         child = _Child(place, pid, monotonic() + self._limit)
         self._children[child.fd] = child
         self._poll.register(child.fd, select.POLLIN)
@@ -136,7 +132,7 @@ class _Recovery:
         ready = {fd for fd, _ in self._poll.poll(milliseconds(due - monotonic()) + 1)}
         for fd in ready - {self._wakeup}:
             child = self._forget(fd)
-            status = child.bury()
+            status = child.reap()
             if status < 0:
                 self._fail(child.place, f"its process was ended by signal {-status}")
             elif status not in (DONE, TOLD):
@@ -160,29 +156,23 @@ class _Recovery:
             deadline = monotonic() + GRACE
             while self._children and (left := deadline - monotonic()) > 0:
                 for fd, _ in self._poll.poll(milliseconds(left) + 1):
-                    self._forget(fd).bury()
+                    self._forget(fd).reap()
 
     def _fail(self, place: str, why: str) -> None:
         logs.error(logs.event("maildrop not recovered", directory=place, reason=why))
         self._is_good = False
 
 
-def _in_its_process(place: str, config: Config) -> NoReturn:
-    """What the process of one mailbox does."""
-    status = BROKEN
+def _run(place: str, config: Config) -> int:
+    """What the process of one mailbox does; returns its exit status."""
     try:
-        try:
-            why = _recover(place, config)
-        except MemoryError:
-            why = f"{OUT_OF_MEMORY}: {size_text(config.session_memory)}"
-            use_reserve()
-        if why:
-            logs.error(logs.event("maildrop not recovered", directory=place, reason=why))
-        status = TOLD if why else DONE
-    except BaseException as error:
-        logs.error(f"internal error: {logs.describe(error)}")
-    finally:
-        os._exit(status)
+        why = _recover(place, config)
+    except MemoryError:
+        why = f"{OUT_OF_MEMORY}: {size_text(config.session_memory)}"
+        use_reserve()
+    if why:
+        logs.error(logs.event("maildrop not recovered", directory=place, reason=why))
+    return TOLD if why else DONE
 
 
 def _recover(place: str, config: Config) -> str:

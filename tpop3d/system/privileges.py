@@ -148,19 +148,18 @@ def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
     one. Raises OSError where there can be no further process.
     """
     read_end, write_end = os.pipe()
+
+    def work() -> None:
+        if not become(account.uid, account.gid, account.lock_gid, is_asleep=False):
+            os.write(write_end, act())
+
     try:
-        pid = processes.fork()
+        pid = processes.spawn(work)
     except OSError:
         os.close(read_end)
-        os.close(write_end)
         raise
-    if not pid:
-        try:
-            if not become(account.uid, account.gid, account.lock_gid, is_asleep=False):
-                os.write(write_end, act())
-        finally:
-            os._exit(0)
-    os.close(write_end)
+    finally:
+        os.close(write_end)
     poll = select.poll()
     poll.register(read_end, select.POLLIN)
     deadline = monotonic() + seconds

@@ -1,6 +1,8 @@
-"""The signals that end a session. They interrupt nothing: they make a descriptor readable.
+"""Processes of ours: how one begins, and how one is told to end.
 
-Whoever waits, waits for that descriptor too; whoever writes to a mailspool does not look.
+A child begins in `spawn`, and nowhere else does one come back from fork(2): it never returns into
+what its parent was doing. The signals that end a session interrupt nothing: they make a descriptor
+readable. Whoever waits, waits for that descriptor too; whoever writes to a mailspool does not look.
 """
 
 from __future__ import annotations
@@ -9,6 +11,12 @@ from __future__ import annotations
 import _signal
 import os
 import select
+
+from tpop3d.system import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ENDING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
@@ -57,11 +65,36 @@ def catch(*more: int) -> int:
     return _pipe[0]
 
 
-def fork() -> int:
-    """fork(2). The child has called `catch`: a signal that it gets, however soon, is its own.
+def spawn(work: Callable[[], int | None], failed: int = 1) -> int:
+    """Do `work` in a process of its own; returns its pid.
 
-    Raises OSError where there can be no further process.
+    The process ends with the status that `work` returns (None: 0). If it raises, that is a bug: it
+    is logged, and the status is `failed`. The process has called `catch`, so a signal that it gets,
+    however soon, is its own. Raises OSError where there can be no further process.
     """
+    pid = _fork()
+    if pid:
+        return pid
+    status = failed
+    try:
+        status = work() or 0
+    except BaseException as error:
+        logs.error(f"internal error: {logs.describe(error)}")
+    finally:
+        os._exit(status)
+
+
+def log_death(what: str, pid: int, status: int, told: int = 0) -> None:
+    """Log how a process has ended (`status` as waitpid(2) gives it), unless it did so well, or with
+    the exit status `told`, before which it says why itself."""
+    if os.WIFSIGNALED(status):
+        logs.error(f"{what} {pid} was ended by signal {os.WTERMSIG(status)}")
+    elif os.WEXITSTATUS(status) not in (0, told):
+        logs.error(f"{what} {pid} ended with status {os.WEXITSTATUS(status)}")
+
+
+def _fork() -> int:
+    """fork(2), with the child's signals caught before it can get any. Raises OSError."""
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
     try:
         pid = os.fork()

@@ -26,6 +26,8 @@ from tpop3d.tls.relay_channel import RelayChannel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
+
     from tpop3d.config.addresses import Pairs
     from tpop3d.settings import Config
     from tpop3d.system.privileges import Cell
@@ -131,19 +133,12 @@ def start(recipe: Recipe) -> Keeper | Refused:
     files = recipe.files()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        pid = processes.fork()
+        processes.spawn(lambda: _keep(recipe, theirs))
     except OSError as error:
         ours.close()
-        theirs.close()
         return Refused(f"no further process: {error.strerror}", False)
-    if not pid:
-        try:
-            _keep(recipe, theirs)
-        except BaseException as error:
-            logs.error(f"internal error: {logs.describe(error)}")
-        finally:
-            os._exit(1)
-    theirs.close()
+    finally:
+        theirs.close()
     poll = select.poll()
     poll.register(ours.fileno(), select.POLLIN)
     answer = ours.recv(MAX_ANSWER) if poll.poll(milliseconds(PATIENCE)) else b""
@@ -156,7 +151,7 @@ def start(recipe: Recipe) -> Keeper | Refused:
     return Refused("the process that reads the keys has died, or takes too long", False)
 
 
-def _keep(recipe: Recipe, connection: _socket.socket) -> None:
+def _keep(recipe: Recipe, connection: _socket.socket) -> int:
     """Be a keeper."""
     titles.show(titles.KEYHOLDER)
     processes.spare_from_hangup()
@@ -167,7 +162,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
     # Nobody may look at this process's memory.
     recipe.cell.prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from tpop3d.tls import certificates, relay
+    from tpop3d.tls import certificates, relay  # noqa: F401  before the first relay is wanted
 
     made: list[Serving] = []
     try:
@@ -176,7 +171,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
             made.append(certificates.serving(pairs, *settings, tickets=True, look=True))
     except certificates.Unusable as error:
         connection.send(b"-" + os.fsencode(str(error)))
-        os._exit(0)
+        return 0
     contexts = [one.context for one in made]
     warnings = dict.fromkeys(warning for one in made for warning in one.warnings)
     gc.collect()
@@ -189,14 +184,14 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
     while True:
         ready = dict(poll.poll())
         if wakeup in ready and not _reap(os.read(wakeup, 4096), relays):
-            os._exit(0)
+            return 0
         if connection.fileno() not in ready:
             continue
         asked, rights, _, _ = connection.recvmsg(
             _ASKED.size, _socket.CMSG_SPACE(_DESCRIPTOR.size), _socket.MSG_CMSG_CLOEXEC
         )
         if not asked:
-            os._exit(0)  # nobody wants further relays
+            return 0  # nobody wants further relays
         kind, number = _ASKED.unpack(asked)
         if kind == KILL:
             for pid in [pid for pid, its in relays.items() if its == number]:
@@ -205,15 +200,17 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> None:
             continue
         end = RelayChannel(_socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
         try:
-            pid = processes.fork()
+            relays[_start_relay(recipe.cell, end, contexts)] = number
         except OSError as error:
             logs.error(f"no further relay: {error.strerror}")
-            end.close()
-            continue
-        if not pid:
-            relay.run(recipe.cell, end, contexts)
         end.close()
-        relays[pid] = number
+
+
+def _start_relay(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> int:
+    """Fork a relay; returns its pid. Raises OSError."""
+    from tpop3d.tls import relay
+
+    return processes.spawn(lambda: relay.run(cell, channel, contexts))
 
 
 def _let_go_of_output() -> None:
@@ -225,17 +222,14 @@ def _let_go_of_output() -> None:
 
 
 def _reap(numbers: bytes, relays: dict[int, int]) -> bool:
-    """Bury relays that have ended. False: we are told to end ourselves, which ends no relay."""
+    """Reap relays that have ended. False: we are told to end ourselves, which ends no relay."""
     while relays:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             break
         if relays.pop(pid, None) == KILLED:
             continue  # as we were asked to; who asked has said why
-        if os.WIFSIGNALED(status):
-            logs.error(f"relay {pid} was ended by signal {os.WTERMSIG(status)}")
-        elif os.WEXITSTATUS(status):
-            logs.error(f"relay {pid} ended with status {os.WEXITSTATUS(status)}")
+        processes.log_death("relay", pid, status)
     return all(number in (_signal.SIGCHLD, _signal.SIGHUP) for number in numbers)
 
 

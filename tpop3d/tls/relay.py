@@ -9,7 +9,6 @@ so nobody's mail meets anybody else's in its memory.
 from __future__ import annotations
 
 import _socket
-import os
 import select
 from time import monotonic
 
@@ -31,9 +30,8 @@ CHUNK = 1 << 17  # octets of a session's that are encrypted at a time
 HUNG_UP = select.POLLHUP | select.POLLRDHUP | select.POLLERR
 
 
-def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> None:
-    """Be a relay: for one connection, and then end the process. Never returns."""
-    status = 1
+def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> int:
+    """Be a relay, for one connection; returns the process's exit status."""
     try:
         wakeup, _ = processes.descriptors()
         titles.show(titles.RELAY)
@@ -41,16 +39,14 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> No
         channel.tell(relay_channel.READY)
         if (order := _await_order(channel, wakeup)) is not None:
             _serve(order, channel, contexts[order.index], wakeup)
-        status = 0
     except ConnectionError:
-        status = 0  # nobody is there any more to have a relay
+        pass  # nobody is there any more to have a relay
     except MemoryError:
         channel.tell(relay_channel.BROKEN, OUT_OF_MEMORY)
-        status = 0
-    except BaseException as error:
+    except Exception as error:
         channel.tell(relay_channel.BROKEN, f"internal error: {logs.describe(error)}")
-    finally:
-        os._exit(status)
+        return 1
+    return 0
 
 
 def _await_order(channel: RelayChannel, wakeup: int) -> RelayOrder | None:

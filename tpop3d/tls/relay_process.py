@@ -8,7 +8,7 @@ import select
 
 from tpop3d.privsep.channel import Violation
 from tpop3d.session.wire import PARTING_SECONDS, milliseconds
-from tpop3d.system import logs, processes
+from tpop3d.system import processes
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import Failed, RelayChannel
 
@@ -35,7 +35,7 @@ class RelayProcess:
         reason to stay."""
         self.channel.give_no_more()
         is_over = self._is_over(seconds, wakeup) or self._is_over(PARTING_SECONDS + GRACE)
-        return self._bury() if is_over else self.kill()
+        return self._reap() if is_over else self.kill()
 
     def kill(self) -> Failed | None:
         """End it; returns what has broken the TLS, if anything."""
@@ -43,7 +43,7 @@ class RelayProcess:
             os.kill(self._pid, _signal.SIGKILL)
         except PermissionError:
             return None  # we are the mailbox's user by now
-        return self._bury(is_killed=True)
+        return self._reap(is_killed=True)
 
     def _is_over(self, seconds: float, *wakeup: int) -> bool:
         """Has it ended, when so many seconds are over, or we are told to end?"""
@@ -52,13 +52,11 @@ class RelayProcess:
             poll.register(fd, select.POLLIN)
         return self._descriptor in dict(poll.poll(milliseconds(seconds)))
 
-    def _bury(self, is_killed: bool = False) -> Failed | None:
+    def _reap(self, is_killed: bool = False) -> Failed | None:
         _, status = os.waitpid(self._pid, 0)
         os.close(self._descriptor)
-        if os.WIFSIGNALED(status) and not is_killed:
-            logs.error(f"relay {self._pid} was ended by signal {os.WTERMSIG(status)}")
-        elif os.WIFEXITED(status) and os.WEXITSTATUS(status):
-            logs.error(f"relay {self._pid} ended with status {os.WEXITSTATUS(status)}")
+        if not (is_killed and os.WIFSIGNALED(status)):
+            processes.log_death("relay", self._pid, status)
         try:
             last = self.channel.receive()
         except (Violation, BlockingIOError):
@@ -73,11 +71,8 @@ def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProc
     It says when it is ready, or why it cannot be. Raises OSError.
     """
     ours, theirs = relay_channel.pair()
-    pid = processes.fork()
-    if pid:
-        theirs.close()
-        return RelayProcess(pid, ours)
-    try:
+
+    def work() -> int:
         ours.close()
         from tpop3d.tls import certificates, relay
 
@@ -85,9 +80,9 @@ def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProc
             found = certificates.serving(pairs, min_version, ciphers, tickets=False, look=False)
         except certificates.Unusable as error:
             theirs.tell(relay_channel.BROKEN, str(error))
-            os._exit(0)
-        relay.run(cell, theirs, [found.context])
-    except BaseException as error:
-        logs.error(f"internal error: {logs.describe(error)}")
-    finally:
-        os._exit(1)
+            return 0
+        return relay.run(cell, theirs, [found.context])
+
+    pid = processes.spawn(work)
+    theirs.close()
+    return RelayProcess(pid, ours)
