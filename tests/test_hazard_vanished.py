@@ -10,13 +10,13 @@ import doors
 from mailsite import CHECKOUT, need, poll
 from network import OUTSIDE, network
 from spools import mbox
-from tpop3d.session import wire as wires
+from tpop3d.system import io
 
 # As it is, but in seconds instead of minutes.
 IMPATIENT = """
 import sys
-from tpop3d.session import wire
-wire.KEEPALIVE_IDLE = wire.KEEPALIVE_INTERVAL = wire.KEEPALIVE_COUNT = 1
+from tpop3d.system import io
+io.KEEPALIVE_IDLE = io.KEEPALIVE_INTERVAL = io.KEEPALIVE_COUNT = 1
 from tpop3d.cli import main
 raise SystemExit(main())
 """
@@ -59,9 +59,9 @@ def test_units_and_xinetd_say_the_same_as_the_server():
     for unit in (CHECKOUT / "systemd").glob("*.socket"):
         text = unit.read_text()
         assert "\nKeepAlive=yes\n" in text, unit
-        assert f"\nKeepAliveTimeSec={wires.KEEPALIVE_IDLE}\n" in text, unit
-        assert f"\nKeepAliveIntervalSec={wires.KEEPALIVE_INTERVAL}\n" in text, unit
-        assert f"\nKeepAliveProbes={wires.KEEPALIVE_COUNT}\n" in text, unit
+        assert f"\nKeepAliveTimeSec={io.KEEPALIVE_IDLE}\n" in text, unit
+        assert f"\nKeepAliveIntervalSec={io.KEEPALIVE_INTERVAL}\n" in text, unit
+        assert f"\nKeepAliveProbes={io.KEEPALIVE_COUNT}\n" in text, unit
     for file in ("tpop3d", "tpop3d-tls"):
         flags = re.search(r"flags\s*=(.*)", (CHECKOUT / "xinetd" / file).read_text())[1]
         assert "KEEPALIVE" in flags.split()

@@ -9,7 +9,7 @@ import authkit
 from tpop3d.config.addresses import IMMEDIATE, STLS, Tls
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import lifecycle
-from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted, Violation
+from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted
 from tpop3d.privsep.lifecycle import (
     ALONE,
     ASKS_LOGIN,
@@ -47,6 +47,7 @@ from tpop3d.privsep.lifecycle import (
 )  # fmt: skip
 from tpop3d.privsep.monitor import Monitor
 from tpop3d.session.wire import ERROR, QUIT, SIGNAL, TIMEOUT
+from tpop3d.system.io import Violation
 from tpop3d.tls.relay_channel import Secured
 
 EVENTS = (ASKS_LOGIN, ASKS_TLS, REPORTED, LEFT, ENDED, GONE, LET_IN, REFUSED, NO_PROCESS, DIED,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpop3d.privsep.channel import Violation
+from tpop3d.system.io import Violation
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import (
     FAILED,

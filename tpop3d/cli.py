@@ -7,6 +7,7 @@ import sys
 
 from tpop3d.doors import inetd
 from tpop3d.system import logs
+from tpop3d.system.io import say
 from tpop3d.system.outlets import Stderr
 
 TYPE_CHECKING = False
@@ -196,7 +197,7 @@ def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> i
         problems = _serve_or_problems(options, fd_in, fd_out, stderr_is_free)
     except Exception as error:
         logs.error(f"internal error: {logs.describe(error)}")
-        inetd.say(fd_out, replies.INTERNAL_ERROR)
+        say(fd_out, replies.INTERNAL_ERROR.line)
         return FAILED
     if not problems:
         return OK
@@ -205,7 +206,8 @@ def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> i
     for problem in problems:
         logs.error(problem)
     may_pass = all(isinstance(problem, Passing) for problem in problems)
-    inetd.say(fd_out, replies.SERVER_NOT_READY if may_pass else replies.SERVER_MISCONFIGURED)
+    reply = replies.SERVER_NOT_READY if may_pass else replies.SERVER_MISCONFIGURED
+    say(fd_out, reply.line)
     return FAILED
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import _signal
 import os
 import resource
-import select
 import struct
 from time import monotonic
 
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
 from tpop3d.system import logs, titles
 from tpop3d.system.files import close_all_but
+from tpop3d.system.io import MAX_POLL, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_ANSWER = 1 << 16  # octets
 MAX_REASON = 1000  # octets that go into the log
-MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 # Answer, uid, gid, gid for dotlocks or 0, lengths of reason and name, mailboxes.
 _HEADER = struct.Struct("!cIIIHHB")
 _LENGTHS = struct.Struct("!HH")  # of a path, and of the directory at its start that is required
@@ -98,7 +97,7 @@ def _run(work: Callable[[], Verdict], seconds: float, keep: tuple[int, ...]) -> 
     try:
         watched = os.pidfd_open(pid)
         answer, is_whole = _read(read_end, watched, deadline)
-        in_time = is_whole and _wait(watched, deadline)
+        in_time = is_whole and bool(ready(deadline - monotonic(), watched))
     finally:
         os.close(read_end)
         if watched >= 0:
@@ -170,32 +169,18 @@ def _send(kill: Callable[[int, int], None], pid: int, number: int) -> None:
         pass  # it is gone, or has become somebody whom we may not end
 
 
-def _milliseconds(seconds: float) -> float:
-    return min(max(0.0, seconds), MAX_POLL) * 1000
-
-
-def _wait(watched: int, deadline: float) -> bool:
-    """Does the process end in time?"""
-    poll = select.poll()
-    poll.register(watched, select.POLLIN)
-    return bool(poll.poll(_milliseconds(deadline - monotonic())))
-
-
 def _read(fd: int, watched: int, deadline: float) -> tuple[bytes, bool]:
     """What the process has written, and whether that is all: whether it has ended or has closed
     its end in time, and has not written too much."""
     received = b""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    poll.register(watched, select.POLLIN)
     while len(received) <= MAX_ANSWER:
-        ready = dict(poll.poll(_milliseconds(deadline - monotonic())))
-        if fd in ready:
+        found = ready(deadline - monotonic(), fd, watched)
+        if fd in found:
             octets = os.read(fd, MAX_ANSWER)
             if not octets:
                 return received, True
             received += octets
-        elif watched in ready:
+        elif watched in found:
             return received, True  # it has ended, and something that it started has not
         else:
             break

@@ -23,9 +23,9 @@ from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.privsep.sandbox import lacking
 from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.session import enter, open_chosen, terms_of
-from tpop3d.session.wire import milliseconds
 from tpop3d.settings import Config, load
 from tpop3d.system import logs, processes
+from tpop3d.system.io import milliseconds
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 
 # Exit codes.

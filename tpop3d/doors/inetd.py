@@ -4,8 +4,9 @@ StandardInput=socket, or a pipe). One session, then the end."""
 from __future__ import annotations
 
 import os
-import select
 import sys
+
+from tpop3d.system.io import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,17 +66,6 @@ def _identity(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def say(fd_out: int, reply: Reply) -> None:
-    """Tell the client why there is no session. We may be root: nothing is read from it."""
-    try:
-        poll = select.poll()
-        poll.register(fd_out, select.POLLOUT)
-        if poll.poll(0):
-            os.write(fd_out, reply.line + b"\r\n")
-    except OSError:
-        pass  # gone
-
-
 def _is_listening(fd: int) -> bool:
     import _socket
 
@@ -103,7 +93,7 @@ def refuse_waiting(reply: Reply) -> None:
         listening.setblocking(False)  # for whoever has started us, too
         for _ in range(MOST_WAITING):
             fd, _ = listening._accept()  # type: ignore[attr-defined]
-            say(fd, reply)
+            say(fd, reply.line)
             os.close(fd)
     except OSError:
         pass  # nobody waits any more

@@ -10,20 +10,19 @@ from __future__ import annotations
 import _signal
 import _socket
 import os
-import select
 import stat
 from time import monotonic
 
 from tpop3d.auth.driver import YES
 from tpop3d.config.addresses import IMMEDIATE
-from tpop3d.doors import inetd
 from tpop3d.pop3 import replies
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import gatekeeper, lifecycle
-from tpop3d.privsep.channel import Asked, Channel, Line, Order, Violation
+from tpop3d.privsep.channel import Asked, Channel, Line, Order
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
-from tpop3d.session.wire import ERROR, LINGER_TIMES, SIGNAL, Wire, milliseconds
+from tpop3d.session.wire import ERROR, SIGNAL, Wire
 from tpop3d.system import logs, processes
+from tpop3d.system.io import LINGER_TIMES, Violation, ready, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class _Connection:
     def apologize(self) -> None:
         """Tell the client, if it can be told at once, that this is not its fault."""
         if self._monitor.state in lifecycle.IN_POP3:
-            inetd.say(self.fds[1], replies.INTERNAL_ERROR)
+            say(self.fds[1], replies.INTERNAL_ERROR.line)
 
     def hang_up(self) -> None:
         """Close it; where there is a relay, wait until the client has what was sent."""
@@ -204,9 +203,7 @@ class _Connection:
 
     def _hold_back(self, until: float) -> None:
         """Let time pass before a refusal: guessing costs time, the same whatever was guessed."""
-        poll = select.poll()
-        poll.register(self._wakeup, select.POLLIN)
-        if poll.poll(milliseconds(until - monotonic())):
+        if ready(until - monotonic(), self._wakeup):
             raise _Ended(SIGNAL)
 
     def _receive(self, channel: Channel) -> Message | None:
@@ -216,16 +213,13 @@ class _Connection:
 
     def _await(self, fd: int, who: str) -> None:
         """Wait until a process of ours says something."""
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
-        ready = dict(poll.poll(milliseconds(self._deadline - monotonic())))
-        if self._wakeup in ready:
+        found = ready(self._deadline - monotonic(), fd, self._wakeup)
+        if self._wakeup in found:
             raise _Ended(SIGNAL)
-        if not ready and who == "relay":
+        if not found and who == "relay":
             self._fail_to_relay("the relay does not answer")
             raise _Ended("")
-        if not ready:
+        if not found:
             self._monitor.note(lifecycle.LATE)
 
     # TLS

@@ -12,9 +12,9 @@ import sys
 from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config.directive import found
 from tpop3d.listener import sd_notify
-from tpop3d.session.wire import name_of
 from tpop3d.settings import Config, load
 from tpop3d.system import logs
+from tpop3d.system.io import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import os
 from time import monotonic
 
 from tpop3d.config.addresses import IMMEDIATE
-from tpop3d.doors.inetd import say
 from tpop3d.pop3.replies import INTERNAL_ERROR, TOO_MANY_CONNECTIONS
 from tpop3d.privsep.lifecycle import IN_POP3
 from tpop3d.privsep.monitor import GRACE
+from tpop3d.system.io import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Connection:
     def apologize(self) -> None:
         """Tell the client, if it can be told at once, that this is not its fault."""
         if self.fd is not None and self.monitor.state in IN_POP3:
-            say(self.fd, INTERNAL_ERROR)
+            say(self.fd, INTERNAL_ERROR.line)
 
     def hang_up(self) -> None:
         """End the connection, also for a process that keeps a duplicate of it."""

@@ -20,10 +20,11 @@ from tpop3d.listener.logins import Logins, tell_to_end
 from tpop3d.listener.relays import Relays
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import lifecycle
-from tpop3d.privsep.channel import Asked, Order, Violation
+from tpop3d.privsep.channel import Asked, Order
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import SIGNAL
 from tpop3d.system import logs
+from tpop3d.system.io import Violation
 from tpop3d.tls.relay_channel import Failed, Secured
 
 TYPE_CHECKING = False

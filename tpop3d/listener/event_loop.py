@@ -6,8 +6,8 @@ import select
 from heapq import heappop, heappush
 from time import monotonic, sleep
 
-from tpop3d.session.wire import milliseconds
 from tpop3d.system import logs
+from tpop3d.system.io import milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

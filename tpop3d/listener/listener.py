@@ -22,9 +22,9 @@ from tpop3d.listener.event_loop import Loop
 from tpop3d.listener.limits import provide_descriptors
 from tpop3d.listener.lookups import LookUp, NotAsked, knowing
 from tpop3d.privsep.lifecycle import SERVING
-from tpop3d.session.wire import keep_alive, name_of, plain
 from tpop3d.system import logs, processes, titles
 from tpop3d.system.files import close_all_but
+from tpop3d.system.io import keep_alive, name_of, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ import _socket
 import os
 from time import monotonic
 
-from tpop3d.privsep.channel import Violation
 from tpop3d.privsep.monitor import GRACE, log_violation
-from tpop3d.session.wire import LINGER_TIMES
 from tpop3d.system import logs
+from tpop3d.system.io import LINGER_TIMES, Violation
 from tpop3d.tls import keyholder as keepers
 from tpop3d.tls.keyholder import Refused
 from tpop3d.tls.relay_channel import Failed, Ready, RelayOrder, Secured

@@ -14,6 +14,7 @@ import struct
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.session.wire import EOF, ERROR, HTTP, INJECTION, QUIT, RECEIVE, SIGNAL, TIMEOUT
+from tpop3d.system.io import PacketSocket, Violation, packet_pair
 
 MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
 MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
@@ -40,15 +41,10 @@ _ATTEMPT = struct.Struct("!ccHHIQQ")  # kind, method, lengths of name, secret, p
 _TLS = struct.Struct("!cQQ")  # kind; octets in and out
 _ENDED = struct.Struct("!ccQQ")  # kind, how, octets in and out
 _LINE = struct.Struct("!cB")  # kind, level; the line follows
-_DESCRIPTORS = struct.Struct("2i")
 _METHODS = {b"U": "USER", b"P": "PLAIN", b"A": "APOP"}
 _ENDS = {b"q": QUIT, b"e": EOF, b"t": TIMEOUT, b"s": SIGNAL, b"x": ERROR, b"a": "",
          b"i": INJECTION, b"h": HTTP, b"z": STLS}  # fmt: skip
 DIGEST_LENGTH = 32
-
-
-class Violation(Exception):
-    """A message that no gatekeeper of ours sends."""
 
 
 class Order:
@@ -168,21 +164,10 @@ class Line:
 Message = Asked | TlsWanted | Ending | Line  # what the monitor hears
 
 
-class Channel:
+class Channel(PacketSocket):
     """One end of the socketpair."""
 
-    __slots__ = ("_socket",)
-
-    def __init__(self, end: _socket.socket) -> None:
-        self._socket = end
-
-    def fileno(self) -> int:
-        """The descriptor, to poll for."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close this end; the other one reads an end of file."""
-        self._socket.close()
+    __slots__ = ()
 
     # The monitor's side
 
@@ -198,9 +183,7 @@ class Channel:
             order.login_seconds,
             len(policy.apop_timestamp),
         )
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
-        flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
-        self._socket.sendmsg([header + policy.apop_timestamp], [rights], flags)
+        self.send_packet(header + policy.apop_timestamp, *order.fds)
 
     def give_verdict(self, verdict: bytes) -> None:
         """Answer a request. A gatekeeper that is gone needs no answer, and for one that does not
@@ -247,15 +230,12 @@ class Channel:
         """The next connection to serve; None when there will be none."""
         message = b"?"
         while len(message) == 1:  # a verdict on somebody who is let in already, or gone
-            message, rights, _, _ = self._socket.recvmsg(
-                MAX_ORDER, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
-            )
+            message, fds = self.receive_packet(MAX_ORDER, 2)
         if not message:
             return None
         _, plaintext, stls, secured, greets, seconds, length = _ORDER.unpack_from(message)
         timestamp = message[_ORDER.size : _ORDER.size + length]
-        fds = _DESCRIPTORS.unpack(rights[0][2])
-        return Order(fds, Policy(timestamp, plaintext, stls, secured), seconds, greets)
+        return Order((fds[0], fds[1]), Policy(timestamp, plaintext, stls, secured), seconds, greets)
 
     def ask(self, request: Request) -> bytes:
         """Ask for a verdict, and wait for it. b"": the monitor is gone."""
@@ -292,7 +272,7 @@ class Channel:
 
 def pair() -> tuple[Channel, Channel]:
     """Two ends: the monitor's and the gatekeeper's."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = packet_pair()
     return Channel(ours), Channel(theirs)
 
 

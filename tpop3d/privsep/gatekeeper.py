@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal
 import os
-import select
 
 from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Authorization, StartTls
@@ -20,6 +19,7 @@ from tpop3d.privsep.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import ERROR, HTTP, INJECTION, QUIT, Ended, Wire
 from tpop3d.system import logs, processes, titles
+from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 
 TYPE_CHECKING = False
@@ -116,9 +116,7 @@ def trial(cell: Cell) -> str:
     except OSError as error:
         return f"no gatekeeper: {error.strerror}"
     theirs.close()
-    poll = select.poll()
-    poll.register(ours.fileno(), select.POLLIN)
-    said = ours.receive() if poll.poll(PATIENCE * 1000) else None
+    said = ours.receive() if ready(PATIENCE, ours.fileno()) else None
     why = said.text if isinstance(said, channels.Line) else "gatekeepers die as they are born"
     try:
         os.kill(pid, _signal.SIGKILL)
@@ -136,10 +134,7 @@ def trial(cell: Cell) -> str:
 
 def _is_told_to_end(wakeup: int, channel: Channel) -> bool:
     """Wait for an order, or a signal."""
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    poll.register(channel.fileno(), select.POLLIN)
-    return any(fd == wakeup for fd, _ in poll.poll())
+    return wakeup in ready(None, wakeup, channel.fileno())
 
 
 def _serve(order: Order, channel: Channel, wakeup: int) -> None:

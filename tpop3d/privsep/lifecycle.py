@@ -35,7 +35,7 @@ lies, the login process still ends with a no: that is REFUSED while SERVING.
 
 from __future__ import annotations
 
-from tpop3d.privsep.channel import Violation
+from tpop3d.system.io import Violation
 
 # States. The strings are for people.
 AUTHORIZING = "authorizing"

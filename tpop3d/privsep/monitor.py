@@ -16,10 +16,11 @@ from tpop3d.config.addresses import IMMEDIATE, PLAIN, STLS, Unresolved
 from tpop3d.pop3.authorization import Policy
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import lifecycle
-from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted, Violation
+from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted
 from tpop3d.session.summary import Summary
 from tpop3d.session.wire import ERROR
 from tpop3d.system import logs, processes
+from tpop3d.system.io import Violation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _socket
 
-from tpop3d.session.wire import plain
+from tpop3d.system.io import plain
 
 TEXT = b"PROXY "
 BINARY = b"\r\n\r\n\0\r\nQUIT\n"

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import stat
 from time import monotonic
 
 from tpop3d.config.addresses import is_local
 from tpop3d.proxy import header
 from tpop3d.proxy.header import Header
-from tpop3d.session.wire import milliseconds, name_of
 from tpop3d.system import logs
+from tpop3d.system.io import name_of, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,10 +123,8 @@ def await_origin(config: Config, fd: int) -> Origin | None:
 def _await_header(connection: _socket.socket, seconds: float) -> Header | Refused:
     reading = Reading(connection)
     deadline = monotonic() + seconds
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
     while (left := deadline - monotonic()) > 0:
-        poll.poll(milliseconds(left))
+        ready(left, connection.fileno())
         if (found := reading.read()) is not None:
             return found
     return reading.give_up("timeout")

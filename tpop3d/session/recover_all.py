@@ -16,8 +16,8 @@ from tpop3d.config.directive import size_text
 from tpop3d.mailspool import idfile, journal, refusal, statefile
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Terms, recover_spool
-from tpop3d.session.wire import milliseconds
 from tpop3d.system import logs, processes
+from tpop3d.system.io import milliseconds
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 TYPE_CHECKING = False

@@ -13,6 +13,14 @@ import stat
 from time import monotonic
 
 from tpop3d.pop3.commands import LineBuffer
+from tpop3d.system.io import (
+    PARTING_SECONDS,
+    keep_alive,
+    milliseconds,
+    name_of,
+    send_now,
+    set_no_delay,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,15 +36,6 @@ HTTP = "http"  # the client speaks another protocol
 
 RECEIVE = 1 << 16  # octets asked for at a time
 GATHER = 1 << 16  # octets of replies that are gathered before they are sent
-PARTING_SECONDS = 1.0  # for the client to close after we did
-# The longest time for the client to take what was sent, in times that for taking nothing.
-LINGER_TIMES = 3
-# A client that has vanished is known to be gone after two minutes: it holds its maildrop no longer.
-KEEPALIVE_IDLE = 60  # seconds of silence before its host is asked whether it is there (tcp(7)),
-KEEPALIVE_INTERVAL = 15  # seconds from one question to the next,
-KEEPALIVE_COUNT = 4  # and how many there are without an answer
-PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
-MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 
 
 class Ended(Exception):
@@ -232,64 +231,3 @@ def _poll(masks: dict[int, int]) -> select.poll:
     for fd, mask in masks.items():
         poll.register(fd, mask)
     return poll
-
-
-def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> int:
-    """Send on a socket, or else into a pipe, without blocking; returns how many octets went, 0
-    where none could. Raises OSError where nobody is there any more."""
-    try:
-        if connection is not None:
-            return connection.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-        if not _poll({fd: select.POLLOUT}).poll(0):
-            return 0
-        return os.write(fd, view[:PIPE_BUF])
-    except BlockingIOError:
-        return 0
-
-
-def milliseconds(seconds: float) -> float:
-    """Seconds for poll(2), as many of them as it takes at a time."""
-    return min(max(0.0, seconds), MAX_POLL) * 1000
-
-
-def name_of(connection: _socket.socket, call: str) -> tuple[str, int]:
-    """The address and port that `getpeername` or `getsockname` gives; or a word, and 0."""
-    if connection.family not in (_socket.AF_INET, _socket.AF_INET6):
-        return "unix", 0
-    try:
-        host, port = getattr(connection, call)()[:2]
-    except OSError:
-        return "unknown", 0
-    return plain(host), port
-
-
-def plain(host: str) -> str:
-    """An address as people know it: of IPv4, also where it came over IPv6."""
-    return host.removeprefix("::ffff:")
-
-
-def set_no_delay(connection: _socket.socket) -> None:
-    """What is sent here is whole; the kernel must not hold it for the client's next ACK."""
-    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        except OSError:
-            pass  # closed already
-
-
-def keep_alive(connection: _socket.socket) -> None:
-    """Have the kernel ask whether the peer is there, and end the connection if it is not.
-
-    No TCP_USER_TIMEOUT: it would also end those that are there, and take nothing for a while.
-    """
-    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-            for option, value in (
-                (_socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
-                (_socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
-                (_socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
-            ):
-                connection.setsockopt(_socket.IPPROTO_TCP, option, value)
-        except OSError:
-            pass  # closed already

@@ -8,11 +8,11 @@ from __future__ import annotations
 import _signal
 import os
 import resource
-import select
 from time import monotonic
 
 from tpop3d.system import processes
 from tpop3d.system.files import close_all_but, make_directory
+from tpop3d.system.io import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,11 +160,9 @@ def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
         raise
     finally:
         os.close(write_end)
-    poll = select.poll()
-    poll.register(read_end, select.POLLIN)
     deadline = monotonic() + seconds
     answer = b""
-    while has_said := bool(poll.poll(max(0.0, deadline - monotonic()) * 1000)):
+    while has_said := bool(ready(deadline - monotonic(), read_end)):
         if not (octets := os.read(read_end, 65536)):
             break
         answer += octets

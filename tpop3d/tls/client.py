@@ -9,7 +9,8 @@ import ssl
 import stat
 from time import monotonic
 
-from tpop3d.session.wire import PARTING_SECONDS, RECEIVE, milliseconds, send_now, set_no_delay
+from tpop3d.session.wire import RECEIVE
+from tpop3d.system.io import PARTING_SECONDS, milliseconds, ready, send_now, set_no_delay
 from tpop3d.tls.certificates import reason_of
 
 RECORD = 1 << 14  # the most octets that a TLS record holds (RFC 8446 section 5.1)
@@ -170,22 +171,20 @@ class TlsClient:
             poll.register(self._wakeup, select.POLLIN)
         if (left := deadline - monotonic()) <= 0:
             return "timeout"  # also for a client that never stops
-        ready = dict(poll.poll(milliseconds(left)))
-        if self._wakeup in ready:
+        found = dict(poll.poll(milliseconds(left)))
+        if self._wakeup in found:
             return "signal"
-        return "" if ready else "timeout"
+        return "" if found else "timeout"
 
     def _part(self) -> None:
         """Close so that what was sent last is received (RFC 1122 section 4.2.2.13)."""
         if self._socket is None:
             return
         deadline = monotonic() + PARTING_SECONDS
-        poll = select.poll()
-        poll.register(self.fd_in, select.POLLIN)
         try:
             self._socket.shutdown(_socket.SHUT_WR)
         except OSError:
             return
-        while (left := deadline - monotonic()) > 0 and poll.poll(milliseconds(left)):
+        while (left := deadline - monotonic()) > 0 and ready(left, self.fd_in):
             if self._read() == b"":
                 return

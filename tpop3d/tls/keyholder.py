@@ -12,14 +12,13 @@ import _socket
 import gc
 import os
 import resource
-import select
 import struct
 from time import monotonic
 
 from tpop3d.config.addresses import located
-from tpop3d.session.wire import milliseconds
 from tpop3d.system import logs, processes, titles
 from tpop3d.system.files import close_all_but
+from tpop3d.system.io import PacketSocket, packet_pair, ready
 from tpop3d.system.privileges import PR_SET_DUMPABLE
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import RelayChannel
@@ -41,7 +40,6 @@ KILL = b"K"  # it
 KILLED = -1  # in place of a relay's number
 READY = b"+"  # warnings follow, one a line
 _ASKED = struct.Struct("!cI")  # kind, number
-_DESCRIPTOR = struct.Struct("i")
 
 
 class Recipe:
@@ -66,7 +64,7 @@ class Keeper:
         self,
         recipe: Recipe,
         files: list[tuple[int, ...]],
-        connection: _socket.socket,
+        connection: PacketSocket,
         warnings: list[str],
     ) -> None:
         self.recipe = recipe
@@ -87,10 +85,8 @@ class Keeper:
         it cannot be. Raises OSError where there is no keeper."""
         ours, theirs = relay_channel.pair()
         self._number += 1
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTOR.pack(theirs.fileno()))
-        message = _ASKED.pack(FORK, self._number)
         try:
-            self._socket.sendmsg([message], [rights], _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+            self._socket.send_packet(_ASKED.pack(FORK, self._number), theirs.fileno())
         except OSError:
             ours.close()
             raise
@@ -102,8 +98,7 @@ class Keeper:
     def kill(self, number: int) -> None:
         """Have a relay killed that is not ours any more."""
         try:
-            flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
-            self._socket.send(_ASKED.pack(KILL, number), flags)
+            self._socket.send_packet(_ASKED.pack(KILL, number))
         except OSError:
             pass
 
@@ -131,7 +126,7 @@ class Refused:
 def start(recipe: Recipe) -> Keeper | Refused:
     """Fork a keeper and wait until it has read the keys."""
     files = recipe.files()
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = [PacketSocket(end) for end in packet_pair()]
     try:
         processes.spawn(lambda: _keep(recipe, theirs))
     except OSError as error:
@@ -139,9 +134,7 @@ def start(recipe: Recipe) -> Keeper | Refused:
         return Refused(f"no further process: {error.strerror}", False)
     finally:
         theirs.close()
-    poll = select.poll()
-    poll.register(ours.fileno(), select.POLLIN)
-    answer = ours.recv(MAX_ANSWER) if poll.poll(milliseconds(PATIENCE)) else b""
+    answer = ours.receive_packet(MAX_ANSWER)[0] if ready(PATIENCE, ours.fileno()) else b""
     lines = os.fsdecode(answer[1:]).splitlines()
     if answer.startswith(READY):
         return Keeper(recipe, files, ours, lines)
@@ -151,7 +144,7 @@ def start(recipe: Recipe) -> Keeper | Refused:
     return Refused("the process that reads the keys has died, or takes too long", False)
 
 
-def _keep(recipe: Recipe, connection: _socket.socket) -> int:
+def _keep(recipe: Recipe, connection: PacketSocket) -> int:
     """Be a keeper."""
     titles.show(titles.KEYHOLDER)
     processes.spare_from_hangup()
@@ -170,26 +163,21 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> int:
             settings = recipe.min_version, recipe.ciphers
             made.append(certificates.serving(pairs, *settings, tickets=True, look=True))
     except certificates.Unusable as error:
-        connection.send(b"-" + os.fsencode(str(error)))
+        connection.send_packet(b"-" + os.fsencode(str(error)))
         return 0
     contexts = [one.context for one in made]
     warnings = dict.fromkeys(warning for one in made for warning in one.warnings)
     gc.collect()
     gc.freeze()
-    connection.send(READY + os.fsencode("\n".join(warnings))[: MAX_ANSWER - 1])
+    connection.send_packet(READY + os.fsencode("\n".join(warnings))[: MAX_ANSWER - 1])
     relays: dict[int, int] = {}  # pid: number
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    poll.register(connection.fileno(), select.POLLIN)
     while True:
-        ready = dict(poll.poll())
-        if wakeup in ready and not _reap(os.read(wakeup, 4096), relays):
+        found = ready(None, wakeup, connection.fileno())
+        if wakeup in found and not _reap(os.read(wakeup, 4096), relays):
             return 0
-        if connection.fileno() not in ready:
+        if connection.fileno() not in found:
             continue
-        asked, rights, _, _ = connection.recvmsg(
-            _ASKED.size, _socket.CMSG_SPACE(_DESCRIPTOR.size), _socket.MSG_CMSG_CLOEXEC
-        )
+        asked, fds = connection.receive_packet(_ASKED.size, 1)
         if not asked:
             return 0  # nobody wants further relays
         kind, number = _ASKED.unpack(asked)
@@ -198,7 +186,7 @@ def _keep(recipe: Recipe, connection: _socket.socket) -> int:
                 os.kill(pid, _signal.SIGKILL)
                 relays[pid] = KILLED
             continue
-        end = RelayChannel(_socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
+        end = RelayChannel(_socket.socket(fileno=fds[0]))
         try:
             relays[_start_relay(recipe.cell, end, contexts)] = number
         except OSError as error:

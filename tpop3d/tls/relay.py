@@ -12,8 +12,8 @@ import _socket
 import select
 from time import monotonic
 
-from tpop3d.session.wire import LINGER_TIMES, PARTING_SECONDS, milliseconds
 from tpop3d.system import logs, processes, titles
+from tpop3d.system.io import LINGER_TIMES, PARTING_SECONDS, milliseconds, ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 from tpop3d.tls import relay_channel
 from tpop3d.tls.client import TlsClient
@@ -51,10 +51,7 @@ def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> in
 
 def _await_order(channel: RelayChannel, wakeup: int) -> RelayOrder | None:
     """The order; None when the process is told to end before it comes."""
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    poll.register(channel.fileno(), select.POLLIN)
-    if any(fd == wakeup for fd, _ in poll.poll()):
+    if wakeup in ready(None, wakeup, channel.fileno()):
         return None
     return channel.take_order()
 

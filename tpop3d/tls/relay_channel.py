@@ -10,11 +10,10 @@ from __future__ import annotations
 import _socket
 import struct
 
-from tpop3d.privsep.channel import Violation
+from tpop3d.system.io import PacketSocket, Violation, packet_pair
 
 MAX_TEXT = 300  # octets
 _ORDER = struct.Struct("!cBdd")  # kind, which certificates, seconds for the handshake, patience
-_DESCRIPTORS = struct.Struct("3i")
 _TEXT = frozenset(
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@#$~%'"
 )
@@ -66,29 +65,17 @@ class Failed:
         self.is_ours = is_ours
 
 
-class RelayChannel:
+class RelayChannel(PacketSocket):
     """One end of the socketpair."""
 
-    __slots__ = ("_socket",)
-
-    def __init__(self, end: _socket.socket) -> None:
-        self._socket = end
-
-    def fileno(self) -> int:
-        """The descriptor, to poll for."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close this end; the other one reads an end of file."""
-        self._socket.close()
+    __slots__ = ()
 
     # The monitor's side
 
     def give_order(self, order: RelayOrder) -> None:
         """Hand a connection over. Raises OSError, also where the other side does not read."""
         message = _ORDER.pack(b"O", order.index, order.seconds, order.patience)
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*order.fds))
-        self._socket.sendmsg([message], [rights], _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+        self.send_packet(message, *order.fds)
 
     def give_no_more(self) -> None:
         """There is no order for it, or no further one; what it says is still received."""
@@ -125,13 +112,11 @@ class RelayChannel:
 
     def take_order(self) -> RelayOrder | None:
         """The connection to serve; None when there will be none."""
-        message, rights, _, _ = self._socket.recvmsg(
-            _ORDER.size, _socket.CMSG_SPACE(_DESCRIPTORS.size), _socket.MSG_CMSG_CLOEXEC
-        )
+        message, fds = self.receive_packet(_ORDER.size, 3)
         if not message:
             return None
         _, index, seconds, patience = _ORDER.unpack(message)
-        return RelayOrder(_DESCRIPTORS.unpack(rights[0][2]), index, seconds, patience)
+        return RelayOrder((fds[0], fds[1], fds[2]), index, seconds, patience)
 
     def tell(self, kind: bytes, text: str = "") -> None:
         """Say something. A monitor that is gone need not hear it."""
@@ -145,5 +130,5 @@ class RelayChannel:
 
 def pair() -> tuple[RelayChannel, RelayChannel]:
     """Two ends: the monitor's and the relay's."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = packet_pair()
     return RelayChannel(ours), RelayChannel(theirs)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import _signal
 import os
-import select
 
-from tpop3d.privsep.channel import Violation
-from tpop3d.session.wire import PARTING_SECONDS, milliseconds
 from tpop3d.system import processes
+from tpop3d.system.io import PARTING_SECONDS, Violation, ready
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import Failed, RelayChannel
 
@@ -47,10 +45,7 @@ class RelayProcess:
 
     def _is_over(self, seconds: float, *wakeup: int) -> bool:
         """Has it ended, when so many seconds are over, or we are told to end?"""
-        poll = select.poll()
-        for fd in (self._descriptor, *wakeup):
-            poll.register(fd, select.POLLIN)
-        return self._descriptor in dict(poll.poll(milliseconds(seconds)))
+        return self._descriptor in ready(seconds, self._descriptor, *wakeup)
 
     def _reap(self, is_killed: bool = False) -> Failed | None:
         _, status = os.waitpid(self._pid, 0)

@@ -1,0 +1,141 @@
+"""Waiting, and what sockets are asked for: by those who may not block, and may not be held up."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import struct
+
+# The longest time for the client to take what was sent, in times that for taking nothing.
+LINGER_TIMES = 3
+PARTING_SECONDS = 1.0  # for the client to close after we did
+# A client that has vanished is known to be gone after two minutes: it holds its maildrop no longer.
+KEEPALIVE_IDLE = 60  # seconds of silence before its host is asked whether it is there (tcp(7)),
+KEEPALIVE_INTERVAL = 15  # seconds from one question to the next,
+KEEPALIVE_COUNT = 4  # and how many there are without an answer
+PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
+MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
+
+
+class Violation(Exception):
+    """A message that no process of ours sends: whoever sent it is in somebody else's hands."""
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds for poll(2), as many of them as it takes at a time."""
+    return min(max(0.0, seconds), MAX_POLL) * 1000
+
+
+def ready(seconds: float | None, *fds: int) -> set[int]:
+    """Wait, so many seconds at most (None: for ever), until one of the descriptors can be read or
+    is closed; returns all of which that is true then, none where the time is over."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(None if seconds is None else milliseconds(seconds))}
+
+
+class PacketSocket:
+    """One end of a socketpair on which two processes send each other packets (unix(7),
+    SOCK_SEQPACKET), some with descriptors."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, end: _socket.socket) -> None:
+        self._socket = end
+
+    def fileno(self) -> int:
+        """The descriptor, to poll for."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end; the other one reads an end of file."""
+        self._socket.close()
+
+    def send_packet(self, octets: bytes, *fds: int) -> None:
+        """Send a packet without waiting. Raises OSError where nobody is there, or the other side
+        does not read."""
+        rights = struct.pack(f"{len(fds)}i", *fds)
+        control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
+        self._socket.sendmsg([octets], control, _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+
+    def receive_packet(self, size: int, count: int = 0) -> tuple[bytes, tuple[int, ...]]:
+        """Wait for a packet of at most `size` octets, from a process that is trusted; returns it
+        with the descriptors that came along, `count` at most. No octets: the other end is closed.
+        """
+        room = _socket.CMSG_SPACE(struct.calcsize(f"{count}i")) if count else 0
+        octets, rights, _, _ = self._socket.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
+        if not rights:
+            return octets, ()
+        return octets, struct.unpack(f"{len(rights[0][2]) // struct.calcsize('i')}i", rights[0][2])
+
+
+def packet_pair() -> tuple[_socket.socket, _socket.socket]:
+    """The two ends for a `PacketSocket` each."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+
+
+def say(fd: int, line: bytes) -> None:
+    """Send a line, if it can be sent at once. We may be root: nothing is read from there."""
+    try:
+        if select.select((), (fd,), (), 0)[1]:
+            os.write(fd, line + b"\r\n")
+    except OSError:
+        pass  # gone
+
+
+def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> int:
+    """Send on a socket, or else into a pipe, without blocking; returns how many octets went, 0
+    where none could. Raises OSError where nobody is there any more."""
+    try:
+        if connection is not None:
+            return connection.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        if not select.select((), (fd,), (), 0)[1]:
+            return 0
+        return os.write(fd, view[:PIPE_BUF])
+    except BlockingIOError:
+        return 0
+
+
+def name_of(connection: _socket.socket, call: str) -> tuple[str, int]:
+    """The address and port that `getpeername` or `getsockname` gives; or a word, and 0."""
+    if connection.family not in (_socket.AF_INET, _socket.AF_INET6):
+        return "unix", 0
+    try:
+        host, port = getattr(connection, call)()[:2]
+    except OSError:
+        return "unknown", 0
+    return plain(host), port
+
+
+def plain(host: str) -> str:
+    """An address as people know it: of IPv4, also where it came over IPv6."""
+    return host.removeprefix("::ffff:")
+
+
+def set_no_delay(connection: _socket.socket) -> None:
+    """What is sent here is whole; the kernel must not hold it for the client's next ACK."""
+    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # closed already
+
+
+def keep_alive(connection: _socket.socket) -> None:
+    """Have the kernel ask whether the peer is there, and end the connection if it is not.
+
+    No TCP_USER_TIMEOUT: it would also end those that are there, and take nothing for a while.
+    """
+    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+            for option, value in (
+                (_socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+                (_socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+                (_socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
+            ):
+                connection.setsockopt(_socket.IPPROTO_TCP, option, value)
+        except OSError:
+            pass  # closed already
