@@ -7,7 +7,6 @@ that has become its user; then it is closed again, and nothing is removed.
 from __future__ import annotations
 
 import os
-import select
 import sys
 from time import monotonic
 
@@ -25,7 +24,7 @@ from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.session import enter, open_chosen, terms_of
 from tpop3d.settings import Config, load
 from tpop3d.system import logs, processes
-from tpop3d.system.io import milliseconds
+from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 
 # Exit codes.
@@ -357,9 +356,7 @@ def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
     wakeup, _ = processes.descriptors()
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    return bool(poll.poll(milliseconds(seconds)))
+    return bool(ready(seconds, wakeup))
 
 
 def _say(what: str, text: str) -> None:

@@ -17,7 +17,7 @@ from tpop3d.mailspool import idfile, journal, refusal, statefile
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Terms, recover_spool
 from tpop3d.system import logs, processes
-from tpop3d.system.io import milliseconds
+from tpop3d.system.io import milliseconds, ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 TYPE_CHECKING = False
@@ -129,8 +129,8 @@ class _Recovery:
         """Wait until something happens; note whose process has ended, and end those whose time is
         over. True: we are told to end."""
         due = min([child.deadline for child in self._children.values()], default=monotonic())
-        ready = {fd for fd, _ in self._poll.poll(milliseconds(due - monotonic()) + 1)}
-        for fd in ready - {self._wakeup}:
+        found = {fd for fd, _ in self._poll.poll(milliseconds(due - monotonic()) + 1)}
+        for fd in found - {self._wakeup}:
             child = self._forget(fd)
             status = child.reap()
             if status < 0:
@@ -141,7 +141,7 @@ class _Recovery:
         for child in [one for one in self._children.values() if one.deadline <= monotonic()]:
             self._forget(child.fd).abandon()
             self._fail(child.place, f"not done within {self._limit:g} seconds")
-        return self._wakeup in ready
+        return self._wakeup in found
 
     def _forget(self, fd: int) -> _Child:
         self._poll.unregister(fd)
@@ -204,6 +204,4 @@ def _recover(place: str, config: Config) -> str:
 def _pause(seconds: float) -> bool:
     """Wait; True when we are told to end."""
     wakeup, _ = processes.descriptors()
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    return bool(poll.poll(milliseconds(seconds)))
+    return bool(ready(seconds, wakeup))

@@ -71,6 +71,16 @@ class PacketSocket:
         return octets, struct.unpack(f"{len(rights[0][2]) // struct.calcsize('i')}i", rights[0][2])
 
 
+def writable(fd: int) -> bool:
+    """Can something be sent there now, or is nobody there to take it?
+
+    Never select(2): it knows no descriptor beyond 1023, and a listener has as many clients.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 def packet_pair() -> tuple[_socket.socket, _socket.socket]:
     """The two ends for a `PacketSocket` each."""
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -79,7 +89,7 @@ def packet_pair() -> tuple[_socket.socket, _socket.socket]:
 def say(fd: int, line: bytes) -> None:
     """Send a line, if it can be sent at once. We may be root: nothing is read from there."""
     try:
-        if select.select((), (fd,), (), 0)[1]:
+        if writable(fd):
             os.write(fd, line + b"\r\n")
     except OSError:
         pass  # gone
@@ -91,7 +101,7 @@ def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> in
     try:
         if connection is not None:
             return connection.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-        if not select.select((), (fd,), (), 0)[1]:
+        if not writable(fd):
             return 0
         return os.write(fd, view[:PIPE_BUF])
     except BlockingIOError:

@@ -10,9 +10,9 @@ from __future__ import annotations
 # `signal` wraps the same functions into enums, and costs a third of an interpreter's start.
 import _signal
 import os
-import select
 
 from tpop3d.system import logs
+from tpop3d.system.io import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,12 +131,8 @@ def interrupt(on: bool) -> None:
     does one that came before."""
     for number in _caught.intersection(ENDING):
         _signal.signal(number, _interrupt if on else _ignore)
-    if on and _caught:
-        # Not select(2): among many clients' descriptors ours may be one that it does not know.
-        poll = select.poll()
-        poll.register(_pipe[0], select.POLLIN)
-        if poll.poll(0):
-            _interrupt(0, None)
+    if on and _caught and ready(0, _pipe[0]):
+        _interrupt(0, None)
 
 
 def _interrupt(number: int, frame: object) -> None:
