@@ -7,14 +7,13 @@ trusted than the code that ran in it.
 
 from __future__ import annotations
 
-import _signal
 import os
 import resource
 import struct
 from time import monotonic
 
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
-from tpop3d.system import logs, titles
+from tpop3d.system import logs, signal, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.io import MAX_POLL, ready
 
@@ -103,9 +102,9 @@ def _run(work: Callable[[], Verdict], seconds: float, keep: tuple[int, ...]) -> 
         if watched >= 0:
             os.close(watched)
         for descendant in () if in_time else _descendants(pid):
-            _send(os.kill, descendant, _signal.SIGKILL)
+            _send(os.kill, descendant, signal.SIGKILL)
         for kill in (os.killpg, os.kill):
-            _send(kill, pid, _signal.SIGKILL)
+            _send(kill, pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
     noted, answer = _noted(answer)
     if not in_time:
@@ -128,11 +127,11 @@ def _work(
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold passwords
         # Should whoever waits for it be killed, nobody else would cut it off.
-        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
-        _signal.alarm(int(min(seconds, MAX_POLL)) + 2)
-        _signal.set_wakeup_fd(-1)
-        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
-            _signal.signal(number, _signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(min(seconds, MAX_POLL)) + 2)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         # A terminal on stdin is that of who tries a login, and nothing that a client has.
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -152,7 +151,7 @@ def _descendants(pid: int) -> list[int]:
     """What a process has started, in whatever process group. All are stopped, to start no more."""
     found = [pid]
     for one in found:
-        _send(os.kill, one, _signal.SIGSTOP)
+        _send(os.kill, one, signal.SIGSTOP)
         try:
             for thread in os.listdir(f"/proc/{one}/task"):
                 with open(f"/proc/{one}/task/{thread}/children") as children:

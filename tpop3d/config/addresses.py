@@ -91,21 +91,21 @@ class Address:
 
     def look_up(self) -> None:
         """Find `numeric`, where it is not known yet. Raises `Unresolved`."""
-        import _socket
+        from tpop3d.system import socket
 
         if self.numeric is not None:
             return
 
         def ask() -> list[str]:
-            known = _socket.getaddrinfo(self.host, None, type=_socket.SOCK_STREAM)
+            known = socket.getaddrinfo(self.host, None, type=socket.SOCK_STREAM)
             return [str(address[0]) for *_, address in known]
 
         try:
             numeric = found("host", self.host, ask)
-        except _socket.gaierror as error:
+        except socket.gaierror as error:
             # A name that exists, without an address, is to some libraries another matter.
-            no_data = getattr(_socket, "EAI_NODATA", _socket.EAI_NONAME)
-            if error.errno not in (_socket.EAI_NONAME, no_data):
+            no_data = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
+            if error.errno not in (socket.EAI_NONAME, no_data):
                 raise Unresolved(f"listen-address: {self.host}: {error.strerror}") from None
             numeric = []
         self.numeric = frozenset(numeric)
@@ -135,7 +135,7 @@ def _address(word: str) -> Address:
 
 def _no_host(host: str, is_bracketed: bool) -> str:
     """Why this is neither an address nor a host's name; "" where it may be one."""
-    import _socket
+    from tpop3d.system import socket
 
     if "/" in host:
         return "must be an address or a host, and no path"
@@ -146,14 +146,14 @@ def _no_host(host: str, is_bracketed: bool) -> str:
     if is_bracketed or not host.strip("0123456789."):
         if host.isdecimal():
             return f"must be an address or a host, and no port alone: 0.0.0.0:{host} [::]:{host}"
-        family = _socket.AF_INET6 if is_bracketed else _socket.AF_INET
+        family = socket.AF_INET6 if is_bracketed else socket.AF_INET
         try:
-            _socket.inet_pton(family, host.partition("%")[0])  # with its zone (RFC 4007)
+            socket.inet_pton(family, host.partition("%")[0])  # with its zone (RFC 4007)
         except (OSError, ValueError):
             return f"{host} is no address of IPv{6 if is_bracketed else 4}"
         return ""
     try:
-        _socket.if_nametoindex(host)
+        socket.if_nametoindex(host)
     except (OSError, ValueError):
         return ""
     return f"{host} is a network interface; give its address"
@@ -243,9 +243,9 @@ def _port(text: str, word: str) -> int:
     if text.isdecimal() and text.isascii() and len(text) <= 5 and int(text) < 65536:
         return int(text)  # 0: any free one
     try:
-        import _socket
+        from tpop3d.system import socket
 
         name = "pop3" if text == "pop-3" else text
-        return found("service", name, lambda: _socket.getservbyname(name, "tcp"))
+        return found("service", name, lambda: socket.getservbyname(name, "tcp"))
     except OSError:
         raise ValueError(f"{word}: there is no port {text!r}") from None

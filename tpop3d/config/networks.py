@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _socket  # `ipaddress` is dear, and a door for one connection would pay for it each time
+from tpop3d.system import socket
 
-FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 MAPPED = b"\0" * 10 + b"\xff\xff"  # how an IPv6 address begins that stands for one of IPv4
 
 
@@ -35,7 +35,7 @@ def packed(address: str) -> bytes | None:
     """The 4 or 16 octets of a numeric address; None for anything else."""
     for family in FAMILIES:
         try:
-            return _socket.inet_pton(family, address)
+            return socket.inet_pton(family, address)
         except (OSError, ValueError):  # ValueError: it has a NUL, or is no text that can be sent
             continue
     return None
@@ -59,6 +59,6 @@ def _network(word: str) -> tuple[int, int, int]:
     value = int.from_bytes(octets, "big")
     if value & ((1 << rest) - 1):
         first = (value >> rest << rest).to_bytes(len(octets), "big")
-        shown = _socket.inet_ntop(FAMILIES[len(octets) > 4], first)
+        shown = socket.inet_ntop(FAMILIES[len(octets) > 4], first)
         raise ValueError(f"{word}: is no network; {shown}/{bits} would be, and {address} one host")
     return len(octets), rest, value >> rest

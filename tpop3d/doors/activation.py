@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import _socket
 import os
+
+from tpop3d.system import socket
 
 FIRST = 3  # SD_LISTEN_FDS_START
 TLS_NAME = "pop3s"  # FileDescriptorName= of a socket that speaks TLS from the first octet on
@@ -18,7 +19,7 @@ class Passed:
     descriptors of those that are named so."""
 
     def __init__(
-        self, connected: int | None, listening: list[_socket.socket], named_tls: set[int]
+        self, connected: int | None, listening: list[socket.socket], named_tls: set[int]
     ) -> None:
         self.connected = connected
         self.listening = listening
@@ -48,10 +49,10 @@ def take() -> Passed | str:
     named_tls = {fd for fd, name in passed.items() if name == TLS_NAME}
     listening = []
     for fd in fds:
-        if not daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, -1):
+        if not daemon.is_socket(fd, socket.AF_UNSPEC, socket.SOCK_STREAM, -1):
             return f"descriptor {fd} from systemd is no stream socket"
-        if daemon.is_socket(fd, _socket.AF_UNSPEC, _socket.SOCK_STREAM, 1):
-            listening.append(_socket.socket(fileno=fd))
+        if daemon.is_socket(fd, socket.AF_UNSPEC, socket.SOCK_STREAM, 1):
+            listening.append(socket.socket(fileno=fd))
     if len(listening) == len(fds):
         return Passed(None, listening, named_tls)
     if listening or len(fds) > 1:

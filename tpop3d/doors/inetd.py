@@ -67,13 +67,13 @@ def _identity(fd: int) -> tuple[int, int] | None:
 
 
 def _is_listening(fd: int) -> bool:
-    import _socket
+    from tpop3d.system import socket
 
     try:
-        one = _socket.socket(fileno=fd)
+        one = socket.socket(fileno=fd)
     except OSError:
         return False  # no socket at all
-    is_listening = bool(one.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+    is_listening = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     one.detach()
     return is_listening
 
@@ -83,11 +83,11 @@ def refuse_waiting(reply: Reply) -> None:
 
     If they went on waiting, whoever has started us would do so again at once, without end.
     """
-    import _socket
+    from tpop3d.system import socket
 
     if not _is_listening(0):
         return
-    listening = _socket.socket(fileno=0)
+    listening = socket.socket(fileno=0)
     was_blocking = os.get_blocking(0)
     try:
         listening.setblocking(False)  # for whoever has started us, too
@@ -103,13 +103,14 @@ def refuse_waiting(reply: Reply) -> None:
 
 def stdin_is_connection() -> bool:
     """Is stdin a connected socket?"""
-    import _socket
     import stat
+
+    from tpop3d.system import socket
 
     try:
         if not stat.S_ISSOCK(os.fstat(0).st_mode):
             return False
-        peer = _socket.socket(fileno=os.dup(0))
+        peer = socket.socket(fileno=os.dup(0))
         try:
             peer.getpeername()
         finally:

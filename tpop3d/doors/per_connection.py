@@ -7,8 +7,6 @@ mailbox's user and the session. With TLS there is a relay, too, which stays to t
 
 from __future__ import annotations
 
-import _signal
-import _socket
 import os
 import stat
 from time import monotonic
@@ -21,7 +19,7 @@ from tpop3d.privsep import gatekeeper, lifecycle
 from tpop3d.privsep.channel import Asked, Channel, Line, Order
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import ERROR, SIGNAL, Wire
-from tpop3d.system import logs, processes
+from tpop3d.system import logs, processes, signal, socket
 from tpop3d.system.io import LINGER_TIMES, Violation, ready, say
 
 TYPE_CHECKING = False
@@ -244,7 +242,7 @@ class _Connection:
             raise _Ended("")
         assert self._relay is not None
         channel = self._relay.channel
-        ours, theirs = _socket.socketpair()
+        ours, theirs = socket.socketpair()
         fds, seconds = (*self.fds, theirs.fileno()), self._monitor.seconds_left
         order = relay_channel.RelayOrder(fds, 0, seconds, self._config.timeout_seconds)
         message = None
@@ -329,7 +327,7 @@ def _end(pid: int, is_dying: bool = False) -> None:
     tells, has its status from that; it is told."""
     ended, status = os.waitpid(pid, os.WNOHANG)
     if not ended:
-        os.kill(pid, _signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not is_dying:
             return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import _signal
-import _socket
 import errno
 import os
 import stat
@@ -13,7 +11,7 @@ from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config.directive import found
 from tpop3d.listener import sd_notify
 from tpop3d.settings import Config, load
-from tpop3d.system import logs
+from tpop3d.system import logs, signal, socket
 from tpop3d.system.io import name_of
 
 TYPE_CHECKING = False
@@ -46,9 +44,9 @@ class Sockets:
     """The listening sockets by address, so that a reload re-binds only what has changed."""
 
     def __init__(self) -> None:
-        self._bound: dict[Place, list[_socket.socket]] = {}
+        self._bound: dict[Place, list[socket.socket]] = {}
 
-    def bind(self, addresses: list[Address]) -> dict[_socket.socket, Tls]:
+    def bind(self, addresses: list[Address]) -> dict[socket.socket, Tls]:
         """Listen to all of these addresses and to no others; returns the sockets, each with its
         TLS. Raises `CannotListen`.
 
@@ -60,7 +58,7 @@ class Sockets:
         wanted: dict[Place, Tls] = {}
         for address in addresses:
             wanted.setdefault(address.place, address.tls or PLAIN)
-        new: dict[Place, list[_socket.socket]] = {}
+        new: dict[Place, list[socket.socket]] = {}
         leaving = [one for place, old in self._bound.items() if place not in wanted for one in old]
         try:
             # One that goes may have the port of one that comes (0.0.0.0 and 127.0.0.1).
@@ -91,32 +89,32 @@ class Sockets:
                 continue  # it is known now, too
 
 
-def _share(sockets: list[_socket.socket], on: bool) -> None:
+def _share(sockets: list[socket.socket], on: bool) -> None:
     """May others of ours bind what these are bound to (socket(7), SO_REUSEPORT)?"""
     for one in sockets:
-        one.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, on)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
 
 
 def _addresses_of(host: str, port: int) -> list[Any]:
     """The addresses of a host to listen on, as getaddrinfo(3) gives them."""
 
     def ask() -> list[Any]:
-        return _socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
     return found("address", f"{host} {port}", ask)
 
 
-def _listen(host: str, port: int, share: bool) -> list[_socket.socket]:
+def _listen(host: str, port: int, share: bool) -> list[socket.socket]:
     """Listening sockets for every address of a host. Raises `CannotListen`."""
     made = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(_addresses_of(host, port)):
-            one = _socket.socket(family, kind, protocol)
+            one = socket.socket(family, kind, protocol)
             made.append(one)
-            one.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-            if family == _socket.AF_INET6:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
                 # [::] and 0.0.0.0 are two addresses here, as they are two lines to configure.
-                one.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _share([one], share)
             one.bind(address)
             one.listen(BACKLOG)
@@ -150,7 +148,7 @@ def run(
     own = Sockets()
     domains: dict[str, frozenset[str] | None] = {}
 
-    def bind(config: Config) -> dict[_socket.socket, Tls]:
+    def bind(config: Config) -> dict[socket.socket, Tls]:
         if passed is None:
             return own.bind(config.listen_address)
         _look_up_domains(config, domains)
@@ -253,7 +251,7 @@ def _look_up_domains(
         known[address.host] = address.numeric
 
 
-def _with_tls(passed: Passed, config: Config) -> dict[_socket.socket, Tls]:
+def _with_tls(passed: Passed, config: Config) -> dict[socket.socket, Tls]:
     """The sockets from systemd, each with its TLS: from the first octet on for those that are
     named so. Raises `CannotListen`."""
     tls = config.tls
@@ -274,7 +272,7 @@ def _keeper(config: Config, cell: Cell, wanted: Iterable[Tls]) -> Keeper | str |
     return made.reason if isinstance(made, keyholder.Refused) else made
 
 
-def _warn_of_no_tls(listening: dict[_socket.socket, Tls], config: Config) -> None:
+def _warn_of_no_tls(listening: dict[socket.socket, Tls], config: Config) -> None:
     """Say so where clients cannot log in."""
     for one, tls in listening.items():
         host = name_of(one, "getsockname")[0]
@@ -286,11 +284,11 @@ def _warn_of_no_tls(listening: dict[_socket.socket, Tls], config: Config) -> Non
             )
 
 
-def _all_shown(listening: dict[_socket.socket, Tls]) -> str:
+def _all_shown(listening: dict[socket.socket, Tls]) -> str:
     return ", ".join(_shown(*one) for one in listening.items())
 
 
-def _shown(one: _socket.socket, tls: Tls) -> str:
+def _shown(one: socket.socket, tls: Tls) -> str:
     """A listening socket's address for people."""
     address = one.getsockname()
     ending = " (TLS)" if tls.mode == IMMEDIATE else ""
@@ -320,7 +318,7 @@ def _detach() -> Callable[[], None]:
         os._exit(0 if os.read(read_end, 1) == READY else 1)
     os.close(read_end)
     os.setsid()
-    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.chdir("/")
 
     def tell() -> None:

@@ -11,7 +11,6 @@ from tpop3d.system import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable
 
     from tpop3d.config.addresses import Tls
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from tpop3d.listener.limits import Limits
     from tpop3d.proxy.header import Header
     from tpop3d.settings import Config
+    from tpop3d.system import socket
 
-    Serve = Callable[[_socket.socket, str, tuple[str, int], Tls], None]
+    Serve = Callable[[socket.socket, str, tuple[str, int], Tls], None]
 
 
 class Waiting:
@@ -29,7 +29,7 @@ class Waiting:
     __slots__ = ("connection", "deadline", "local", "peer", "reading", "tls")
 
     def __init__(
-        self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls
+        self, connection: socket.socket, peer: str, local: tuple[str, int], tls: Tls
     ) -> None:
         self.connection = connection
         self.peer = peer
@@ -61,7 +61,7 @@ class Awaited:
         networks = self._config.proxy_protocol_from
         return networks is not None and peer in networks
 
-    def take(self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls) -> None:
+    def take(self, connection: socket.socket, peer: str, local: tuple[str, int], tls: Tls) -> None:
         """Have a connection wait, unless its header is there already."""
         one = Waiting(connection, peer, local, tls)
         found = one.reading.read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 from time import monotonic
 
@@ -10,6 +9,7 @@ from tpop3d.config.addresses import IMMEDIATE
 from tpop3d.pop3.replies import INTERNAL_ERROR, TOO_MANY_CONNECTIONS
 from tpop3d.privsep.lifecycle import IN_POP3
 from tpop3d.privsep.monitor import GRACE
+from tpop3d.system import socket
 from tpop3d.system.io import say
 
 TYPE_CHECKING = False
@@ -59,10 +59,10 @@ class Connection:
         """End the connection, also for a process that keeps a duplicate of it."""
         if self.fd is None:
             return
-        connection = _socket.socket(fileno=self.fd)
+        connection = socket.socket(fileno=self.fd)
         self.fd = None
         try:
-            connection.shutdown(_socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it was the client who ended it
         connection.close()
@@ -82,11 +82,11 @@ class Gatekeeper:
         self.connection: Connection | None = None
 
 
-def turn_away(connection: _socket.socket, tls: Tls) -> None:
+def turn_away(connection: socket.socket, tls: Tls) -> None:
     """One line, if it can be sent at once, and the end; where TLS is spoken, only the end."""
     try:
         if tls.mode != IMMEDIATE:
-            connection.send(TOO_MANY_CONNECTIONS, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+            connection.send(TOO_MANY_CONNECTIONS, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
         pass  # gone
     connection.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import _signal
 import os
 
 from tpop3d.listener.connection import Gatekeeper
 from tpop3d.privsep import gatekeeper
-from tpop3d.system import processes
+from tpop3d.system import processes, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class Gatekeepers:
         if self.all.get(one.pid) is not one:
             return
         try:
-            os.kill(one.pid, _signal.SIGKILL)
+            os.kill(one.pid, signal.SIGKILL)
         except OSError as error:
             # What has let us begin has taken that away since: a security module, say.
             self._log_throttled(f"gatekeeper {one.pid} cannot be ended: {error.strerror}")

@@ -4,14 +4,12 @@ each login, but by a process of their own, now and then.
 
 from __future__ import annotations
 
-import _signal
-import _socket
 import os
 from errno import EAGAIN
 
 from tpop3d.auth import isolation
 from tpop3d.auth.hosts import REPORT
-from tpop3d.system import logs, processes
+from tpop3d.system import logs, processes, signal, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ class SilentHosts:
                 self._by_number.append((name, driver, hosts))
         if not self._by_number:
             return
-        ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in ends:
             end.setblocking(False)
         self._fds = ends[0].detach(), ends[1].detach()
@@ -75,7 +73,7 @@ class SilentHosts:
         """Take no reports any more, and try no host. Connections that were there before a reload
         have the drivers of that time: to these no host is silent, and nothing is to be told."""
         for pid in self._trials:
-            os.kill(pid, _signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         if self._fds:
             self._loop.remove_reader(self._fds[0])
         for fd in self._fds:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import _socket
 import resource
 from time import monotonic
 
-from tpop3d.system import logs
+from tpop3d.system import logs, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def source_of(peer: str) -> str:
     """Whom an address belongs to: of IPv6, its first 64 bits; "" where there is no address."""
     if ":" in peer:
         try:
-            return _socket.inet_pton(_socket.AF_INET6, peer.partition("%")[0])[:8].hex()
+            return socket.inet_pton(socket.AF_INET6, peer.partition("%")[0])[:8].hex()
         except OSError:
             return peer
     return "" if peer in LOCAL else peer

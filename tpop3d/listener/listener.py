@@ -5,8 +5,6 @@ What becomes of a connection that it accepts is said in `connections`.
 
 from __future__ import annotations
 
-import _signal
-import _socket
 import errno
 import gc
 import os
@@ -22,7 +20,7 @@ from tpop3d.listener.event_loop import Loop
 from tpop3d.listener.limits import provide_descriptors
 from tpop3d.listener.lookups import LookUp, NotAsked, knowing
 from tpop3d.privsep.lifecycle import SERVING
-from tpop3d.system import logs, processes, titles
+from tpop3d.system import logs, processes, signal, socket, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.io import keep_alive, name_of, plain
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from tpop3d.system.privileges import Cell
     from tpop3d.tls.keyholder import Keeper
 
-    Sockets = dict[_socket.socket, Tls]  # the listening ones, each with its TLS
+    Sockets = dict[socket.socket, Tls]  # the listening ones, each with its TLS
     Changed = tuple[Config, Cell, Sockets, Keeper | None]
 
 TRIES = 3  # of a reload, where the file changes meanwhile
@@ -75,7 +73,7 @@ class Listener:
         processes.unblock()
         processes.spare_from_hangup()
         early = processes.received()
-        wakeup = processes.catch(_signal.SIGCHLD, _signal.SIGUSR1, _signal.SIGHUP)
+        wakeup = processes.catch(signal.SIGCHLD, signal.SIGUSR1, signal.SIGHUP)
         os.write(processes.descriptors()[1], early)
         self._loop.add_reader(wakeup, lambda: self._take_signals(wakeup))
         self._provide_descriptors()
@@ -130,7 +128,7 @@ class Listener:
 
     # Accepting
 
-    def _listen(self, listening: _socket.socket) -> None:
+    def _listen(self, listening: socket.socket) -> None:
         if listening.fileno() < 0:
             return  # closed in the meantime
 
@@ -140,7 +138,7 @@ class Listener:
         listening.setblocking(False)
         self._loop.add_reader(listening.fileno(), take)
 
-    def _accept(self, listening: _socket.socket) -> bool:
+    def _accept(self, listening: socket.socket) -> bool:
         """Take what waits, but not too much at once. False: nothing is left to take."""
         for _ in range(ACCEPTS):
             try:
@@ -154,10 +152,10 @@ class Listener:
                     self._loop.call_later(RETRY, lambda: self._listen(listening))
                     return False
                 continue  # gone before it was taken
-            self._take(_socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
+            self._take(socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
         return True
 
-    def _take(self, connection: _socket.socket, address: object, tls: Tls) -> None:
+    def _take(self, connection: socket.socket, address: object, tls: Tls) -> None:
         """Serve a connection, once it is known whose it is."""
         keep_alive(connection)
         peer = name_of(connection, "getpeername")[0]
@@ -170,7 +168,7 @@ class Listener:
             self._serve(connection, peer, local, tls)
 
     def _serve(
-        self, connection: _socket.socket, peer: str, local: tuple[str, int], tls: Tls
+        self, connection: socket.socket, peer: str, local: tuple[str, int], tls: Tls
     ) -> None:
         """Serve a connection, or turn it away."""
         limits = self._connections.limits
@@ -185,14 +183,14 @@ class Listener:
         else:
             turn_away(connection, tls)
 
-    def _close(self, listening: _socket.socket) -> None:
+    def _close(self, listening: socket.socket) -> None:
         """Listen there no more. What came before that is served."""
         for _ in range(MAX_BACKLOG // ACCEPTS):
             if not self._accept(listening):
                 break
         self._loop.remove_reader(listening.fileno())
         # A child that was just forked may still have it, and would let it listen on.
-        listening.shutdown(_socket.SHUT_RDWR)
+        listening.shutdown(socket.SHUT_RDWR)
         listening.close()
 
     # Signals
@@ -203,11 +201,11 @@ class Listener:
         except BlockingIOError:
             return
         self._reap()
-        if _signal.SIGUSR1 in numbers:
+        if signal.SIGUSR1 in numbers:
             logs.notice(self._status().removeprefix("STATUS="))
-        if _signal.SIGHUP in numbers and not self._stopping:
+        if signal.SIGHUP in numbers and not self._stopping:
             self._begin_reload()
-        if (_signal.SIGTERM in numbers or _signal.SIGINT in numbers) and not self._stopping:
+        if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping:
             self._stop()
 
     def _reap(self) -> None:
@@ -295,11 +293,11 @@ class Listener:
         self._awaited.drop_all()
         self._connections.stop_filling()
         if self._recovery:
-            os.kill(self._recovery, _signal.SIGTERM)
+            os.kill(self._recovery, signal.SIGTERM)
         self._loop.call_later(self.config.shutdown_seconds, self._end_sessions)
 
     def _end_sessions(self) -> None:
         self._connections.end_all()
         if self._recovery:
-            os.kill(self._recovery, _signal.SIGKILL)
+            os.kill(self._recovery, signal.SIGKILL)
         self._loop.call_later(1.0, self._end_sessions)

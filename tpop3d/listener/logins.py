@@ -6,7 +6,6 @@ What the process does is in `login_child`.
 from __future__ import annotations
 
 import os
-from _signal import SIGTERM
 from time import monotonic
 
 from tpop3d.auth.driver import CANNOT_SAY, NO
@@ -15,7 +14,7 @@ from tpop3d.listener.hosts import SilentHosts
 from tpop3d.privsep import lifecycle
 from tpop3d.privsep.monitor import GRACE, log_violation
 from tpop3d.session.wire import ERROR
-from tpop3d.system import logs
+from tpop3d.system import logs, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,4 +130,4 @@ class Logins:
 def tell_to_end(connection: Connection) -> None:
     """Tell a login process, or a session, to end; one that removes messages finishes that first."""
     if connection.login_process:
-        os.kill(connection.login_process, SIGTERM)
+        os.kill(connection.login_process, signal.SIGTERM)

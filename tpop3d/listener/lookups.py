@@ -6,14 +6,12 @@ and when it reads the configuration again, it knows the answers.
 
 from __future__ import annotations
 
-import _signal
-import _socket
 import marshal
 import os
 
 from tpop3d.config import directive
 from tpop3d.config.directive import Unanswered
-from tpop3d.system import logs, processes
+from tpop3d.system import logs, processes, signal, socket
 from tpop3d.system.files import close_all_but
 
 TYPE_CHECKING = False
@@ -29,8 +27,7 @@ PATIENCE = 120.0  # seconds, for all look-ups of a reload
 PIECE = 65536  # octets that are read at a time
 # What a look-up raises, by name; of what is not here the base that is.
 RAISED = {
-    kind.__name__: kind
-    for kind in (Unanswered, ValueError, UnicodeError, _socket.gaierror, OSError)
+    kind.__name__: kind for kind in (Unanswered, ValueError, UnicodeError, socket.gaierror, OSError)
 }
 
 
@@ -116,7 +113,7 @@ class LookUp:
             return
         self._loop.remove_reader(self._read_end)
         try:
-            _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it has ended
         os.close(self._read_end)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 from time import monotonic
 
 from tpop3d.privsep.monitor import GRACE, log_violation
-from tpop3d.system import logs
+from tpop3d.system import logs, socket
 from tpop3d.system.io import LINGER_TIMES, Violation
 from tpop3d.tls import keyholder as keepers
 from tpop3d.tls.keyholder import Refused
@@ -155,7 +154,7 @@ class Relays:
             return False
         self._fill()
         try:
-            ours, theirs = _socket.socketpair()
+            ours, theirs = socket.socketpair()
         except OSError:
             return False
         index = keeper.recipe.identities.index(pairs)

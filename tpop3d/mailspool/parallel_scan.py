@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 import struct
@@ -16,6 +15,7 @@ from tpop3d.mailspool.scan import (
     do_separators_lead,
     scan,
 )
+from tpop3d.system import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def scan_all(
         rest = _read_all(pipe, refresh)
     finally:
         os.close(pipe)
-        os.kill(pid, _signal.SIGKILL)  # it has ended already, unless we have no use for it
+        os.kill(pid, signal.SIGKILL)  # it has ended already, unless we have no use for it
         os.waitpid(pid, 0)
     if not _append(listing, rest, with_digests):
         # Whatever it has met, we meet, too.
@@ -74,7 +74,7 @@ def _scan_beside(fd: int, start: int, end: int, with_digests: bool, leads: bool)
     OSError where there can be no such process."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     # A signal to us all is for the one that remains, whose handlers the other one has, too.
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if not pid:
@@ -83,7 +83,7 @@ def _scan_beside(fd: int, start: int, end: int, with_digests: bool, leads: bool)
         os.close(read_end)
         raise
     finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(write_end)  # the other process has it still
     return pid, read_end
 

@@ -8,12 +8,12 @@ this form is a `Violation`.
 
 from __future__ import annotations
 
-import _socket
 import struct
 
 from tpop3d.pop3.authorization import Attempt, Policy
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.session.wire import EOF, ERROR, HTTP, INJECTION, QUIT, RECEIVE, SIGNAL, TIMEOUT
+from tpop3d.system import socket
 from tpop3d.system.io import PacketSocket, Violation, packet_pair
 
 MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
@@ -189,7 +189,7 @@ class Channel(PacketSocket):
         """Answer a request. A gatekeeper that is gone needs no answer, and for one that does not
         read nobody waits."""
         try:
-            self._socket.send(verdict, _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+            self._socket.send(verdict, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError:
             pass
 
@@ -200,14 +200,14 @@ class Channel(PacketSocket):
         """
         try:
             # Most are short, and a buffer for the longest would cost more than the rest.
-            flags = _socket.MSG_DONTWAIT | _socket.MSG_PEEK | _socket.MSG_TRUNC
+            flags = socket.MSG_DONTWAIT | socket.MSG_PEEK | socket.MSG_TRUNC
             length = self._socket.recv_into(bytearray(1), 1, flags)
             buffer = bytearray(min(length, MAX_MESSAGE) or 1)
-            length, rights, flags, _ = self._socket.recvmsg_into([buffer], 0, _socket.MSG_DONTWAIT)
+            length, rights, cut, _ = self._socket.recvmsg_into([buffer], 0, socket.MSG_DONTWAIT)
         except ConnectionError:
             return None
         try:
-            if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC) or rights:
+            if cut & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or rights:
                 raise Violation("too large, or with descriptors")
             if not length:
                 return None
@@ -251,23 +251,23 @@ class Channel(PacketSocket):
             request.octets_out,
         )
         message = header + attempt.name + secret + request.pending
-        self._socket.send(message, _socket.MSG_NOSIGNAL)
+        self._socket.send(message, socket.MSG_NOSIGNAL)
         return self._socket.recv(1)
 
     def ask_for_tls(self, octets_in: int, octets_out: int) -> bytes:
         """Ask whether TLS may begin, and wait for the answer. b"": the monitor is gone."""
-        self._socket.send(_TLS.pack(b"T", octets_in, octets_out), _socket.MSG_NOSIGNAL)
+        self._socket.send(_TLS.pack(b"T", octets_in, octets_out), socket.MSG_NOSIGNAL)
         return self._socket.recv(1)
 
     def log(self, level: int, line: str) -> None:
         """Have a line logged."""
-        self._socket.send(_LINE.pack(b"L", level) + line.encode()[:MAX_LINE], _socket.MSG_NOSIGNAL)
+        self._socket.send(_LINE.pack(b"L", level) + line.encode()[:MAX_LINE], socket.MSG_NOSIGNAL)
 
     def report(self, ending: Ending) -> None:
         """Say that the connection is over here."""
         how = next(code for code, word in _ENDS.items() if word == ending.how)
         message = _ENDED.pack(b"E", how, ending.octets_in, ending.octets_out)
-        self._socket.send(message, _socket.MSG_NOSIGNAL)
+        self._socket.send(message, socket.MSG_NOSIGNAL)
 
 
 def pair() -> tuple[Channel, Channel]:

@@ -7,7 +7,6 @@ a user of its own, in an empty directory, with no descriptor but the channel and
 
 from __future__ import annotations
 
-import _signal
 import os
 
 from tpop3d.pop3 import replies
@@ -18,7 +17,7 @@ from tpop3d.privsep import sandbox as cells
 from tpop3d.privsep.channel import Channel, Ending, Order, Request
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import ERROR, HTTP, INJECTION, QUIT, Ended, Wire
-from tpop3d.system import logs, processes, titles
+from tpop3d.system import logs, processes, signal, titles
 from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 
@@ -119,7 +118,7 @@ def trial(cell: Cell) -> str:
     said = ours.receive() if ready(PATIENCE, ours.fileno()) else None
     why = said.text if isinstance(said, channels.Line) else "gatekeepers die as they are born"
     try:
-        os.kill(pid, _signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     except OSError as error:
         why = why or f"gatekeepers cannot be ended: {error.strerror} (kill(2) takes CAP_KILL)"
     if why and (users := cells.mapped_users()) < cells.ALL_USERS:

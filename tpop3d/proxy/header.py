@@ -6,8 +6,7 @@ it is known here.
 
 from __future__ import annotations
 
-import _socket
-
+from tpop3d.system import socket
 from tpop3d.system.io import plain
 
 TEXT = b"PROXY "
@@ -16,12 +15,12 @@ MIN_TEXT = len(b"PROXY UNKNOWN\r\n")
 MAX_TEXT = 107  # octets of a line, its end included
 BINARY_START = len(BINARY) + 4  # version and command, family and protocol, two octets of length
 UNKNOWN = b"UNKNOWN"
-TEXT_FAMILIES = {b"TCP4": _socket.AF_INET, b"TCP6": _socket.AF_INET6}
+TEXT_FAMILIES = {b"TCP4": socket.AF_INET, b"TCP6": socket.AF_INET6}
 FIELDS = 6  # of a line: PROXY, family, two addresses, two ports
 VERSION = 2  # the upper half of an octet, and in the lower one of
 LOCAL, PROXIED = 0, 1
 STREAM = 1  # a protocol; the lower half of an octet
-FAMILIES = {1: (_socket.AF_INET, 4), 2: (_socket.AF_INET6, 16)}  # the upper one; octets
+FAMILIES = {1: (socket.AF_INET, 4), 2: (socket.AF_INET6, 16)}  # the upper one; octets
 MAX_FAMILY = 3  # unix sockets; 0 is any other
 MAX_PROTOCOL = 2  # datagrams; 0 is any other
 NOT_ONE = "no PROXY header"
@@ -87,7 +86,7 @@ def _line(line: bytes) -> Header | str:
 
 def _address(family: int, field: bytes) -> str:
     """An address as people know it, however it was written. Raises OSError or ValueError."""
-    return _shown(family, _socket.inet_pton(family, field.decode("ascii")))
+    return _shown(family, socket.inet_pton(family, field.decode("ascii")))
 
 
 def _port(field: bytes) -> int:
@@ -125,4 +124,4 @@ def _binary(octets: bytes) -> Header | int | str:
 
 
 def _shown(family: int, octets: bytes) -> str:
-    return plain(_socket.inet_ntop(family, octets))
+    return plain(socket.inet_ntop(family, octets))

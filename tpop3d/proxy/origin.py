@@ -5,7 +5,6 @@ Whoever reads it has all privileges, so nothing of what the client sends is read
 
 from __future__ import annotations
 
-import _socket
 import os
 import stat
 from time import monotonic
@@ -13,7 +12,7 @@ from time import monotonic
 from tpop3d.config.addresses import is_local
 from tpop3d.proxy import header
 from tpop3d.proxy.header import Header
-from tpop3d.system import logs
+from tpop3d.system import logs, socket
 from tpop3d.system.io import name_of, ready
 
 TYPE_CHECKING = False
@@ -52,7 +51,7 @@ class Reading:
 
     __slots__ = ("_connection", "_octets")
 
-    def __init__(self, connection: _socket.socket) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._octets = b""
 
@@ -65,7 +64,7 @@ class Reading:
             if isinstance(found, Header):
                 return found
             try:
-                received = self._connection.recv(found, _socket.MSG_DONTWAIT)
+                received = self._connection.recv(found, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
             except OSError:
@@ -98,7 +97,7 @@ def is_from_balancer(config: Config, fd: int) -> bool:
     address, none does."""
     if config.proxy_protocol_from is None or not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
-    connection = _socket.socket(fileno=os.dup(fd))
+    connection = socket.socket(fileno=os.dup(fd))
     try:
         return name_of(connection, "getpeername")[0] in config.proxy_protocol_from
     finally:
@@ -108,7 +107,7 @@ def is_from_balancer(config: Config, fd: int) -> bool:
 def await_origin(config: Config, fd: int) -> Origin | None:
     """Wait for the header of the connection on a descriptor, and say whose it is; None where there
     is no good one, which is logged."""
-    connection = _socket.socket(fileno=os.dup(fd))
+    connection = socket.socket(fileno=os.dup(fd))
     try:
         peer, local = name_of(connection, "getpeername")[0], name_of(connection, "getsockname")
         found = _await_header(connection, seconds_for_header(config))
@@ -120,7 +119,7 @@ def await_origin(config: Config, fd: int) -> Origin | None:
     return origin(found, peer, local)
 
 
-def _await_header(connection: _socket.socket, seconds: float) -> Header | Refused:
+def _await_header(connection: socket.socket, seconds: float) -> Header | Refused:
     reading = Reading(connection)
     deadline = monotonic() + seconds
     while (left := deadline - monotonic()) > 0:

@@ -6,7 +6,6 @@ have it read for hours. So each has its time, and others are recovered meanwhile
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 import stat
@@ -16,7 +15,7 @@ from tpop3d.config.directive import size_text
 from tpop3d.mailspool import idfile, journal, refusal, statefile
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Terms, recover_spool
-from tpop3d.system import logs, processes
+from tpop3d.system import logs, processes, signal
 from tpop3d.system.io import milliseconds, ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
@@ -81,7 +80,7 @@ class _Child:
 
     def abandon(self) -> None:
         """Kill it, and do not wait for its end: it may wait for what never comes."""
-        self.send(_signal.SIGKILL)
+        self.send(signal.SIGKILL)
         os.close(self.fd)
 
     def reap(self) -> int:
@@ -150,7 +149,7 @@ class _Recovery:
     def _end_children(self) -> None:
         """They give locks back if they can. None loses mail, however it ends."""
         self._poll.unregister(self._wakeup)
-        for number in (_signal.SIGTERM, _signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             for child in self._children.values():
                 child.send(number)
             deadline = monotonic() + GRACE

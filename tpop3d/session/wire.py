@@ -6,13 +6,13 @@ either a socket (one descriptor for both directions) or a pair of pipes.
 
 from __future__ import annotations
 
-import _socket  # `socket` costs half an interpreter's start; five calls of it are needed
 import os
 import select
 import stat
 from time import monotonic
 
 from tpop3d.pop3.commands import LineBuffer
+from tpop3d.system import socket
 from tpop3d.system.io import (
     PARTING_SECONDS,
     keep_alive,
@@ -64,9 +64,9 @@ class Wire:
         self._gathered: list[bytes] = []
         self._gathered_octets = 0
         self._marks: list[tuple[int, Callable[[], None]]] = []
-        self._socket: _socket.socket | None = None
+        self._socket: socket.socket | None = None
         if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
-            self._socket = _socket.socket(fileno=os.dup(fd_out))
+            self._socket = socket.socket(fileno=os.dup(fd_out))
             set_no_delay(self._socket)
         self.deadline = 0.0  # of monotonic(); whoever reads or flushes sets it first
         self.extension = 0.0  # seconds by which whatever the client takes puts the deadline off
@@ -206,7 +206,7 @@ class Wire:
         if self._socket is None:
             return
         try:
-            self._socket.shutdown(_socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
             self.deadline = monotonic() + PARTING_SECONDS
             received = b"unknown"
             while received:

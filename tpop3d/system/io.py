@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import select
 import struct
+
+from tpop3d.system import socket
 
 # The longest time for the client to take what was sent, in times that for taking nothing.
 LINGER_TIMES = 3
@@ -42,7 +43,7 @@ class PacketSocket:
 
     __slots__ = ("_socket",)
 
-    def __init__(self, end: _socket.socket) -> None:
+    def __init__(self, end: socket.socket) -> None:
         self._socket = end
 
     def fileno(self) -> int:
@@ -57,15 +58,15 @@ class PacketSocket:
         """Send a packet without waiting. Raises OSError where nobody is there, or the other side
         does not read."""
         rights = struct.pack(f"{len(fds)}i", *fds)
-        control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
-        self._socket.sendmsg([octets], control, _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
+        self._socket.sendmsg([octets], control, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
     def receive_packet(self, size: int, count: int = 0) -> tuple[bytes, tuple[int, ...]]:
         """Wait for a packet of at most `size` octets, from a process that is trusted; returns it
         with the descriptors that came along, `count` at most. No octets: the other end is closed.
         """
-        room = _socket.CMSG_SPACE(struct.calcsize(f"{count}i")) if count else 0
-        octets, rights, _, _ = self._socket.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
+        room = socket.CMSG_SPACE(struct.calcsize(f"{count}i")) if count else 0
+        octets, rights, _, _ = self._socket.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
         if not rights:
             return octets, ()
         return octets, struct.unpack(f"{len(rights[0][2]) // struct.calcsize('i')}i", rights[0][2])
@@ -81,9 +82,9 @@ def writable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def packet_pair() -> tuple[_socket.socket, _socket.socket]:
+def packet_pair() -> tuple[socket.socket, socket.socket]:
     """The two ends for a `PacketSocket` each."""
-    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def say(fd: int, line: bytes) -> None:
@@ -95,12 +96,12 @@ def say(fd: int, line: bytes) -> None:
         pass  # gone
 
 
-def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> int:
+def send_now(connection: socket.socket | None, fd: int, view: memoryview) -> int:
     """Send on a socket, or else into a pipe, without blocking; returns how many octets went, 0
     where none could. Raises OSError where nobody is there any more."""
     try:
         if connection is not None:
-            return connection.send(view, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+            return connection.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         if not writable(fd):
             return 0
         return os.write(fd, view[:PIPE_BUF])
@@ -108,9 +109,9 @@ def send_now(connection: _socket.socket | None, fd: int, view: memoryview) -> in
         return 0
 
 
-def name_of(connection: _socket.socket, call: str) -> tuple[str, int]:
+def name_of(connection: socket.socket, call: str) -> tuple[str, int]:
     """The address and port that `getpeername` or `getsockname` gives; or a word, and 0."""
-    if connection.family not in (_socket.AF_INET, _socket.AF_INET6):
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return "unix", 0
     try:
         host, port = getattr(connection, call)()[:2]
@@ -124,28 +125,28 @@ def plain(host: str) -> str:
     return host.removeprefix("::ffff:")
 
 
-def set_no_delay(connection: _socket.socket) -> None:
+def set_no_delay(connection: socket.socket) -> None:
     """What is sent here is whole; the kernel must not hold it for the client's next ACK."""
-    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
         try:
-            connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             pass  # closed already
 
 
-def keep_alive(connection: _socket.socket) -> None:
+def keep_alive(connection: socket.socket) -> None:
     """Have the kernel ask whether the peer is there, and end the connection if it is not.
 
     No TCP_USER_TIMEOUT: it would also end those that are there, and take nothing for a while.
     """
-    if connection.family in (_socket.AF_INET, _socket.AF_INET6):
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
         try:
-            connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in (
-                (_socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
-                (_socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
-                (_socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
+                (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+                (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+                (socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
             ):
-                connection.setsockopt(_socket.IPPROTO_TCP, option, value)
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
         except OSError:
             pass  # closed already

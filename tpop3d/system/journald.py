@@ -11,10 +11,11 @@ was closed; and where anything else is there, nothing is sent.
 
 from __future__ import annotations
 
-import _socket
 import os
 import select
 import stat
+
+from tpop3d.system import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Journal:
         if self._fd < 0 or _identity(self._fd) is not None:
             return
         try:
-            other = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+            other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         except OSError:
             return
         if other.fileno() == self._fd:
@@ -92,7 +93,7 @@ class Journal:
         """The lowest number that no descriptor has, which the next one gets (socket(2)); -1: the
         journal would not take a line, and libsystemd would wait for it, perhaps forever."""
         try:
-            probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         except OSError:
             return -1
         number = probe.fileno()

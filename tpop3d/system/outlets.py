@@ -7,11 +7,12 @@ processes of a server count together, and tell the number when there is room aga
 
 from __future__ import annotations
 
-import _socket
 import os
 import select
 import stat
 from time import localtime
+
+from tpop3d.system import socket
 
 SOCKET = "/dev/log"  # syslog(3)'s
 PATIENCE = 1.0  # seconds that a line may wait, as it may for the journal
@@ -108,7 +109,7 @@ class Syslog(Outlet):
 
     def __init__(self) -> None:
         super().__init__()
-        self._socket: _socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._end = b""
 
     def connect(self) -> str:
@@ -132,9 +133,9 @@ class Syslog(Outlet):
 
     def _connect(self) -> None:
         """Some daemons want a stream, where each message ends with a NUL."""
-        for kind, end in ((_socket.SOCK_DGRAM, b""), (_socket.SOCK_STREAM, b"\0")):
-            made = _socket.socket(_socket.AF_UNIX, kind)
-            made = _socket.socket(fileno=_not_standard(made.detach()))
+        for kind, end in ((socket.SOCK_DGRAM, b""), (socket.SOCK_STREAM, b"\0")):
+            made = socket.socket(socket.AF_UNIX, kind)
+            made = socket.socket(fileno=_not_standard(made.detach()))
             try:
                 made.setblocking(False)
                 made.connect(SOCKET)
@@ -196,9 +197,9 @@ class Stderr(Outlet):
         # Always in one write: lines of several processes do not mix.
         mode = os.fstat(2).st_mode
         if stat.S_ISSOCK(mode):
-            stderr = _socket.socket(fileno=2)
+            stderr = socket.socket(fileno=2)
             try:
-                stderr.send(octets, _socket.MSG_DONTWAIT)
+                stderr.send(octets, socket.MSG_DONTWAIT)
             finally:
                 stderr.detach()
             return

@@ -5,12 +5,11 @@ This is the one place where it is done.
 
 from __future__ import annotations
 
-import _signal
 import os
 import resource
 from time import monotonic
 
-from tpop3d.system import processes
+from tpop3d.system import processes, signal
 from tpop3d.system.files import close_all_but, make_directory
 from tpop3d.system.io import ready
 
@@ -167,7 +166,7 @@ def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
             break
         answer += octets
     os.close(read_end)
-    os.kill(pid, _signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     # What hangs in the kernel does not end; it is nobody's to wait for then.
     os.waitpid(pid, 0 if has_said else os.WNOHANG)
     return answer if has_said else b""

@@ -7,18 +7,17 @@ readable. Whoever waits, waits for that descriptor too; whoever writes to a mail
 
 from __future__ import annotations
 
-# `signal` wraps the same functions into enums, and costs a third of an interpreter's start.
-import _signal
 import os
 
-from tpop3d.system import logs
+# `signal` wraps the same functions into enums, and costs a third of an interpreter's start.
+from tpop3d.system import logs, signal
 from tpop3d.system.io import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ENDING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _pipe = (-1, -1)
 _caught: set[int] = set()
@@ -33,12 +32,12 @@ def spare_from_hangup() -> None:
     """From now on SIGHUP ends nothing, in this process and in those that it forks: to a listener
     it means something else, and people send it to all processes of a name."""
     global _endings
-    _endings = (_signal.SIGTERM, _signal.SIGINT)
+    _endings = (signal.SIGTERM, signal.SIGINT)
 
 
 def unblock() -> None:
     """Whoever started us may have had them blocked, which is inherited."""
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*ENDING, _signal.SIGCHLD, _signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING, signal.SIGCHLD, signal.SIGUSR1))
 
 
 def catch(*more: int) -> int:
@@ -48,16 +47,16 @@ def catch(*more: int) -> int:
     """
     global _pipe
     before, _pipe = _pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    _signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
+    signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
     for number in _caught.difference(_endings, more):
         # Caught by the parent, and no business of a child's.
-        _signal.signal(number, _signal.SIG_IGN)
-    if _signal.SIGCHLD not in more:
+        signal.signal(number, signal.SIG_IGN)
+    if signal.SIGCHLD not in more:
         # Whoever started us may have it ignored, and then nobody can wait for a child.
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _caught.clear()
     for number in (*_endings, *more):
-        _signal.signal(number, _ignore)
+        signal.signal(number, _ignore)
         _caught.add(number)
     for fd in before:
         if fd >= 0:
@@ -95,14 +94,14 @@ def log_death(what: str, pid: int, status: int, told: int = 0) -> None:
 
 def _fork() -> int:
     """fork(2), with the child's signals caught before it can get any. Raises OSError."""
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         pid = os.fork()
         if not pid:
             _catch_or_exit()
         return pid
     finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _catch_or_exit() -> None:
@@ -130,7 +129,7 @@ def interrupt(on: bool) -> None:
     """While on, the first ending signal raises `Interrupted`, too, wherever the process is; and so
     does one that came before."""
     for number in _caught.intersection(ENDING):
-        _signal.signal(number, _interrupt if on else _ignore)
+        signal.signal(number, _interrupt if on else _ignore)
     if on and _caught and ready(0, _pipe[0]):
         _interrupt(0, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import select
 import ssl
@@ -10,6 +9,7 @@ import stat
 from time import monotonic
 
 from tpop3d.session.wire import RECEIVE
+from tpop3d.system import socket
 from tpop3d.system.io import PARTING_SECONDS, milliseconds, ready, send_now, set_no_delay
 from tpop3d.tls.certificates import reason_of
 
@@ -37,10 +37,10 @@ class TlsClient:
         self._wakeup = wakeup
         self._received, self._sending = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._sending, server_side=True)
-        self._socket: _socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._is_one = fd_in == fd_out
         if stat.S_ISSOCK(os.fstat(fd_out).st_mode):
-            self._socket = _socket.socket(fileno=fd_out)
+            self._socket = socket.socket(fileno=fd_out)
             set_no_delay(self._socket)
 
     def describe(self) -> str:
@@ -146,7 +146,7 @@ class TlsClient:
         """What has come; b"" at the end, which a reset is, too; None: nothing after all."""
         try:
             if self._is_one and self._socket is not None:
-                return self._socket.recv(RECEIVE, _socket.MSG_DONTWAIT)
+                return self._socket.recv(RECEIVE, socket.MSG_DONTWAIT)
             return os.read(self.fd_in, RECEIVE)
         except BlockingIOError:
             return None
@@ -182,7 +182,7 @@ class TlsClient:
             return
         deadline = monotonic() + PARTING_SECONDS
         try:
-            self._socket.shutdown(_socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             return
         while (left := deadline - monotonic()) > 0 and ready(left, self.fd_in):

@@ -7,8 +7,6 @@ forked by one keeper, so a TLS session that began with one of them may be resume
 
 from __future__ import annotations
 
-import _signal
-import _socket
 import gc
 import os
 import resource
@@ -16,7 +14,7 @@ import struct
 from time import monotonic
 
 from tpop3d.config.addresses import located
-from tpop3d.system import logs, processes, titles
+from tpop3d.system import logs, processes, signal, socket, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.io import PacketSocket, packet_pair, ready
 from tpop3d.system.privileges import PR_SET_DUMPABLE
@@ -148,7 +146,7 @@ def _keep(recipe: Recipe, connection: PacketSocket) -> int:
     """Be a keeper."""
     titles.show(titles.KEYHOLDER)
     processes.spare_from_hangup()
-    wakeup = processes.catch(_signal.SIGCHLD, _signal.SIGHUP)
+    wakeup = processes.catch(signal.SIGCHLD, signal.SIGHUP)
     keep = (connection.fileno(), *processes.descriptors())
     logs.reopen(lambda log: close_all_but((*keep, *log)))
     _let_go_of_output()
@@ -183,10 +181,10 @@ def _keep(recipe: Recipe, connection: PacketSocket) -> int:
         kind, number = _ASKED.unpack(asked)
         if kind == KILL:
             for pid in [pid for pid, its in relays.items() if its == number]:
-                os.kill(pid, _signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
                 relays[pid] = KILLED
             continue
-        end = RelayChannel(_socket.socket(fileno=fds[0]))
+        end = RelayChannel(socket.socket(fileno=fds[0]))
         try:
             relays[_start_relay(recipe.cell, end, contexts)] = number
         except OSError as error:
@@ -218,7 +216,7 @@ def _reap(numbers: bytes, relays: dict[int, int]) -> bool:
         if relays.pop(pid, None) == KILLED:
             continue  # as we were asked to; who asked has said why
         processes.log_death("relay", pid, status)
-    return all(number in (_signal.SIGCHLD, _signal.SIGHUP) for number in numbers)
+    return all(number in (signal.SIGCHLD, signal.SIGHUP) for number in numbers)
 
 
 def _identity(path: str) -> tuple[int, ...]:

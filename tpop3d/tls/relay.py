@@ -8,11 +8,10 @@ so nobody's mail meets anybody else's in its memory.
 
 from __future__ import annotations
 
-import _socket
 import select
 from time import monotonic
 
-from tpop3d.system import logs, processes, titles
+from tpop3d.system import logs, processes, socket, titles
 from tpop3d.system.io import LINGER_TIMES, PARTING_SECONDS, milliseconds, ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 from tpop3d.tls import relay_channel
@@ -73,7 +72,7 @@ class Relay:
 
     def __init__(self, client: TlsClient, inner: int, wakeup: int, patience: float) -> None:
         self._client = client
-        self._inner = _socket.socket(fileno=inner)
+        self._inner = socket.socket(fileno=inner)
         self._inner.setblocking(False)
         self._wakeup = wakeup
         self._buffer = memoryview(bytearray(CHUNK))
@@ -178,11 +177,11 @@ class Relay:
         """Give the session what the client sent, and then the end of it."""
         try:
             while self._to_session:
-                sent = self._inner.send(self._to_session, _socket.MSG_NOSIGNAL)
+                sent = self._inner.send(self._to_session, socket.MSG_NOSIGNAL)
                 self._to_session = self._to_session[sent:]
             if self._client.is_over and not self._is_told:
                 self._is_told = True
-                self._inner.shutdown(_socket.SHUT_WR)
+                self._inner.shutdown(socket.SHUT_WR)
         except BlockingIOError:
             pass
         except OSError:

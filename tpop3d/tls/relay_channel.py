@@ -7,9 +7,9 @@ Every octet from a relay is hostile to the monitor: what is not of this form is 
 
 from __future__ import annotations
 
-import _socket
 import struct
 
+from tpop3d.system import socket
 from tpop3d.system.io import PacketSocket, Violation, packet_pair
 
 MAX_TEXT = 300  # octets
@@ -80,7 +80,7 @@ class RelayChannel(PacketSocket):
     def give_no_more(self) -> None:
         """There is no order for it, or no further one; what it says is still received."""
         try:
-            self._socket.shutdown(_socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it has ended
 
@@ -91,13 +91,13 @@ class RelayChannel(PacketSocket):
         """
         buffer = bytearray(MAX_TEXT + 2)
         try:
-            length, rights, flags, _ = self._socket.recvmsg_into([buffer], 0, _socket.MSG_DONTWAIT)
+            length, rights, flags, _ = self._socket.recvmsg_into([buffer], 0, socket.MSG_DONTWAIT)
         except ConnectionError:
             return None
         if not length:
             return None
         kind, text = bytes(buffer[:1]), bytes(buffer[1:length])
-        if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC) or rights or not _TEXT.issuperset(text):
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or rights or not _TEXT.issuperset(text):
             raise Violation("an impossible message of a relay")
         if kind == READY and not text:
             return Ready()
@@ -123,7 +123,7 @@ class RelayChannel(PacketSocket):
         known = text.encode("ascii", "replace")[:MAX_TEXT]
         octets = bytes(c if c in _TEXT else UNKNOWN for c in known)
         try:
-            self._socket.send(kind + octets, _socket.MSG_NOSIGNAL)
+            self._socket.send(kind + octets, socket.MSG_NOSIGNAL)
         except OSError:
             pass
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import _signal
 import os
 
-from tpop3d.system import processes
+from tpop3d.system import processes, signal
 from tpop3d.system.io import PARTING_SECONDS, Violation, ready
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import Failed, RelayChannel
@@ -38,7 +37,7 @@ class RelayProcess:
     def kill(self) -> Failed | None:
         """End it; returns what has broken the TLS, if anything."""
         try:
-            os.kill(self._pid, _signal.SIGKILL)
+            os.kill(self._pid, signal.SIGKILL)
         except PermissionError:
             return None  # we are the mailbox's user by now
         return self._reap(is_killed=True)
