@@ -175,7 +175,7 @@ def look():
     return json.dumps(status()).encode()
 def become(uid, gid):
     account = Account(b"x", uid, gid, ["/x"], lock_gid=333)
-    return json.loads(apart(account, look, 0.5) or b"null")
+    return json.loads(apart(account.uid, account.gid, account.lock_gid, look, 0.5) or b"null")
 """
 
 

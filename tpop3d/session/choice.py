@@ -65,7 +65,8 @@ def choose(account: Account) -> Choice | Refusal:
 def _choose_apart(account: Account, trouble: Refusal) -> tuple[int, str] | Refusal:
     """What `_choose` gives in a process that is the user for good; or else the trouble so far."""
     try:
-        octets = apart(account, lambda: _encoded(_choose(account)), PATIENCE)
+        ids = account.uid, account.gid, account.lock_gid
+        octets = apart(*ids, lambda: _encoded(_choose(account)), PATIENCE)
     except OSError:
         return trouble
     what, _, text = os.fsdecode(octets).partition("\0")

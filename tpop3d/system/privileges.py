@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from tpop3d.auth.driver import Account
-
     Found = TypeVar("Found")
 
 PR_SET_DUMPABLE = 4  # prctl(2)
@@ -139,9 +137,11 @@ def for_a_moment(uid: int, gid: int, act: Callable[[], Found]) -> Found:
             raise StillPrivileged
 
 
-def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
-    """Do something in a process that becomes an account's user for good, with all of its groups,
-    and return what comes of it, some octets that fit into a pipe.
+def apart(
+    uid: int, gid: int, further: int | None, act: Callable[[], bytes], seconds: float
+) -> bytes:
+    """Do something in a process that becomes a mailbox's user for good, with both groups, and
+    return what comes of it, some octets that fit into a pipe.
 
     b"" where nothing does within `seconds`: the user's other processes may stop and kill this
     one. Raises OSError where there can be no further process.
@@ -149,7 +149,7 @@ def apart(account: Account, act: Callable[[], bytes], seconds: float) -> bytes:
     read_end, write_end = os.pipe()
 
     def work() -> None:
-        if not become(account.uid, account.gid, account.lock_gid, is_asleep=False):
+        if not become(uid, gid, further, is_asleep=False):
             os.write(write_end, act())
 
     try:
