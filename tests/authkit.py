@@ -10,7 +10,8 @@ from contextlib import suppress
 
 from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
 from tpop3d.auth.driver import Account, Login, Verdict
-from tpop3d.settings import Config, read
+from tpop3d.configuration import read
+from tpop3d.settings import Config
 
 SERVER = [sys.executable, "-m", "tpop3d"]
 CANARY = "hunter2-sesame"  # a password that must turn up nowhere

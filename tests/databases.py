@@ -14,8 +14,8 @@ import pytest
 from authkit import text_of
 from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, end, need, poll
 from tpop3d.auth.switch import Switch
+from tpop3d.configuration import load
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.settings import load
 
 SCHEMA = CHECKOUT / "tpop3d/auth/vmail-sql.sql"
 DATABASE, USERNAME, PASSWORD = "mail", "tpop3d-reader", "hunter2-database-sesame"
@@ -178,7 +178,7 @@ def decide(config, name, password=b"secret", *, client="", **attempt):
 DECIDE = """
 import json, os, sys
 from tpop3d.auth.switch import Switch
-from tpop3d.settings import load
+from tpop3d.configuration import load
 from tpop3d.pop3.authorization import Attempt
 
 file = f"/tmp/tpop3d-{os.getpid()}.conf"

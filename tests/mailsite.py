@@ -59,7 +59,7 @@ def as_ordinary_user(modules, uid, *arguments):
     where it lies in root's home: so that `modules` are loaded before."""
     code = f"""
 import os, sys, tpop3d.cli, tpop3d.settings, {modules}
-tpop3d.settings.load(tpop3d.cli._options(sys.argv[1:]).file)
+tpop3d.configuration.load(tpop3d.cli._options(sys.argv[1:]).file)
 os.setgroups([])
 os.setgid({uid})
 os.setuid({uid})

@@ -16,7 +16,8 @@ from doors import free_port
 from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d.commands import check_config
 from tpop3d.config.reader import MASK
-from tpop3d.settings import DIRECTIVES, Config, read
+from tpop3d.configuration import read
+from tpop3d.settings import DIRECTIVES, Config
 
 DRIVER = """
 from tpop3d.auth.driver import Verdict

@@ -18,6 +18,7 @@ from authkit import LEAST, config_of, read, text_of
 from databases import PASSWORD
 from mailsite import CHECKOUT, ENVIRONMENT, MAIL_USER
 from tpop3d.auth import passwords, system_users
+from tpop3d.configuration import load
 from tpop3d.doors import inetd
 from tpop3d.listener.limits import Limits
 from tpop3d.pop3.authorization import Attempt
@@ -25,7 +26,6 @@ from tpop3d.privsep.channel import LOG_ERR, Line, Request, Violation
 from tpop3d.privsep.monitor import Monitor, log_violation
 from tpop3d.privsep.sandbox import unsafe_state
 from tpop3d.proxy import origin
-from tpop3d.settings import load
 from tpop3d.system import logs
 from tpop3d.tls.relay_channel import Failed, Secured
 

@@ -261,13 +261,13 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
     site.give_to_mail_user(site.state)
     site.give_to_mail_user(site.passwd)
     ours, theirs = os.pipe(), os.pipe()
-    from tpop3d import settings
+    from tpop3d import configuration
     from tpop3d.doors import per_connection
     from tpop3d.privsep import sandbox
     from tpop3d.session import session
 
     assert session
-    loaded = settings.load(str(site.conf))
+    loaded = configuration.load(str(site.conf))
     user, group = str(MAIL_USER.pw_uid), str(MAIL_USER.pw_gid)
     pid = os.fork()
     if not pid:

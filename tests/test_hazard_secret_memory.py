@@ -20,7 +20,7 @@ def disguised(text):
 PROGRAM = """
 import sys, types
 from tpop3d.auth import registry as drivers
-from tpop3d.settings import load
+from tpop3d.configuration import load
 from tpop3d.config.directive import Directive
 
 class Driver:

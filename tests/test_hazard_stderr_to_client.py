@@ -114,7 +114,8 @@ INJECTED = {
     "summary.Summary.log_end = lambda *x: 1 / 0\n",
     "before the greeting": "from tpop3d.privsep import monitor\n"
     "monitor.Monitor.__init__ = lambda *x: 1 / 0\n",
-    "in the configuration": "from tpop3d import settings\nsettings.load = lambda *x: 1 / 0\n",
+    "in the configuration": "from tpop3d import configuration\n"
+    "configuration.load = lambda *x: 1 / 0\n",
 }
 
 

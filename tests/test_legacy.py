@@ -6,7 +6,8 @@ from authkit import LEAST, but_for_syslogd, config_of, foreign_driver, text_of, 
 from mailsite import ENVIRONMENT, MAIL_USER
 from test_check_config import DRIVER
 from tpop3d.config import legacy
-from tpop3d.settings import Config, read
+from tpop3d.configuration import read
+from tpop3d.settings import Config
 
 KNOWN, IGNORED, UNSUPPORTED = "known", "ignored", "unsupported"
 

@@ -12,7 +12,8 @@ from tpop3d import cli
 from tpop3d.auth import registry
 from tpop3d.auth.mysql import VMAIL_SQL
 from tpop3d.config.directive import Directive, boolean, user_id
-from tpop3d.settings import DIRECTIVES, read
+from tpop3d.configuration import read
+from tpop3d.settings import DIRECTIVES
 from tpop3d.system import logs
 from tpop3d.system.journald import fields_of
 

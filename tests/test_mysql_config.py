@@ -9,9 +9,8 @@ from authkit import NO_TLS, but_for_syslogd, text_of, tpop3d
 from databases import DATABASE, PASSWORD, USERNAME, decide
 from tpop3d.auth.driver import YES
 from tpop3d.auth.mysql import VMAIL_SQL
-from tpop3d.config.file import content_without_secrets
-from tpop3d.config.reader import MASK
-from tpop3d.settings import _secrecy, load
+from tpop3d.config.reader import MASK, content_without_secrets
+from tpop3d.configuration import _secrecy, load
 
 NEEDED = {
     "gatekeeper-user": "nobody",

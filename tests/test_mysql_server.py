@@ -108,7 +108,7 @@ AFTER_PRELOAD = """
 import sys
 from tpop3d.auth import registry as drivers
 from tpop3d.auth.driver import Login
-from tpop3d.settings import load
+from tpop3d.configuration import load
 enabled = load(sys.argv[1]).drivers
 drivers.preload(enabled.values())
 before = set(sys.modules)

@@ -14,7 +14,7 @@ from samples import MESSAGES, spool_of
 from test_hazard_database_secrets import LOGIN, assert_silent
 from test_hazard_secrets import memory_of
 from tpop3d.config.password_file import MAX_PASSWORD, PasswordFile, Unusable
-from tpop3d.settings import load
+from tpop3d.configuration import load
 
 NAME = "$CREDENTIALS_DIRECTORY/database"
 NEW = "new-" + PASSWORD

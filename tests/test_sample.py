@@ -8,7 +8,8 @@ import re
 import pytest
 
 from mailsite import CHECKOUT, MAIL_USER
-from tpop3d.settings import Config, read
+from tpop3d.configuration import read
+from tpop3d.settings import Config
 
 pytest.importorskip("pam", reason="python-pam is not installed in this Python")
 

@@ -7,8 +7,8 @@ import pytest
 from authkit import CANARY, LEAST, foreign_driver, text_of, tpop3d
 from mailsite import ENVIRONMENT
 from test_check_config import DRIVER
-from tpop3d.config.file import IS_CONTINUED, IS_CUT, IS_QUOTED, IS_SHIFTED, IS_STRIPPED
-from tpop3d.settings import load
+from tpop3d.config.reader import IS_CONTINUED, IS_CUT, IS_QUOTED, IS_SHIFTED, IS_STRIPPED
+from tpop3d.configuration import load
 
 KEY = "auth-mysql-password"
 ENABLED = {

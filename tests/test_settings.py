@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authkit import LEAST, config_of, errors_of, text_of
-from tpop3d.settings import DIRECTIVES, Config, load, read
+from tpop3d.configuration import load, read
+from tpop3d.settings import DIRECTIVES, Config
 
 LINES = text_of(LEAST)
 

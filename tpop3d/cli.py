@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from tpop3d import settings
 from tpop3d.doors import inetd
 from tpop3d.system import logs
 from tpop3d.system.io import say
-from tpop3d.system.outlets import Stderr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PRINTING = frozenset(
 class Options:
     """What the command line says."""
 
-    file = "/etc/tpop3d.conf"
+    file = settings.DEFAULT_FILE
     inetd = False
     tls = False
     check_config = False
@@ -216,13 +216,13 @@ def _serve_or_problems(
 ) -> list[str]:
     """Serve one connection; returns why that could not be, if so."""
     from tpop3d.config.addresses import IMMEDIATE, Tls
-    from tpop3d.settings import load
+    from tpop3d.configuration import load
 
     config = load(options.file)
     if isinstance(config, list):
         return config
-    start_log(config, options.verbose, stderr_is_free)
-    _warn(config)
+    settings.start_log(config, options.verbose, stderr_is_free)
+    settings.log_warnings(config)
     from tpop3d.privsep.sandbox import prepare_cell
 
     cell = prepare_cell(config)
@@ -241,7 +241,7 @@ def _serve_or_problems(
 
 def _recover(options: Options) -> int:
     """Carry out all journals; what was done is told on stderr, or in the log."""
-    from tpop3d.settings import load
+    from tpop3d.configuration import load
 
     config = load(options.file)
     if isinstance(config, list):
@@ -257,15 +257,15 @@ def _recover(options: Options) -> int:
         return FAILED
     processes.unblock()
     processes.catch()
-    logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
+    logs.start(config.log_facility, settings.level_of(config, options.verbose), to_stderr=True)
     return OK if recover_all(config) else FAILED
 
 
 def _listen(options: Options, passed: Passed | None) -> int:
     """Run the listener on sockets from systemd, or on those of the configuration."""
+    from tpop3d.configuration import load
     from tpop3d.doors import standalone
     from tpop3d.listener import sd_notify
-    from tpop3d.settings import load
 
     inetd.have_standard_descriptors()
     # A detached process leaves the directory that these are meant in.
@@ -290,13 +290,14 @@ def _listen(options: Options, passed: Passed | None) -> int:
 
     def log_as(config: Config) -> None:
         if options.debug:
-            logs.start(config.log_facility, _level(config, options.verbose), to_stderr=True)
+            level = settings.level_of(config, options.verbose)
+            logs.start(config.log_facility, level, to_stderr=True)
         else:
-            start_log(config, options.verbose, stderr_is_free=not options.detach)
+            settings.start_log(config, options.verbose, stderr_is_free=not options.detach)
             if options.detach:
-                _tell_of_no_log()  # who started us may still read it
+                settings.tell_of_no_log()  # who started us may still read it
         logs.prepare()
-        _warn(config)
+        settings.log_warnings(config)
 
     log_as(config)
     return standalone.run(
@@ -311,26 +312,3 @@ def _listen(options: Options, passed: Passed | None) -> int:
 
 def _complain(problem: str) -> None:
     print(f"tpop3d: {problem}", file=sys.stderr)
-
-
-def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
-    """Send the log where the configuration says. A client's connection is not stderr."""
-    level = _level(config, verbose)
-    logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
-    if stderr_is_free:
-        _tell_of_no_log()
-
-
-def _tell_of_no_log() -> None:
-    """Say on stderr that there is no log, if so. A reload may say so when nobody reads that."""
-    if why := logs.trouble():
-        Stderr().write(logs.LEVELS["err"], why)
-
-
-def _warn(config: Config) -> None:
-    for warning in config.warnings:
-        logs.warning(warning)
-
-
-def _level(config: Config, verbose: bool) -> str:
-    return "debug" if verbose else config.log_level

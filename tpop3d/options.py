@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 
 from tpop3d import __version__
+from tpop3d.settings import DEFAULT_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.cli import Options
+    from typing import Any, TypeVar
+
+    Options = TypeVar("Options")
 
 DEMO_PORT = 1110
 # Options by where they are kept. Each of these is something else to do.
@@ -35,7 +38,7 @@ def parse(arguments: list[str], into: Options) -> Options:
     )
     # Only what is given is set: the rest has the defaults of its class.
     parser.add_argument(
-        "-f", dest="file", metavar="FILE", help=f"the configuration file (default {into.file})"
+        "-f", dest="file", metavar="FILE", help=f"the configuration file (default {DEFAULT_FILE})"
     )
     parser.add_argument(
         "--inetd", action="store_true", help="speak POP3 on stdin and stdout, whatever they are"
@@ -93,7 +96,7 @@ def parse(arguments: list[str], into: Options) -> Options:
         "-p", dest="pidfile", metavar="PIDFILE", help="listener: write the process id to a file"
     )
     parser.add_argument("-V", action="version", version=f"tpop3d {__version__}")
-    options = parser.parse_args(arguments, namespace=into)
+    options: Any = parser.parse_args(arguments, namespace=into)
     given = vars(options)
     if options.demo is not None:
         for key, option in NOT_IN_DEMO.items():
@@ -113,4 +116,4 @@ def parse(arguments: list[str], into: Options) -> Options:
         parser.error("--from goes with --test-login")
     if options.json and options.inspect is None:
         parser.error("--json goes with --inspect")
-    return options
+    return into

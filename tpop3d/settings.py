@@ -1,8 +1,4 @@
-"""The configuration: its directives, and what they come to.
-
-Every error is found and told with file, line and key, and nothing is served with half a
-configuration.
-"""
+"""The settings of this server: its directives, and what they come to."""
 
 from __future__ import annotations
 
@@ -23,18 +19,18 @@ from tpop3d.config.directive import (
     positive,
     separators,
 )
-from tpop3d.config.file import DOUBTFUL, OPEN, SECRET, content_without_secrets
-from tpop3d.config.reader import Reader
 from tpop3d.system import logs
+from tpop3d.system.outlets import Stderr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.auth.driver import Driver
     from tpop3d.config.addresses import Address
-    from tpop3d.config.file import Oddity
     from tpop3d.config.networks import Networks
     from tpop3d.config.templates import Mailbox
 
+
+DEFAULT_FILE = "/etc/tpop3d.conf"
 
 DIRECTIVES: dict[str, Directive] = {
     "listen-address": Directive(addresses, ""),
@@ -156,70 +152,26 @@ class Config:
         return b""
 
 
-class Problems(list[str]):
-    """The errors of a configuration, each with file, line and key; what is none, `warnings`; and
-    the `rest`, with defaults in the place of what is wrong, None where nothing could be read."""
-
-    def __init__(self, errors: list[str], warnings: list[str], rest: Config | None) -> None:
-        super().__init__(errors)
-        self.warnings = warnings
-        self.rest = rest
+def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
+    """Send the log where the configuration says. A client's connection is not stderr."""
+    level = level_of(config, verbose)
+    logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
+    if stderr_is_free:
+        tell_of_no_log()
 
 
-def load(file: str) -> Config | Problems:
-    """Read a configuration file; returns what is wrong with it, if anything is."""
-    try:
-        content, is_exposed, oddities = content_without_secrets(file, _secrecy)
-    except OSError as error:
-        from tpop3d.system import reasons
-
-        return Problems([f"{file}: {reasons.why(error)}"], [], None)
-    except ValueError as error:
-        return Problems([f"{file}: {error}"], [], None)
-    config = read(content, file, oddities)
-    if not is_exposed:
-        return config
-    what = "holds a user name or password of the server's own, and every user can read it"
-    exposed = f"{file}: {what}: chmod o-rwx {file}"
-    if isinstance(config, Problems):
-        return Problems([exposed, *config], config.warnings, config.rest)
-    return Problems([exposed], config.warnings, config)
+def tell_of_no_log() -> None:
+    """Say on stderr that there is no log, if so. A reload may say so when nobody reads that."""
+    if why := logs.trouble():
+        Stderr().write(logs.LEVELS["err"], why)
 
 
-def _secrecy(key: str) -> int:
-    """Does the directive of some driver say that its value is secret? What no driver knows may be
-    a misspelled one."""
-    parts = key.split("-", 2)
-    if len(parts) < 3 or parts[0] != "auth" or parts[2] == "enable" or key in DIRECTIVES:
-        return OPEN
-    from tpop3d.auth import registry
-
-    try:
-        found = registry.find(parts[1])
-    except ValueError:
-        return SECRET  # nobody can say, and the error is told later
-    known = {} if found is None else found.directives
-    if parts[2] in known:
-        return SECRET if known[parts[2]].secret else OPEN
-    return OPEN if parts[2] in getattr(found, "misspelled", ()) else DOUBTFUL
+def log_warnings(config: Config) -> None:
+    """Log what is doubtful about a configuration."""
+    for warning in config.warnings:
+        logs.warning(warning)
 
 
-def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Config | Problems:
-    """What `load` does, for the content of a file that is named `file` in errors."""
-    reader = Reader(content, file)
-    reader.warn_of_secrets(oddities or [])
-    config = Config()
-    config.effective = reader.effective
-    config.lines = reader.numbers
-    for key, value in reader.take(DIRECTIVES).items():
-        setattr(config, key.replace("-", "_"), value)
-    config.drivers = reader.take_drivers(config)
-    reader.refuse_rest()
-    reader.settle_tls(config)
-    if not reader.errors:
-        reader.refuse_contradictions(config)
-    if not reader.errors and config.auth_drivers:
-        config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
-    config.warnings = reader.told(reader.warnings)
-    errors = reader.told(reader.errors)
-    return Problems(errors, config.warnings, config) if errors else config
+def level_of(config: Config, verbose: bool) -> str:
+    """The least urgent level that is logged; `verbose` is -v."""
+    return "debug" if verbose else config.log_level

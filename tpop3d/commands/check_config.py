@@ -11,8 +11,9 @@ from tpop3d.commands.unit_sandbox import Sandboxes
 from tpop3d.config.addresses import Unresolved, located
 from tpop3d.config.directive import absolute_path
 from tpop3d.config.templates import Mailbox, Template
+from tpop3d.configuration import Problems, load
 from tpop3d.privsep.sandbox import gatekeeper_user, lacking, unsafe_state
-from tpop3d.settings import Config, Problems, load
+from tpop3d.settings import Config
 from tpop3d.system import logs
 from tpop3d.system.outlets import Syslog
 from tpop3d.system.reasons import HOMES

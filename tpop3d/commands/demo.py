@@ -12,12 +12,12 @@ import sys
 import tempfile
 from contextlib import suppress
 
-from tpop3d.cli import FAILED, OK, start_log
 from tpop3d.config.addresses import PLAIN
+from tpop3d.configuration import read
 from tpop3d.listener.listener import Listener
 from tpop3d.privsep import gatekeeper
 from tpop3d.privsep.sandbox import lacking, prepare_cell
-from tpop3d.settings import Config, read
+from tpop3d.settings import Config, start_log
 
 HOST = "127.0.0.1"
 PASSWORDS = {"anna": "wonderland", "bert": "open sesame", "clara": "empty"}
@@ -107,7 +107,7 @@ def demo(port: int, verbose: bool) -> int:
     """Serve the samples until ^C or SIGTERM; returns the exit code. Port 0 is any free port."""
     if not 0 <= port < 65536:
         print(f"tpop3d: {port} is no port", file=sys.stderr)
-        return FAILED
+        return 1
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -118,24 +118,24 @@ def demo(port: int, verbose: bool) -> int:
             " Give another port: --demo PORT",
             file=sys.stderr,
         )
-        return FAILED
+        return 1
     listener.listen()
     listener.set_inheritable(False)
     directory = tempfile.mkdtemp(prefix="tpop3d-demo-")
     try:
         if os.geteuid() == 0 and (why := lacking()):
             print(f"tpop3d: {why}", file=sys.stderr)
-            return FAILED
+            return 1
         try:
             config = _furnish(directory)
         except OSError as error:
             print(f"tpop3d: {directory}: no sample mail: {error.strerror}", file=sys.stderr)
-            return FAILED
+            return 1
         start_log(config, verbose, stderr_is_free=True)
         cell = prepare_cell(config)
         if why := cell if isinstance(cell, str) else gatekeeper.trial(cell):
             print(f"tpop3d: {why}", file=sys.stderr)
-            return FAILED
+            return 1
         assert not isinstance(cell, str)
         port = listener.getsockname()[1]
         print(WELCOME.format(host=HOST, port=port, directory=directory), flush=True)
@@ -145,7 +145,7 @@ def demo(port: int, verbose: bool) -> int:
         shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):  # whoever read this may be gone
         print("tpop3d: stopped, and the sample mail is removed", flush=True)
-    return OK
+    return 0
 
 
 def _furnish(directory: str) -> Config:

@@ -15,6 +15,7 @@ from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.commands.check_config import in_sandboxes
 from tpop3d.commands.unit_sandbox import Sandboxes
 from tpop3d.config.directive import Unanswered, size_text
+from tpop3d.configuration import load
 from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
@@ -22,7 +23,7 @@ from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.privsep.sandbox import lacking
 from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.session import enter, open_chosen, terms_of
-from tpop3d.settings import Config, load
+from tpop3d.settings import Config
 from tpop3d.system import logs, processes
 from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve

@@ -1,26 +1,44 @@
-"""Reading a configuration: lines become the values of directives, and errors with their places."""
+"""The language of a configuration file: lines become values, and errors with their places.
+
+Lines `key: value`; `#` starts a comment; a trailing backslash continues the line, unless it is
+part of a comment. Secrets are read only by who needs them.
+"""
 
 from __future__ import annotations
 
 import os
 
-from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN
-from tpop3d.config.directive import Directive, Passing, Unanswered, boolean
-from tpop3d.config.file import INCOMPLETE, logical_lines, read_key
-from tpop3d.system import logs
+from tpop3d.config.directive import Passing, Unanswered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
-    from tpop3d.auth.driver import Driver
-    from tpop3d.config.addresses import Tls
-    from tpop3d.config.file import Oddity
-    from tpop3d.settings import Config
+    from tpop3d.config.directive import Directive
 
-LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
-LIKENESS_OF_DRIVERS = 0.6  # the same of their names, which are short
+    # Of a key, what it is: one of OPEN, DOUBTFUL, SECRET.
+    Secrecy = Callable[[str], int]
+    # Number of a line, its key, what is odd about the value.
+    Oddity = tuple[int, str, str]
+
+MAX_KEY = 80  # octets of a key
+MAX_FILE = 1 << 18  # octets of a configuration file
+BACKSLASH, COLON, ASTERISK, CR = b"\\:*\r"
+BLANKS = b" \t\r"
+TEXT_BLANKS = " \t\r"  # and no others: what is blank must be so for both
+SPARED = b" \t\r\n\\"
+KEY = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+QUOTES = b"\"'"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+OPEN, DOUBTFUL, SECRET = range(3)
+INCOMPLETE = "\n"  # at the end of a line that is continued, and nothing follows
+# What may be meant as a part of a secret, and is none; or the other way round.
+IS_CUT = "ends before its #, with which a comment begins"
+IS_SHIFTED = "has more than one blank before it, and they are no part of it"
+IS_STRIPPED = "has blanks behind it, and they are no part of it"
+IS_QUOTED = "has quotes around it, and they are a part of it"
+IS_CONTINUED = "ends with a backslash, so that the next line is a part of it"
 MASK = "********"  # what is shown for a secret
 
 
@@ -46,19 +64,22 @@ class Secret:
 class Reader:
     """A file that is being read: its lines, and what was found wrong with them so far."""
 
-    def __init__(self, content: str, file: str) -> None:
+    def __init__(
+        self, content: str, file: str, is_known: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._file = file
+        self._is_known = is_known  # is this the name of a directive?
         self.lines: dict[str, tuple[int, str]] = {}  # key: line number and value, until taken
         self.numbers: dict[str, int] = {}  # key: line number, for good
         self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
         self.warnings: list[tuple[int, str, str]] = []
         self.effective: list[tuple[str, str, bool]] = []
         # Lines that may be the value of the one before, which seems to lack it, and so a secret.
-        self._doubtful: set[int] = set()
+        self.doubtful: set[int] = set()
         is_open = False
         for number, line in logical_lines(content):
             if is_open:
-                self._doubtful.add(number)
+                self.doubtful.add(number)
             is_open = self._add(number, line)
 
     def _add(self, number: int, line: str) -> bool:
@@ -68,13 +89,13 @@ class Reader:
         value = line.partition(":")[2].strip()
         if not key or octets[after : after + 1] != b":":
             # Nothing of the line is quoted but a directive: it may be a password.
-            self.errors.append((number, key if _is_known(key) else "", "must be 'key: value'"))
+            self.errors.append((number, key if self._is_known(key) else "", "must be 'key: value'"))
             return True
         if line.endswith(INCOMPLETE):
             self.errors.append((number, key, "is continued, and nothing follows"))
         elif key in self.lines:
             before = self.lines[key][0]
-            shown = key if self._doubtful.isdisjoint((before, number)) or _is_known(key) else ""
+            shown = key if self.doubtful.isdisjoint((before, number)) or self._is_known(key) else ""
             self.errors.append((number, shown, f"given before, in line {before}"))
         else:
             self.lines[key] = number, value
@@ -86,7 +107,7 @@ class Reader:
         for number, key, why in oddities:
             file = f"{key}-file"
             self.warnings.append(
-                (number, key, f"{why}; {file} takes any" if _is_known(file) else why)
+                (number, key, f"{why}; {file} takes any" if self._is_known(file) else why)
             )
 
     def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
@@ -121,50 +142,14 @@ class Reader:
             self.effective.append((key, text, number == 0))
         return values
 
-    def take_drivers(self, config: Config) -> dict[str, Driver]:
-        """The drivers that are enabled, in the order in which they are asked."""
-        from tpop3d.auth import registry
-
-        mentioned = [key.split("-")[1] for key in self.lines if key.startswith("auth-")]
-        enabled: dict[str, Driver] = {}
-        for name in registry.in_order(mentioned):
-            prefix = f"auth-{name}-"
-            number = self.lines.get(f"{prefix}enable", (0, ""))[0]
-            try:
-                found = registry.find(name)
-            except ValueError as error:
-                self.errors.append((number, f"{prefix}enable", str(error)))
-                for key in [key for key in self.lines if key.startswith(prefix)]:
-                    del self.lines[key]
-                continue
-            if found is None:
-                continue
-            before = len(self.errors)
-            self._respell(getattr(found, "misspelled", {}), prefix)
-            settings = self.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
-            if not settings.pop("enable") or len(self.errors) > before:
-                continue
-            settings["default-mailbox"] = config.mailbox
-            try:
-                enabled[name] = found(settings)
-            except ValueError as error:
-                self.errors.append(self._placed(str(error), f"{prefix}enable"))
-            except (Exception, SystemExit) as error:
-                why = f"the driver does not start: {logs.describe(error)}"
-                self.errors.append((number, f"{prefix}enable", why))
-            else:
-                told = getattr(enabled[name], "warnings", ())
-                self.warnings += [self._placed(why, f"{prefix}enable") for why in told]
-        return enabled
-
-    def _placed(self, why: str, otherwise: str) -> tuple[int, str, str]:
+    def placed(self, why: str, otherwise: str) -> tuple[int, str, str]:
         """What a driver says, at the directive that it begins with, if it is in the file."""
         key, colon, rest = why.partition(": ")
         if colon and key in self.numbers:
             return self.numbers[key], key, rest
         return self.numbers.get(otherwise, 0), otherwise, why
 
-    def _respell(self, misspelled: Mapping[str, str], prefix: str) -> None:
+    def respell(self, misspelled: Mapping[str, str], prefix: str) -> None:
         """Take directives by the names that they had, with a warning."""
         for wrong, right in misspelled.items():
             if (prefix + wrong) not in self.lines:
@@ -176,90 +161,6 @@ class Reader:
             self.lines[prefix + right] = number, text
             self.warnings.append((number, prefix + wrong, f"is taken for {prefix + right}"))
 
-    def refuse_rest(self) -> None:
-        """Whatever nobody took is unknown, or was the C program's."""
-        if not self.lines:
-            return
-        from tpop3d.auth import registry
-        from tpop3d.config import legacy
-
-        for key, (number, _) in self.lines.items():
-            parts = key.split("-")
-            is_drivers = parts[0] == "auth" and len(parts) > 2
-            has_driver = is_drivers and registry.find(parts[1]) is not None
-            fate = legacy.fate(key, self.lines, has_driver=has_driver)
-            if fate is not None:
-                is_error, why = fate
-                (self.errors if is_error else self.warnings).append((number, key, why))
-                continue
-            if number in self._doubtful:
-                why = "unknown directive, which is not shown: the line before lacks its value"
-                self.errors.append((number, "", why))
-                continue
-            why = "unknown directive"
-            if is_drivers and not has_driver:
-                known = ", ".join(registry.BUILT_IN)
-                why += f": there is no driver {parts[1]!r}; built in are {known}"
-                if driver := _like(parts[1], list(registry.BUILT_IN), LIKENESS_OF_DRIVERS):
-                    why += f"; did you mean {driver}?"
-            elif meant := _meant(key):
-                why += f"; did you mean {meant}?"
-            self.errors.append((number, key, why))
-
-    def settle_tls(self, config: Config) -> None:
-        """Give every address its TLS; what lacks a certificate is an error."""
-        if any(key == "listen-address" or key.startswith("tls-") for _, key, _ in self.errors):
-            return
-        given = self.numbers
-        certificates, keys = config.tls_certificate, config.tls_private_key
-        if keys and len(keys) != len(certificates):
-            number = given["tls-private-key"]
-            why = f"names {len(keys)} files, and tls-certificate {len(certificates)}"
-            self.errors.append((number, "tls-private-key", why))
-            return
-        missing = "there is no tls-certificate"
-        if config.tls_mode == IMMEDIATE and not certificates and not config.listen_address:
-            self.errors.append((given["tls-mode"], "tls-mode", missing))
-            return
-        places: dict[tuple[str, int, str], Tls] = {}
-        for address in config.listen_address:
-            address.settle(config.tls)
-            first = places.setdefault(address.place, address.tls or PLAIN)
-            if address.tls is not None and not address.tls.is_like(first):
-                why = f"{address.host}:{address.port} is there twice, with different TLS"
-                self.errors.append((given["listen-address"], "listen-address", why))
-            assert address.tls is not None
-            if address.tls.mode != NONE and not address.tls.pairs:
-                why = f"{address.host} has no certificate, and {missing}"
-                self.errors.append((given["listen-address"], "listen-address", why))
-
-    def refuse_contradictions(self, config: Config) -> None:
-        """What is wrong with values that are right one by one."""
-        if not config.drivers:
-            from tpop3d.auth import registry
-
-            enable = " or ".join(f"auth-{name}-enable: yes" for name in registry.BUILT_IN)
-            self.errors.append((0, "auth-...-enable", f"nobody could log in; give {enable}"))
-            return
-        if config.mailspool_no_dotfile_locking and config.mailspool_dotfile_locking == "require":
-            why = "is yes, and mailspool-dotfile-locking: require says the contrary"
-            number = self.numbers.get("mailspool-no-dotfile-locking", 0)
-            self.errors.append((number, "mailspool-no-dotfile-locking", why))
-        for name in config.auth_drivers:
-            if name not in config.drivers:
-                why = f"{name} is not enabled; give auth-{name}-enable: yes"
-                self.errors.append((0, "auth-drivers", why))
-        for name in config.drivers if config.auth_drivers else ():
-            if name not in config.auth_drivers:
-                why = f"{name} is enabled, and has no place in it"
-                self.errors.append((0, "auth-drivers", why))
-        if config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
-            why = "nobody could log in: no enabled driver can check APOP"
-            self.errors.append((0, "apop-only", why))
-        elif config.apop_only and config.apop == "no":
-            why = "is no, and apop-only: yes says the contrary"
-            self.errors.append((self.numbers.get("apop", 0), "apop", why))
-
     def told(self, found: list[tuple[int, str, str]]) -> list[str]:
         """Errors or warnings for people, in the order of the file; a key of "" is not shown."""
         lines = []
@@ -270,42 +171,133 @@ class Reader:
         return lines
 
 
-def _is_known(key: str) -> bool:
-    """Is this a directive, of the server or of a driver?"""
-    from tpop3d.settings import DIRECTIVES
+def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, list[Oddity]]:
+    """The text of a file, without comments, and with asterisks for the value of each secret key;
+    whether there was one in a file that every user can read; and what is odd about any.
 
-    if key in DIRECTIVES:
-        return True
-    parts = key.split("-", 2)
-    if len(parts) < 3 or parts[0] != "auth":
-        return False
-    from tpop3d.auth import registry
+    A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it before
+    anything becomes a text, so no process that serves a session has ever had them. What follows
+    a malformed or a doubtful key may be a secret, too, and so may a line that was not meant to
+    continue the one before. Raises OSError; ValueError where the file is too large.
+    """
+    buffer = bytearray(MAX_FILE + 1)
+    length = 0
+    with open(file, "rb", buffering=0) as opened:
+        is_open_to_all = bool(os.fstat(opened.fileno()).st_mode & 0o004)
+        while got := opened.readinto(memoryview(buffer)[length:]):
+            length += got
+    if length > MAX_FILE:
+        raise ValueError(f"larger than {MAX_FILE} octets")
+    if buffer.startswith(BYTE_ORDER_MARK):
+        buffer[: len(BYTE_ORDER_MARK)] = b"   "
+    # By the end of its line, where a comment begins, and whether a blank follows its #.
+    comments: dict[int, tuple[int, bool]] = {}
+    comment = buffer.find(b"#", 0, length)
+    while comment >= 0:
+        end = _end_of_line(buffer, comment, length)
+        comments[end] = comment, comment + 1 == end or buffer[comment + 1] in BLANKS
+        buffer[comment:end] = b" " * (end - comment)
+        comment = buffer.find(b"#", end, length)
+    start = 0
+    is_exposed = is_tabular = False
+    oddities: list[Oddity] = []
+    while start < length:
+        end = _end_of_line(buffer, start, length)
+        key, after = read_key(buffer, start, end)
+        malformed = after == end or buffer[after] != COLON
+        secret = DOUBTFUL if malformed else secrecy(key)
+        value = after if malformed else after + 1
+        why = _oddity(buffer, value, end, comments)
+        # Of a value that is none, whoever sees it sees that; quotes and blanks do not matter there.
+        is_telling = why == IS_CUT and _first(buffer, value, end) < end
+        if why and (secret == SECRET or (secret == OPEN and is_telling)):
+            oddities.append((buffer.count(b"\n", 0, start) + 1, key, why))
+        is_tabular |= value + 1 < _first(buffer, value, end) < end and not secret
+        while end < length and _is_continued(buffer, start, end):
+            start, end = end + 1, _end_of_line(buffer, end + 1, length)
+            # Not looked at where it may be a secret itself: a key is copied.
+            if secret != SECRET and COLON in buffer[start : min(end, start + MAX_KEY)]:
+                secret = max(secret, secrecy(read_key(buffer, start, end)[0]))
+        if secret and _wipe(buffer, value, end) and secret == SECRET:
+            is_exposed |= is_open_to_all
+        start = end + 1
+    if is_tabular:  # other values have several blanks before them, too
+        oddities = [one for one in oddities if one[2] != IS_SHIFTED]
+    return os.fsdecode(bytes(buffer[:length])), is_exposed, oddities
 
-    try:
-        found = registry.find(parts[1])
-    except ValueError:
-        return False
-    return found is not None and (parts[2] == "enable" or parts[2] in found.directives)
+
+def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
+    """The key of a line, and where what follows it stands: a colon, or something is wrong."""
+    position = start
+    while position < end and line[position] in BLANKS:
+        position += 1
+    key = ""
+    while position < end and line[position] in KEY:
+        key += chr(line[position])
+        position += 1
+    while position < end and line[position] in BLANKS:
+        position += 1
+    return key, position
 
 
-def _meant(key: str) -> str:
-    """The directive that looks most like an unknown one, or ""."""
-    from tpop3d.auth import registry
-    from tpop3d.settings import DIRECTIVES
+def _oddity(buffer: bytearray, start: int, end: int, comments: dict[int, tuple[int, bool]]) -> str:
+    """What is odd about a value, "" for nothing. It may be a secret: no octet of it is copied."""
+    comment, is_apart = comments.get(end, (end, True))
+    first, last = _first(buffer, start, comment), comment - 1
+    while last > first and buffer[last] in BLANKS:
+        last -= 1
+    if first == comment:  # there is nothing but the comment, if that is one
+        return "" if is_apart else IS_CUT
+    if _is_continued(buffer, start, end):
+        return IS_CONTINUED if last > first else ""
+    if comment < end and last == comment - 1:
+        return IS_CUT
+    if first < last and buffer[first] in QUOTES and buffer[first] == buffer[last]:
+        return IS_QUOTED
+    if comment == end and last + 1 < end - (buffer[end - 1] == CR):
+        return IS_STRIPPED
+    return IS_SHIFTED if first > start + 1 else ""
 
-    known = list(DIRECTIVES)
-    for name in registry.BUILT_IN:
-        try:
-            found = registry.find(name)
-        except ValueError:
-            continue  # what it needs is not installed
-        if found is not None:
-            known += [f"auth-{name}-{one}" for one in ("enable", *found.directives)]
-    return _like(key.lower().replace("_", "-"), known, LIKENESS)
+
+def _first(buffer: bytearray, start: int, end: int) -> int:
+    """Where the first octet is that is no blank."""
+    while start < end and buffer[start] in BLANKS:
+        start += 1
+    return start
 
 
-def _like(word: str, known: list[str], likeness: float) -> str:
-    """Which of the known words is most like this one, if any is like enough, or ""."""
-    from difflib import get_close_matches
+def _end_of_line(buffer: bytearray, start: int, length: int) -> int:
+    found = buffer.find(b"\n", start, length)
+    return length if found < 0 else found
 
-    return "".join(get_close_matches(word, known, 1, likeness))
+
+def _is_continued(buffer: bytearray, start: int, end: int) -> bool:
+    last = end - 2 if end > start and buffer[end - 1] == CR else end - 1
+    return last >= start and buffer[last] == BACKSLASH
+
+
+def _wipe(buffer: bytearray, start: int, end: int) -> bool:
+    """Overwrite everything but what the form of the file is made of. Was there anything?"""
+    positions = [one for one in range(start, end) if buffer[one] not in SPARED]
+    for position in positions:
+        buffer[position] = ASTERISK
+    return bool(positions)
+
+
+def logical_lines(content: str) -> list[tuple[int, str]]:
+    """The lines that say something, each with the number of its first physical line."""
+    lines: list[tuple[int, str]] = []
+    pending = ""
+    first = 0
+    for number, physical in enumerate(content.removesuffix("\n").split("\n"), 1):
+        first = first or number
+        line, comment, _ = physical.rstrip("\r").partition("#")
+        if line.endswith("\\") and not comment:
+            pending += line[:-1]
+            continue
+        if whole := (pending + line).strip(TEXT_BLANKS):
+            lines.append((first, whole))
+        pending, first = "", 0
+    if pending:
+        lines.append((first, pending.strip(TEXT_BLANKS) + INCOMPLETE))
+    return lines

@@ -9,8 +9,9 @@ import sys
 
 from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config.directive import found
+from tpop3d.configuration import load
 from tpop3d.listener import sd_notify
-from tpop3d.settings import Config, load
+from tpop3d.settings import Config
 from tpop3d.system import logs, signal, socket
 from tpop3d.system.io import name_of
 

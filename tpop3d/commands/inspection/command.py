@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from tpop3d import cli
 from tpop3d.commands.inspection import report
 from tpop3d.commands.inspection.mailbox import Settings, look
 from tpop3d.config.directive import size, size_text
-from tpop3d.settings import DIRECTIVES, load
+from tpop3d.configuration import load
+from tpop3d.settings import DEFAULT_FILE, DIRECTIVES
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 OK = 0
@@ -58,7 +58,7 @@ def _print(path: str, settings: Settings, as_json: bool) -> int:
 def _settings(file: str) -> Settings | list[str]:
     """What the configuration says, or its errors. Where there is none in its usual place, or none
     that we may read, all is by default."""
-    if file == cli.Options.file and not os.access(file, os.R_OK):
+    if file == DEFAULT_FILE and not os.access(file, os.R_OK):
         if os.path.exists(file):
             print(f"tpop3d: {file} cannot be read; this is by the defaults", file=sys.stderr)
         memory = size(_default("session-memory"))

@@ -1,0 +1,253 @@
+"""Reading the configuration: what no directive can tell of itself.
+
+Which drivers there are, what belongs together, and what is known to nobody. Every error is found
+and told with file, line and key, and nothing is served with half a configuration.
+"""
+
+from __future__ import annotations
+
+from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN
+from tpop3d.config.directive import Directive, boolean
+from tpop3d.config.reader import DOUBTFUL, OPEN, SECRET, Reader, content_without_secrets
+from tpop3d.settings import DIRECTIVES, Config
+from tpop3d.system import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Driver
+    from tpop3d.config.addresses import Tls
+    from tpop3d.config.reader import Oddity
+
+LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
+LIKENESS_OF_DRIVERS = 0.6  # the same of their names, which are short
+
+
+class Problems(list[str]):
+    """The errors of a configuration, each with file, line and key; what is none, `warnings`; and
+    the `rest`, with defaults in the place of what is wrong, None where nothing could be read."""
+
+    def __init__(self, errors: list[str], warnings: list[str], rest: Config | None) -> None:
+        super().__init__(errors)
+        self.warnings = warnings
+        self.rest = rest
+
+
+def load(file: str) -> Config | Problems:
+    """Read a configuration file; returns what is wrong with it, if anything is."""
+    try:
+        content, is_exposed, oddities = content_without_secrets(file, _secrecy)
+    except OSError as error:
+        from tpop3d.system import reasons
+
+        return Problems([f"{file}: {reasons.why(error)}"], [], None)
+    except ValueError as error:
+        return Problems([f"{file}: {error}"], [], None)
+    config = read(content, file, oddities)
+    if not is_exposed:
+        return config
+    what = "holds a user name or password of the server's own, and every user can read it"
+    exposed = f"{file}: {what}: chmod o-rwx {file}"
+    if isinstance(config, Problems):
+        return Problems([exposed, *config], config.warnings, config.rest)
+    return Problems([exposed], config.warnings, config)
+
+
+def _secrecy(key: str) -> int:
+    """Does the directive of some driver say that its value is secret? What no driver knows may be
+    a misspelled one."""
+    parts = key.split("-", 2)
+    if len(parts) < 3 or parts[0] != "auth" or parts[2] == "enable" or key in DIRECTIVES:
+        return OPEN
+    from tpop3d.auth import registry
+
+    try:
+        found = registry.find(parts[1])
+    except ValueError:
+        return SECRET  # nobody can say, and the error is told later
+    known = {} if found is None else found.directives
+    if parts[2] in known:
+        return SECRET if known[parts[2]].secret else OPEN
+    return OPEN if parts[2] in getattr(found, "misspelled", ()) else DOUBTFUL
+
+
+def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Config | Problems:
+    """What `load` does, for the content of a file that is named `file` in errors."""
+    reader = Reader(content, file, _is_known)
+    reader.warn_of_secrets(oddities or [])
+    config = Config()
+    config.effective = reader.effective
+    config.lines = reader.numbers
+    for key, value in reader.take(DIRECTIVES).items():
+        setattr(config, key.replace("-", "_"), value)
+    config.drivers = _take_drivers(reader, config)
+    _refuse_rest(reader)
+    _settle_tls(reader, config)
+    if not reader.errors:
+        _refuse_contradictions(reader, config)
+    if not reader.errors and config.auth_drivers:
+        config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
+    config.warnings = reader.told(reader.warnings)
+    errors = reader.told(reader.errors)
+    return Problems(errors, config.warnings, config) if errors else config
+
+
+def _take_drivers(reader: Reader, config: Config) -> dict[str, Driver]:
+    """The drivers that are enabled, in the order in which they are asked."""
+    from tpop3d.auth import registry
+
+    mentioned = [key.split("-")[1] for key in reader.lines if key.startswith("auth-")]
+    enabled: dict[str, Driver] = {}
+    for name in registry.in_order(mentioned):
+        prefix = f"auth-{name}-"
+        number = reader.lines.get(f"{prefix}enable", (0, ""))[0]
+        try:
+            found = registry.find(name)
+        except ValueError as error:
+            reader.errors.append((number, f"{prefix}enable", str(error)))
+            for key in [key for key in reader.lines if key.startswith(prefix)]:
+                del reader.lines[key]
+            continue
+        if found is None:
+            continue
+        before = len(reader.errors)
+        reader.respell(getattr(found, "misspelled", {}), prefix)
+        settings = reader.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
+        if not settings.pop("enable") or len(reader.errors) > before:
+            continue
+        settings["default-mailbox"] = config.mailbox
+        try:
+            enabled[name] = found(settings)
+        except ValueError as error:
+            reader.errors.append(reader.placed(str(error), f"{prefix}enable"))
+        except (Exception, SystemExit) as error:
+            why = f"the driver does not start: {logs.describe(error)}"
+            reader.errors.append((number, f"{prefix}enable", why))
+        else:
+            told = getattr(enabled[name], "warnings", ())
+            reader.warnings += [reader.placed(why, f"{prefix}enable") for why in told]
+    return enabled
+
+
+def _refuse_rest(reader: Reader) -> None:
+    """Whatever nobody took is unknown, or was the C program's."""
+    if not reader.lines:
+        return
+    from tpop3d.auth import registry
+    from tpop3d.config import legacy
+
+    for key, (number, _) in reader.lines.items():
+        parts = key.split("-")
+        is_drivers = parts[0] == "auth" and len(parts) > 2
+        has_driver = is_drivers and registry.find(parts[1]) is not None
+        fate = legacy.fate(key, reader.lines, has_driver=has_driver)
+        if fate is not None:
+            is_error, why = fate
+            (reader.errors if is_error else reader.warnings).append((number, key, why))
+            continue
+        if number in reader.doubtful:
+            why = "unknown directive, which is not shown: the line before lacks its value"
+            reader.errors.append((number, "", why))
+            continue
+        why = "unknown directive"
+        if is_drivers and not has_driver:
+            known = ", ".join(registry.BUILT_IN)
+            why += f": there is no driver {parts[1]!r}; built in are {known}"
+            if driver := _like(parts[1], list(registry.BUILT_IN), LIKENESS_OF_DRIVERS):
+                why += f"; did you mean {driver}?"
+        elif meant := _meant(key):
+            why += f"; did you mean {meant}?"
+        reader.errors.append((number, key, why))
+
+
+def _settle_tls(reader: Reader, config: Config) -> None:
+    """Give every address its TLS; what lacks a certificate is an error."""
+    if any(key == "listen-address" or key.startswith("tls-") for _, key, _ in reader.errors):
+        return
+    given = reader.numbers
+    certificates, keys = config.tls_certificate, config.tls_private_key
+    if keys and len(keys) != len(certificates):
+        number = given["tls-private-key"]
+        why = f"names {len(keys)} files, and tls-certificate {len(certificates)}"
+        reader.errors.append((number, "tls-private-key", why))
+        return
+    missing = "there is no tls-certificate"
+    if config.tls_mode == IMMEDIATE and not certificates and not config.listen_address:
+        reader.errors.append((given["tls-mode"], "tls-mode", missing))
+        return
+    places: dict[tuple[str, int, str], Tls] = {}
+    for address in config.listen_address:
+        address.settle(config.tls)
+        first = places.setdefault(address.place, address.tls or PLAIN)
+        if address.tls is not None and not address.tls.is_like(first):
+            why = f"{address.host}:{address.port} is there twice, with different TLS"
+            reader.errors.append((given["listen-address"], "listen-address", why))
+        assert address.tls is not None
+        if address.tls.mode != NONE and not address.tls.pairs:
+            why = f"{address.host} has no certificate, and {missing}"
+            reader.errors.append((given["listen-address"], "listen-address", why))
+
+
+def _refuse_contradictions(reader: Reader, config: Config) -> None:
+    """What is wrong with values that are right one by one."""
+    if not config.drivers:
+        from tpop3d.auth import registry
+
+        enable = " or ".join(f"auth-{name}-enable: yes" for name in registry.BUILT_IN)
+        reader.errors.append((0, "auth-...-enable", f"nobody could log in; give {enable}"))
+        return
+    if config.mailspool_no_dotfile_locking and config.mailspool_dotfile_locking == "require":
+        why = "is yes, and mailspool-dotfile-locking: require says the contrary"
+        number = reader.numbers.get("mailspool-no-dotfile-locking", 0)
+        reader.errors.append((number, "mailspool-no-dotfile-locking", why))
+    for name in config.auth_drivers:
+        if name not in config.drivers:
+            why = f"{name} is not enabled; give auth-{name}-enable: yes"
+            reader.errors.append((0, "auth-drivers", why))
+    for name in config.drivers if config.auth_drivers else ():
+        if name not in config.auth_drivers:
+            why = f"{name} is enabled, and has no place in it"
+            reader.errors.append((0, "auth-drivers", why))
+    if config.apop_only and not any(one.checks_apop for one in config.drivers.values()):
+        why = "nobody could log in: no enabled driver can check APOP"
+        reader.errors.append((0, "apop-only", why))
+    elif config.apop_only and config.apop == "no":
+        why = "is no, and apop-only: yes says the contrary"
+        reader.errors.append((reader.numbers.get("apop", 0), "apop", why))
+
+
+def _is_known(key: str) -> bool:
+    """Is this a directive, of the server or of a driver?"""
+    if key in DIRECTIVES:
+        return True
+    parts = key.split("-", 2)
+    if len(parts) < 3 or parts[0] != "auth":
+        return False
+    from tpop3d.auth import registry
+
+    try:
+        found = registry.find(parts[1])
+    except ValueError:
+        return False
+    return found is not None and (parts[2] == "enable" or parts[2] in found.directives)
+
+
+def _meant(key: str) -> str:
+    """The directive that looks most like an unknown one, or ""."""
+    from tpop3d.auth import registry
+
+    known = list(DIRECTIVES)
+    for name in registry.BUILT_IN:
+        try:
+            found = registry.find(name)
+        except ValueError:
+            continue  # what it needs is not installed
+        if found is not None:
+            known += [f"auth-{name}-{one}" for one in ("enable", *found.directives)]
+    return _like(key.lower().replace("_", "-"), known, LIKENESS)
+
+
+def _like(word: str, known: list[str], likeness: float) -> str:
+    """Which of the known words is most like this one, if any is like enough, or ""."""
+    from difflib import get_close_matches
+
+    return "".join(get_close_matches(word, known, 1, likeness))
