@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpop3d.auth.driver import Account, Verdict, checked, is_plain
-from tpop3d.config.templates import Mailbox, Template
+from tpop3d.auth.driver import Account, Verdict, checked
+from tpop3d.config.templates import Mailbox, Template, is_plain
 
 VALUES = {
     "user": b"ann@example.org",

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 YES = "yes"
 NO = "no"
 CANNOT_SAY = "cannot say"
-MAX_NAME = 255  # octets of a name that a client gives
 UNKNOWN = "unknown user"  # why most attempts are refused
 
 
@@ -269,14 +268,6 @@ def require(module: str, package: str, extra: str) -> None:
     """
     if not any(finder.find_spec(module, None) for finder in sys.meta_path):
         raise ValueError(f"needs the package {package}: pip install 'tpop3d[{extra}]'")
-
-
-def is_plain(name: bytes) -> bool:
-    """May the name be part of a path, and be looked up among the system's users?"""
-    return 0 < len(name) <= MAX_NAME and name[0:1] != b"." and not name.strip(_PLAIN)
-
-
-_PLAIN = bytes(c for c in range(1, 256) if c not in b"/\r\n")
 
 
 def text(octets: bytes) -> str:

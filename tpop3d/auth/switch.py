@@ -8,32 +8,45 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.auth.driver import CANNOT_SAY, MAX_NAME, UNKNOWN, YES, Login, Spelling, Verdict, checked
+from tpop3d.auth.driver import CANNOT_SAY, UNKNOWN, YES, Login, Spelling, Verdict, checked
+from tpop3d.config.templates import MAX_NAME
 from tpop3d.system import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Protocol
 
     from tpop3d.auth.driver import Driver
     from tpop3d.pop3.authorization import Attempt
-    from tpop3d.settings import Config
+
+    class Rules(Protocol):
+        """What the switch goes by: directives, by their names."""
+
+        apop: str
+        apop_only: bool
+        append_domain: bool
+        auth_timeout_seconds: int
+        domain_separators: str
+        lowercase_user: bool
+        permit_empty_password: bool
+        strip_domain: bool
 
 
 class Switch:
     """The enabled drivers, by name, in order."""
 
-    def __init__(self, drivers: dict[str, Driver], config: Config) -> None:
+    def __init__(self, drivers: dict[str, Driver], rules: Rules) -> None:
         self._drivers = drivers
-        self._config = config
+        self._rules = rules
 
     def offers_apop(self) -> bool:
         """Is a client to be told that it may log in with APOP? Many take it for the only way then,
         and where no password is in plain text, that is none."""
-        if self._config.apop == "no":
+        if self._rules.apop == "no":
             return False
         drivers = [driver for driver in self._drivers.values() if driver.checks_apop]
-        if self._config.apop == "yes" or self._config.apop_only:
+        if self._rules.apop == "yes" or self._rules.apop_only:
             return bool(drivers)
         return any(getattr(driver, "has_plaintext", _is_not_known)() for driver in drivers)
 
@@ -54,15 +67,15 @@ class Switch:
 
     def appends_to(self, name: bytes) -> bool:
         """Is a name tried with the domain of the address that it was given at?"""
-        return self._config.append_domain and not self._has_separator(name)
+        return self._rules.append_domain and not self._has_separator(name)
 
     def _has_separator(self, name: bytes) -> bool:
-        separators = self._config.domain_separators.encode()
+        separators = self._rules.domain_separators.encode()
         return any(c in separators for c in name)
 
     def refusal(self, attempt: Attempt) -> Verdict | None:
         """Why no driver is asked about an attempt, or None."""
-        if attempt.password == b"" and not self._config.permit_empty_password:
+        if attempt.password == b"" and not self._rules.permit_empty_password:
             return Verdict.no("empty password")
         if len(attempt.name) > MAX_NAME:
             return Verdict.no(f"name of more than {MAX_NAME} octets")
@@ -83,7 +96,7 @@ class Switch:
 
     def _logins(self, attempt: Attempt, local_domain: bytes, client: str) -> Iterator[Login]:
         """The names to try: as it was given; then with a domain, or without it."""
-        name = attempt.name.lower() if self._config.lowercase_user else attempt.name
+        name = attempt.name.lower() if self._rules.lowercase_user else attempt.name
 
         def login(local_part: bytes, domain: bytes = b"") -> Login:
             one = Login(
@@ -97,16 +110,16 @@ class Switch:
             one.spellings = self._spellings(one, local_domain)
             return one
 
-        separators = self._config.domain_separators.encode()
+        separators = self._rules.domain_separators.encode()
         local_part = next((name[:n] for n, c in enumerate(name) if c in separators), name)
         separator, domain = name[len(local_part) :][:1], name[len(local_part) + 1 :]
         if not domain:
             yield login(name)
-            if self._config.append_domain and local_domain and not separator:
+            if self._rules.append_domain and local_domain and not separator:
                 yield login(name, local_domain)
             return
         yield login(local_part, domain)
-        if self._config.strip_domain:
+        if self._rules.strip_domain:
             yield login(local_part)
 
     def _spellings(self, login: Login, local_domain: bytes) -> list[Spelling]:
@@ -114,10 +127,10 @@ class Switch:
         them tried are off."""
         local_part, domain = login.local_part, login.domain
         lowered = local_part.lower(), domain.lower()
-        can_strip = bool(domain) and not self._config.strip_domain
-        can_lower = lowered != (local_part, domain) and not self._config.lowercase_user
+        can_strip = bool(domain) and not self._rules.strip_domain
+        can_lower = lowered != (local_part, domain) and not self._rules.lowercase_user
         found = []
-        can_append = not self._config.append_domain and not self._has_separator(local_part)
+        can_append = not self._rules.append_domain and not self._has_separator(local_part)
         if local_domain and not domain and can_append:
             words = f"with the domain {os.fsdecode(local_domain)}"
             found.append((words, "append-domain", local_part, local_domain))
@@ -137,7 +150,7 @@ class Switch:
         if getattr(driver, "own_process", True):
             from tpop3d.auth import isolation
 
-            return isolation.ask(driver, login, self._config.auth_timeout_seconds)
+            return isolation.ask(driver, login, self._rules.auth_timeout_seconds)
         try:
             return checked(driver.authenticate(login))
         except (Exception, SystemExit) as error:
@@ -151,7 +164,7 @@ class Switch:
                 continue
             from tpop3d.auth import isolation
 
-            seconds = self._config.auth_timeout_seconds
+            seconds = self._rules.auth_timeout_seconds
             if why := isolation.tell(driver, on_login, login, seconds):
                 logs.error(logs.event("driver not told", driver=name, user=login.name, reason=why))
 

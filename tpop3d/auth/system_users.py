@@ -6,9 +6,9 @@ import os
 import pwd
 from time import time
 
-from tpop3d.auth.driver import Account, Login, Verdict, groups_of, is_plain, text
+from tpop3d.auth.driver import Account, Login, Verdict, groups_of, text
 from tpop3d.config.directive import Directive, absolute_path, group_id
-from tpop3d.config.templates import Mailbox
+from tpop3d.config.templates import Mailbox, is_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

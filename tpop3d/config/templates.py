@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.auth.driver import is_plain
 from tpop3d.config.directive import NO_HOME
 
 TYPE_CHECKING = False
@@ -18,6 +17,16 @@ FOREIGN = (
     ("%{", "$(user)"), ("${", "$(user)"),
 )  # fmt: skip
 NO_HOMES = (NO_HOME, b"/dev/null")  # the second by an old habit
+
+MAX_NAME = 255  # octets of a name that a client gives
+
+
+def is_plain(name: bytes) -> bool:
+    """May the name be part of a path, and be looked up among the system's users?"""
+    return 0 < len(name) <= MAX_NAME and name[0:1] != b"." and not name.strip(_PLAIN)
+
+
+_PLAIN = bytes(c for c in range(1, 256) if c not in b"/\r\n")
 
 
 class Template:

@@ -7,7 +7,7 @@ import stat
 
 from tpop3d.config.directive import Passing, Unanswered, user_id
 from tpop3d.system.files import make_directory
-from tpop3d.system.privileges import Cell
+from tpop3d.system.privileges import Cell, capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tpop3d.settings import Config
 
 ALL_USERS = 1 << 16  # that files and users of a system have, as a rule
-STATUS = 8192  # octets of proc_pid_status(5), more than it has before its capabilities
 # What root does here that it may not be allowed: the number of the capability, and what it is for.
 NEEDED = {
     "CAP_SYS_CHROOT": (18, "lock gatekeepers in"),
@@ -61,25 +60,9 @@ def unsafe_state(config: Config) -> str:
     return f"state-directory: {directory}: {why}: chown root {directory}; chmod 711 {directory}"
 
 
-def has_capability(number: int) -> bool:
-    """Has this process a capability, by its number? Yes, where the kernel does not tell."""
-    return bool(_effective() >> number & 1)
-
-
-def _effective() -> int:
-    """The set of capabilities(7) that this process has, as bits; all, if that is not known."""
-    try:
-        fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
-        status = os.read(fd, STATUS)
-        os.close(fd)
-        return int(status.partition(b"\nCapEff:")[2].split(b"\n", 1)[0], 16)
-    except (OSError, ValueError):
-        return -1
-
-
 def lacking() -> str:
     """What root must be allowed and is not here, in one line; "" if nothing."""
-    effective = _effective()
+    effective = capabilities()
     names = [name for name, (bit, _) in NEEDED.items() if not effective >> bit & 1]
     if not names:
         return ""

@@ -38,6 +38,9 @@ SYSTEM_CALLS = (
 )  # fmt: skip
 
 
+STATUS = 8192  # octets of proc_pid_status(5), more than it has before its capabilities
+
+
 class StillPrivileged(Exception):
     """The process is not who it should be. It must not go on."""
 
@@ -294,3 +297,19 @@ def _system_call_filter() -> Callable[[], object] | None:
             continue  # this architecture has no such call
     load: Callable[[], object] = rules.load
     return load
+
+
+def has_capability(number: int) -> bool:
+    """Has this process a capability, by its number? Yes, where the kernel does not tell."""
+    return bool(capabilities() >> number & 1)
+
+
+def capabilities() -> int:
+    """The set of capabilities(7) that this process has, as bits; all, if that is not known."""
+    try:
+        fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        status = os.read(fd, STATUS)
+        os.close(fd)
+        return int(status.partition(b"\nCapEff:")[2].split(b"\n", 1)[0], 16)
+    except (OSError, ValueError):
+        return -1

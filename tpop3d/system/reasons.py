@@ -42,7 +42,7 @@ def why(error: OSError, place: str = "") -> str:
     text = error.strerror or "it fails"
     forbidden = _forbidden(error.errno, path, place or os.path.dirname(path)) if path else ""
     if not forbidden and error.errno == errno.EACCES and os.geteuid() == 0:
-        from tpop3d.privsep.sandbox import has_capability
+        from tpop3d.system.privileges import has_capability
 
         if not (has_capability(CAP_DAC_OVERRIDE) or has_capability(CAP_DAC_READ_SEARCH)):
             forbidden = "root lacks CAP_DAC_OVERRIDE"
