@@ -13,7 +13,7 @@ import authkit
 from mailsite import MAIL_USER, PATIENCE, need, open_directory
 from tpop3d.auth import isolation, system_users
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.privsep.channel import Request
+from tpop3d.privsep.channel import LoginRequest
 from tpop3d.privsep.monitor import Monitor
 
 ANN = MAIL_USER.pw_name  # a user of the system who is not root
@@ -76,7 +76,7 @@ class Site:
         """The switch's answer to a connection from `peer`, and whose it is."""
         monitor = Monitor(authkit.config_of(ENABLE | (settings or {})), peer, ("192.0.2.2", 110))
         attempt = Attempt("USER", os.fsencode(user), os.fsencode(password))
-        verdict = monitor.decide(Request(attempt, b"", 0, 0))
+        verdict = monitor.decide(LoginRequest(attempt, b"", 0, 0))
         return verdict.answer, verdict.driver
 
 

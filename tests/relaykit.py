@@ -13,7 +13,7 @@ from pathlib import Path
 import tlskit
 from mailsite import PATIENCE, poll
 from tpop3d.system import processes
-from tpop3d.system.privileges import Cell
+from tpop3d.system.privileges import Sandbox
 from tpop3d.tls import relay, relay_channel
 from tpop3d.tls.relay_channel import RelayOrder
 
@@ -242,8 +242,8 @@ TRANSPORTS = {"socketpair": socketpair, "tcp": tcp, "pipes": pipes}
 def start(context):
     """Fork a relay that waits for its order."""
     ours, theirs = relay_channel.pair()
-    cell = Cell(None, os.getegid(), "")
-    pid = processes.spawn(lambda: relay.run(cell, theirs, [context]))
+    sandbox = Sandbox(None, os.getegid(), "")
+    pid = processes.spawn(lambda: relay.run(sandbox, theirs, [context]))
     theirs.close()
     return pid, ours
 

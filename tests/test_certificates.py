@@ -126,7 +126,7 @@ def test_what_is_no_certificate_or_key_is_refused_with_its_name(files):
     }
     for pair, text in refused.items():
         for look in (True, False):
-            with pytest.raises(certificates.Unusable) as raised:
+            with pytest.raises(certificates.UnusableCertificate) as raised:
                 serving(pair, look=look)
             assert str(raised.value).startswith(text)
     assert serving((certificate, key)).warnings == []
@@ -136,7 +136,7 @@ def test_a_good_certificate_behind_a_bad_one_is_no_help(files):
     good, bad = files("a.example"), files("b.example")
     write(bad[1], b"")
     for pairs in ((good, bad), (bad, good)):
-        with pytest.raises(certificates.Unusable, match=f"{bad[1]}: is empty"):
+        with pytest.raises(certificates.UnusableCertificate, match=f"{bad[1]}: is empty"):
             serving(*pairs)
 
 
@@ -146,7 +146,7 @@ def test_a_key_that_every_user_can_read_is_refused(files, tmp_path):
     key.chmod(0o640)
     assert serving(pair)
     key.chmod(0o604)
-    with pytest.raises(certificates.Unusable) as raised:
+    with pytest.raises(certificates.UnusableCertificate) as raised:
         serving(pair)
     assert str(raised.value) == (f"{key}: every user can read this private key: chmod o-r {key}")
 
@@ -155,7 +155,7 @@ def test_a_credential_without_systemd_is_refused(files, monkeypatch, tmp_path):
     certificate, key = files("a.example")
     named = certificate, key.replace(str(tmp_path), "$CREDENTIALS_DIRECTORY")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(certificates.Unusable, match="systemd has set no "):
+    with pytest.raises(certificates.UnusableCertificate, match="systemd has set no "):
         serving(named)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert serving(named).warnings == []
@@ -163,7 +163,7 @@ def test_a_credential_without_systemd_is_refused(files, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("ciphers", ["", "no such", "TLS_AES_128_GCM_SHA256", "ECDHE+NOTHING"])
 def test_ciphers_that_openssl_does_not_know_are_refused(files, ciphers):
-    with pytest.raises(certificates.Unusable) as raised:
+    with pytest.raises(certificates.UnusableCertificate) as raised:
         serving(files("a.example"), ciphers=ciphers)
     assert str(raised.value) == f"tls-ciphers: OpenSSL knows no cipher in {ciphers!r}"
 
@@ -172,7 +172,8 @@ def test_a_certificate_that_is_not_for_servers_is_refused(tmp_path):
     usage = x509.ExtendedKeyUsageOID
     assert serving(self_signed(tmp_path / "good", usage.SERVER_AUTH)).warnings == []
     pair = self_signed(tmp_path / "bad", usage.CLIENT_AUTH)
-    with pytest.raises(certificates.Unusable, match=r"bad: no client could use it \(.*purpose"):
+    why = r"bad: no client could use it \(.*purpose"
+    with pytest.raises(certificates.UnusableCertificate, match=why):
         serving(pair)
 
 
@@ -322,7 +323,7 @@ def test_with_tickets_a_client_goes_on_where_it_was(files, version):
         second, _ = shake_hands(context, client, name, session=first.session)
         assert not first.session_reused
         assert second.session_reused
-        # The same under another context, which is a keeper that was replaced: a new handshake.
+        # The same under another context, which is a keyholder that was replaced: a new handshake.
         other = serving(files("a.example"), tickets=True).context
         assert not shake_hands(other, client, name, session=second.session)[0].session_reused
 

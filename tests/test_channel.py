@@ -19,12 +19,12 @@ from tpop3d.privsep.channel import (
     MAX_NAME,
     MAX_PENDING,
     VERDICTS,
-    Asked,
     Channel,
     Ending,
     Line,
+    LoginRequest,
     Order,
-    Request,
+    ReceivedLogin,
     TlsWanted,
     Violation,
 )
@@ -88,7 +88,7 @@ def requests(draw):
         attempt = Attempt(method, name, digest=draw(st.binary(min_size=32, max_size=32)))
     else:
         attempt = Attempt(method, name, password=draw(st.binary(max_size=60)))
-    return Request(attempt, draw(st.binary(max_size=200)), draw(counts), draw(counts))
+    return LoginRequest(attempt, draw(st.binary(max_size=200)), draw(counts), draw(counts))
 
 
 @given(requests(), st.sampled_from(VERDICTS))
@@ -201,12 +201,12 @@ def test_a_gatekeeper_whose_monitor_is_gone_gets_no_verdict():
     with ends() as (monitor, gatekeeper):
         monitor.close()
         with pytest.raises(ConnectionError):
-            gatekeeper.ask(Request(Attempt("USER", b"ann", password=b"x"), b"", 0, 0))
+            gatekeeper.ask(LoginRequest(Attempt("USER", b"ann", password=b"x"), b"", 0, 0))
     # Gone after it was asked.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.shutdown(socket.SHUT_WR)
-        request = Request(Attempt("USER", b"ann", password=b"x"), b"", 0, 0)
+        request = LoginRequest(Attempt("USER", b"ann", password=b"x"), b"", 0, 0)
         assert Channel(theirs).ask(request) == b""
 
 
@@ -229,7 +229,7 @@ def test_what_is_allowed_is_what_a_client_can_make_ours_send():
 
 def test_the_largest_request_arrives_whole():
     attempt = Attempt("PLAIN", b"n" * MAX_NAME, password=b"s" * MAX_NAME)
-    request = Request(attempt, (bytes(range(256)) * 1000)[:MAX_PENDING], 1, 2)
+    request = LoginRequest(attempt, (bytes(range(256)) * 1000)[:MAX_PENDING], 1, 2)
     assert len(request.pending) == MAX_PENDING
     assert parts(requested(request)[0]) == parts(request)
 
@@ -243,7 +243,7 @@ LARGEST = {
 
 @pytest.mark.parametrize("largest", LARGEST.values(), ids=LARGEST)
 def test_limits_are_exact(largest):
-    assert isinstance(received(attempt_packet(**largest)), Asked)
+    assert isinstance(received(attempt_packet(**largest)), ReceivedLogin)
     one_more = {part: octets + b"x" for part, octets in largest.items()}
     with pytest.raises(Violation):
         received(attempt_packet(**one_more))
@@ -337,7 +337,7 @@ def test_what_is_just_right_is_none():
 def test_a_request_has_no_timestamp_of_the_gatekeepers():
     """A digest that was seen elsewhere is worth nothing: the monitor fills in its own."""
     attempt = Attempt("APOP", b"ann", timestamp=TIMESTAMP, digest=DIGEST)
-    assert requested(Request(attempt, b"", 0, 0))[0].attempt.timestamp == b""
+    assert requested(LoginRequest(attempt, b"", 0, 0))[0].attempt.timestamp == b""
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
@@ -420,7 +420,7 @@ def test_an_empty_packet_is_no_message():
 def test_a_request_can_be_wiped():
     """What the monitor of many forgets, when somebody else has taken it."""
     asked = received(attempt_packet(secret=b"sesame", pending=b"STAT"))
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, ReceivedLogin)
     buffer = asked._buffer
     assert b"sesame" in buffer
     asked.wipe()
@@ -429,7 +429,12 @@ def test_a_request_can_be_wiped():
 
 def test_what_is_no_request_is_wiped_too(monkeypatch):
     buffers = []
-    monkeypatch.setattr(channel, "Asked", lambda buffer, length: buffers.append(buffer) or fail())
+
+    def keep_and_fail(buffer, length):
+        buffers.append(buffer)
+        fail()
+
+    monkeypatch.setattr(channel, "ReceivedLogin", keep_and_fail)
 
     def fail():
         raise Violation("for the test")

@@ -302,7 +302,7 @@ def test_no_large_library_is_loaded_before_the_greeting(tmp_path):
         assert f"/{library}" not in mapped
 
 
-# A keeper closes the descriptors that it does not know, and a relay can open no file.
+# A keyholder closes the descriptors that it does not know, and a relay can open no file.
 WATCHED = """
 import os, sys
 trace = sys.argv.pop(1)
@@ -318,7 +318,7 @@ sys.meta_path.insert(0, Watch())
 
 
 def test_the_listener_itself_never_imports_openssl(site, monkeypatch):
-    """Its keeper does, and every process that is forked from the listener would carry it along."""
+    """Its keyholder does. Every process that is forked from the listener would carry it along."""
     trace = site.path / "imports"
     command = [sys.executable, "-c", WATCHED + START, str(trace)]
     monkeypatch.setattr(doors, "SERVER", command)

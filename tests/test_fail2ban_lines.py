@@ -22,7 +22,7 @@ from tpop3d.configuration import load
 from tpop3d.doors import inetd
 from tpop3d.listener.limits import Limits
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.privsep.channel import LOG_ERR, Line, Request, Violation
+from tpop3d.privsep.channel import LOG_ERR, Line, LoginRequest, Violation
 from tpop3d.privsep.monitor import Monitor, log_violation
 from tpop3d.privsep.sandbox import unsafe_state
 from tpop3d.proxy import origin
@@ -122,7 +122,7 @@ def attempt(config, name=b"anna", password=b"wrong", *, client=CLIENT, method="U
         tried = Attempt("APOP", name, digest=b"0" * 32)
     else:
         tried = Attempt(method, name, password)
-    monitor.decide(Request(tried, b"", 0, 0))
+    monitor.decide(LoginRequest(tried, b"", 0, 0))
     return monitor
 
 
@@ -257,7 +257,7 @@ def test_trouble_of_the_machine_in_a_login(counted, logged, flat, monkeypatch):
         raise OSError(24, os.strerror(24))
 
     monkeypatch.setattr(monitor._switch, "decide", fail)
-    monitor.decide(Request(Attempt("USER", b"anna", b"secret"), b"", 0, 0))
+    monitor.decide(LoginRequest(Attempt("USER", b"anna", b"secret"), b"", 0, 0))
     lines = logged()
     assert len(lines) == 2
     assert "internal error" in lines[0]

@@ -357,7 +357,7 @@ def test_a_line_is_found_as_by_reading_all_of_them(lines, name):
     assert found.stored == hashes.get(name)
     if found.stored is None:
         assert found.decoy == next(filter(None, decoys), b"")
-    # Asked whether it is there only, the file gives no hash.
+    # ReceivedLogin whether it is there only, the file gives no hash.
     assert (other.known, other.stored, other.decoy) == ([name in hashes], None, b"")
 
 

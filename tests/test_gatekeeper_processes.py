@@ -17,7 +17,7 @@ from spools import mbox
 from tpop3d.pop3.authorization import Policy
 from tpop3d.privsep import gatekeeper
 from tpop3d.privsep.channel import Order
-from tpop3d.system.privileges import PR_SET_DUMPABLE, Cell
+from tpop3d.system.privileges import PR_SET_DUMPABLE, Sandbox
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root has privileges to separate")
 
@@ -263,7 +263,7 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
     ours, theirs = os.pipe(), os.pipe()
     from tpop3d import configuration
     from tpop3d.doors import per_connection
-    from tpop3d.privsep import sandbox
+    from tpop3d.privsep.sandbox import prepare_sandbox
     from tpop3d.session import session
 
     assert session
@@ -277,8 +277,8 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
             os.setuid(MAIL_USER.pw_uid)
             # As a process is that this user has started.
             ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-            cell = sandbox.prepare_cell(loaded)
-            per_connection.serve(loaded, cell, ours[0], theirs[1], loaded.tls)
+            sandbox = prepare_sandbox(loaded)
+            per_connection.serve(loaded, sandbox, ours[0], theirs[1], loaded.tls)
         finally:
             os._exit(0)
     os.close(ours[0])
@@ -306,7 +306,7 @@ def test_an_ordinary_user_has_the_same_processes_without_root(site):
 
 def test_one_that_is_told_to_end_takes_no_order_that_has_come_meanwhile():
     """Whoever has sent both finds the connection as it was, and nobody has said a word on it."""
-    pid, channel = gatekeeper.start(Cell(None, os.getegid(), ""))
+    pid, channel = gatekeeper.start(Sandbox(None, os.getegid(), ""))
     os.kill(pid, signal.SIGSTOP)
     os.waitid(os.P_PID, pid, os.WSTOPPED)
     client, its = socket.socketpair()

@@ -223,8 +223,8 @@ from tpop3d.privsep import gatekeeper
 trial = gatekeeper.trial
 def refuse(pid, number):
     raise PermissionError(1, "Operation not permitted")
-def trial_and_no_more(cell):
-    why = trial(cell)
+def trial_and_no_more(sandbox):
+    why = trial(sandbox)
     os.kill = refuse
     return why
 gatekeeper.trial = trial_and_no_more

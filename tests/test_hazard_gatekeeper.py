@@ -19,11 +19,11 @@ SPOOL = mbox(b"Subject: secret\n\nsecret\n")
 START = """
 import os, sys, struct, time, _socket
 from tpop3d.privsep import gatekeeper, channel as channels
-from tpop3d.privsep.channel import Request, Ending
+from tpop3d.privsep.channel import LoginRequest, Ending
 from tpop3d.pop3.authorization import Attempt
 
 def attempt(password=b"wrong", name=b"anna"):
-    return Request(Attempt("USER", name, password=password), b"", 0, 0)
+    return LoginRequest(Attempt("USER", name, password=password), b"", 0, 0)
 
 def evil(wire, order, channel):
     wire.deadline = wire.now() + 60
@@ -62,7 +62,7 @@ ATTACKS = {
     ),
     "an ending of no kind": ("raw.send(b'E' + bytes(17))", "an impossible ending"),
     "APOP that was not offered": (
-        "channel.ask(Request(Attempt('APOP', b'anna', digest=b'0' * 32), b'', 0, 0))",
+        "channel.ask(LoginRequest(Attempt('APOP', b'anna', digest=b'0' * 32), b'', 0, 0))",
         "APOP that was not offered",
     ),
     "TLS where there is none": ("channel.ask_for_tls(0, 0)", "TLS that was not offered"),

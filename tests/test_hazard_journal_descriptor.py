@@ -23,7 +23,7 @@ START = """
 import json, os, socket, sys
 from systemd import _journal
 from tpop3d.system.files import close_all_but
-from tpop3d.system.journald import Journal
+from tpop3d.system.journald import JournalSocket
 server = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(server.getsockname())
 accepted = server.accept()[0]
@@ -33,7 +33,7 @@ def open_ones():
     there = [int(fd) for fd in os.listdir("/proc/self/fd")]
     return {fd for fd in there if os.path.exists(f"/proc/self/fd/{fd}")}  # but the listing's own
 before = open_ones()
-journal = Journal()
+journal = JournalSocket()
 def send(line):
     return journal.send(6, 16, line, None)
 def kept():

@@ -155,10 +155,10 @@ def test_what_each_process_may_do(site, door):
             return not any(sockets(one) & mine for one in others) and (serving, inside, outside)
 
         serving, inside, outside = poll(alone, "all others to let go of the connection")
-        keepers = [one for one in inside if one.is_root]
-        assert len(keepers) == (1 if door in LISTENERS else 0)
-        assert all(is_locked_in(one) for one in inside if one not in keepers)
-        for one in keepers:
+        keyholders = [one for one in inside if one.is_root]
+        assert len(keyholders) == (1 if door in LISTENERS else 0)
+        assert all(is_locked_in(one) for one in inside if one not in keyholders)
+        for one in keyholders:
             assert one.memory_owner == 0
             assert one.limits["Max core file size"] == ["0", "0"]
             assert len(sockets(one)) == 1

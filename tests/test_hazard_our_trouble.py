@@ -19,8 +19,8 @@ import os, sys
 from tpop3d.privsep import gatekeeper
 gatekeeper.confine = lambda *_: os._exit(3)
 start = gatekeeper.start
-def start_and_wait(cell):
-    pid, channel = start(cell)
+def start_and_wait(sandbox):
+    pid, channel = start(sandbox)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     return pid, channel
 gatekeeper.start = start_and_wait

@@ -16,7 +16,7 @@ from spools import mbox
 from tpop3d.listener.connections import Connections
 from tpop3d.listener.event_loop import Loop
 from tpop3d.privsep import gatekeeper
-from tpop3d.system.privileges import Cell
+from tpop3d.system.privileges import Sandbox
 
 SPOOL = mbox(b"Subject: one\n\n1\n")
 SLOW = """
@@ -93,9 +93,9 @@ def test_descriptors_may_have_numbers_that_select_does_not_know(site, monkeypatc
 def test_who_cannot_fork_tries_again_once_however_often_it_failed(monkeypatch):
     """Or each failure would become a timer of its own that goes on failing."""
     loop = Loop()
-    connections = Connections(config_of(), Cell(None, 0, ""), loop)
+    connections = Connections(config_of(), Sandbox(None, 0, ""), loop)
 
-    def fail(cell):
+    def fail(sandbox):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(gatekeeper, "start", fail)

@@ -98,10 +98,10 @@ def test_all_of_tls_works_within_the_filter(connect, site):
         """A listener has a process that recovers mailboxes, soon after its start no more."""
         try:
             inside = [pid for pid in tree(wire.pid) if has_tls(pid)]
-            # A keeper is not, and gives its relays no filter: each has its own.
-            keepers = set(inside).intersection(parent_of(pid) for pid in inside)
-            others = set(inside) - keepers
-            return others and all(map(filtered, others)) and not any(map(filtered, keepers))
+            # A keyholder is not, and gives its relays no filter: each has its own.
+            keyholders = set(inside).intersection(parent_of(pid) for pid in inside)
+            others = set(inside) - keyholders
+            return others and all(map(filtered, others)) and not any(map(filtered, keyholders))
         except (FileNotFoundError, ProcessLookupError):
             return False  # gone meanwhile
 

@@ -228,10 +228,10 @@ def test_a_renewed_certificate_is_served_soon_and_sessions_go_on(site, monkeypat
         poll(lambda: served(door) == third, "the third certificate")
         assert wire.ask("QUIT").startswith(b"+OK")
         assert len(tlskit.lines_of(door, KEPT)) == 1
-        poll(lambda: not IS_ROOT or len(keepers(door)) == 1, "those that had the old keys to end")
+        poll(lambda: not IS_ROOT or len(keyholders(door)) == 1, "the old keys to go")
 
 
-def keepers(door):
+def keyholders(door):
     """Processes of root's that the listener has forked."""
     found = []
     for pid in children_of(door.process.pid):
@@ -260,7 +260,7 @@ def test_at_a_reload_it_is_served_at_once_unless_it_is_bad(site):
         assert wire.ask("USER anna").startswith(b"+OK")
         assert wire.ask("PASS secret").startswith(b"+OK")
         assert wire.ask("QUIT").startswith(b"+OK")
-        poll(lambda: not keepers(door), "those that had the old keys to end")
+        poll(lambda: not keyholders(door), "the old keys to go")
 
 
 def test_a_door_for_each_connection_reads_the_files_for_each(site):

@@ -382,7 +382,7 @@ def summary_of(door):
     """How many processes, and how many files has each of those that stay?"""
     try:
         pids = all_of(door)
-        lasting = [pid for pid in pids if children_of(pid)]  # the listener and the keeper
+        lasting = [pid for pid in pids if children_of(pid)]  # the listener and the keyholder
         return len(pids), open_files(lasting)
     except OSError:
         return None  # one of them has just ended

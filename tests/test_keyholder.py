@@ -1,4 +1,4 @@
-"""The keeper: it has the keys, forks relays, and ends when nobody wants any of them."""
+"""The keyholder: it has the keys, forks relays, and ends when nobody wants any of them."""
 
 import os
 import select
@@ -17,8 +17,8 @@ from relaykit import Client, Plain, Relayed
 from test_certificates import encrypt, when
 from test_listener import children_of
 from tpop3d.system import logs
-from tpop3d.system.privileges import Cell
-from tpop3d.tls import keyholder as keepers
+from tpop3d.system.privileges import Sandbox
+from tpop3d.tls import keyholder as keyholders
 from tpop3d.tls.relay_channel import Ready, RelayOrder
 
 
@@ -29,7 +29,7 @@ def site(tmp_path):
 
 def recipe(*pairs, **settings):
     identities = [(tuple(map(str, pair)),) for pair in pairs]
-    return keepers.Recipe(config_of(**settings), Cell(None, os.getegid(), ""), identities)
+    return keyholders.Recipe(config_of(**settings), Sandbox(None, os.getegid(), ""), identities)
 
 
 def own_children():
@@ -38,17 +38,17 @@ def own_children():
 
 @contextmanager
 def started(*pairs, **settings):
-    """A keeper; its process has ended when all that it is asked for has."""
+    """A keyholder; its process has ended when all that it is asked for has."""
     before = own_children()
-    keeper = keepers.start(recipe(*pairs, **settings))
-    assert isinstance(keeper, keepers.Keeper), keeper
-    (keeper.pid,) = own_children() - before
+    keyholder = keyholders.start(recipe(*pairs, **settings))
+    assert isinstance(keyholder, keyholders.Keyholder), keyholder
+    (keyholder.pid,) = own_children() - before
     try:
-        yield keeper
+        yield keyholder
     finally:
-        if keeper._socket.fileno() >= 0:
-            keeper.retire()
-        poll(lambda: os.waitpid(keeper.pid, os.WNOHANG)[0], "the keeper to end")
+        if keyholder._socket.fileno() >= 0:
+            keyholder.retire()
+        poll(lambda: os.waitpid(keyholder.pid, os.WNOHANG)[0], "the keyholder to end")
 
 
 def readable(one):
@@ -58,11 +58,11 @@ def readable(one):
 
 
 class Connection(Relayed):
-    """A connection that one of the keeper's relays serves."""
+    """A connection that one of the keyholder's relays serves."""
 
-    def __init__(self, keeper, index=0, context=None, session=None):
-        self.keeper = keeper
-        self.number, channel = keeper.start_relay()
+    def __init__(self, keyholder, index=0, context=None, session=None):
+        self.keyholder = keyholder
+        self.number, channel = keyholder.start_relay()
         (ours, theirs), (plain, inner) = socket.socketpair(), socket.socketpair()
         fds = theirs.fileno(), theirs.fileno(), inner.fileno()
         channel.give_order(RelayOrder(fds, index, 10.0, 10.0))
@@ -86,7 +86,7 @@ class Connection(Relayed):
         self.session.close()
         poll(self.has_ended, "the relay to end")
         self.channel.close()
-        self.keeper.release()
+        self.keyholder.release()
 
 
 @pytest.fixture
@@ -95,57 +95,58 @@ def pair(site):
 
 
 def test_relays_serve_one_connection_after_the_other_and_at_once(pair):
-    with started(pair) as keeper:
-        many = [Connection(keeper) for _ in range(4)]
+    with started(pair) as keyholder:
+        many = [Connection(keyholder) for _ in range(4)]
         for one in many:
             one.secure()
         assert all(one.works() for one in many)
-        relays = children_of(keeper.pid)
+        relays = children_of(keyholder.pid)
         assert len(relays) == 4
         for one in many:
             one.close()
-        poll(lambda: not children_of(keeper.pid), "all relays to be buried")
-        one = Connection(keeper)
+        poll(lambda: not children_of(keyholder.pid), "all relays to be buried")
+        one = Connection(keyholder)
         assert one.works()
         one.close()
 
 
 def test_a_relay_has_the_certificates_of_its_order(site, pair):
     other = tlskit.certify(site, "other.example", tlskit.NAME, file="other")
-    with started(pair, other) as keeper:
+    with started(pair, other) as keyholder:
         for index, first in enumerate((tlskit.NAME, "other.example")):
-            one = Connection(keeper, index).secure()
+            one = Connection(keyholder, index).secure()
             assert one.client.tls.getpeercert()["subjectAltName"][0] == ("DNS", first)
             one.close()
 
 
 def test_a_session_goes_on_with_another_relay(pair):
-    """RFC 8446 section 2.2; with another keeper it does not."""
+    """RFC 8446 section 2.2; with another keyholder it does not."""
 
     context = tlskit.context()
 
-    def handshake(keeper, session=None):
-        one = Connection(keeper, context=context, session=session)
+    def handshake(keyholder, session=None):
+        one = Connection(keyholder, context=context, session=session)
         one.works()
         found = one.client.tls.session_reused, one.client.tls.session
         one.close()
         return found
 
-    with started(pair) as keeper, started(pair) as another:
-        is_resumed, session = handshake(keeper)
+    with started(pair) as keyholder, started(pair) as another:
+        is_resumed, session = handshake(keyholder)
         assert not is_resumed
-        assert handshake(keeper, session)[0]
+        assert handshake(keyholder, session)[0]
         assert not handshake(another, session)[0]
 
 
 def test_warnings_come_with_it(site, pair):
     old = tlskit.certify(site, "a.example", file="old", not_before=when(days=-9),
                          not_after=when(days=-1))  # fmt: skip
-    with started(pair) as keeper:
-        assert keeper.warnings == []
+    with started(pair) as keyholder:
+        assert keyholder.warnings == []
     # The same certificate at two addresses is one worry.
-    with started(old, pair, old) as keeper:
-        assert [one.partition(" on ")[0] for one in keeper.warnings] == [f"{old[0]}: has expired"]
+    with started(old, pair, old) as keyholder:
+        warnings = [one.partition(" on ")[0] for one in keyholder.warnings]
+        assert warnings == [f"{old[0]}: has expired"]
 
 
 def test_it_refuses_what_cannot_be_served(site, pair):
@@ -169,9 +170,9 @@ def test_it_refuses_what_cannot_be_served(site, pair):
 
 
 def refusal(*pairs, is_lasting=True, **settings):
-    """Why there is no keeper."""
-    made = keepers.start(recipe(*pairs, **settings))
-    assert isinstance(made, keepers.Refused), made
+    """Why there is no keyholder."""
+    made = keyholders.start(recipe(*pairs, **settings))
+    assert isinstance(made, keyholders.KeyholderRefused), made
     assert made.is_lasting == is_lasting
     return made.reason
 
@@ -186,14 +187,14 @@ def bury_all():
 
 
 def test_one_that_dies_while_it_reads_is_an_error(pair, monkeypatch):
-    monkeypatch.setattr(keepers, "_keep", lambda *_: os._exit(1))
+    monkeypatch.setattr(keyholders, "_keep", lambda *_: os._exit(1))
     assert "has died" in refusal(pair, is_lasting=False)
     bury_all()
 
 
 def test_one_that_takes_too_long_is_an_error(pair, monkeypatch):
-    monkeypatch.setattr(keepers, "PATIENCE", 0.2)
-    monkeypatch.setattr(keepers, "_keep", lambda *_: signal.pause())
+    monkeypatch.setattr(keyholders, "PATIENCE", 0.2)
+    monkeypatch.setattr(keyholders, "_keep", lambda *_: signal.pause())
     before = own_children()
     assert "takes too long" in refusal(pair, is_lasting=False)
     (pid,) = own_children() - before
@@ -202,66 +203,66 @@ def test_one_that_takes_too_long_is_an_error(pair, monkeypatch):
 
 
 def test_one_relay_is_killed_and_no_other(pair):
-    with started(pair) as keeper:
-        one, other = Connection(keeper).secure(), Connection(keeper).secure()
-        keeper.kill(one.number)
+    with started(pair) as keyholder:
+        one, other = Connection(keyholder).secure(), Connection(keyholder).secure()
+        keyholder.kill(one.number)
         one.run(lambda: one.client.is_over and one.session.is_over, "the relay's death")
         assert other.works()
-        keeper.kill(one.number)  # nobody has that number any more
-        keeper.kill(12345)
+        keyholder.kill(one.number)  # nobody has that number any more
+        keyholder.kill(12345)
         assert other.client.tls.version()
         for each in (one, other):
             each.close()
 
 
 def test_a_retired_one_ends_with_its_last_relay(pair):
-    with started(pair) as keeper:
-        one, other = Connection(keeper), Connection(keeper)
-        keeper.retire()
+    with started(pair) as keyholder:
+        one, other = Connection(keyholder), Connection(keyholder)
+        keyholder.retire()
         assert one.works()
         assert other.works()
         one.close()
-        assert keeper.pid in own_children()
+        assert keyholder.pid in own_children()
         other.close()
-        poll(lambda: keeper.pid not in own_children(), "the keeper to end")
+        poll(lambda: keyholder.pid not in own_children(), "the keyholder to end")
 
 
 def test_its_relays_outlive_it(pair):
-    with started(pair) as keeper:
-        one = Connection(keeper)
+    with started(pair) as keyholder:
+        one = Connection(keyholder)
         assert one.secure()
-        waiting = keeper.start_relay()[1]
+        waiting = keyholder.start_relay()[1]
         assert isinstance(poll(lambda: readable(waiting) and waiting.receive(), "it"), Ready)
-        assert not readable(keeper)
-        os.kill(keeper.pid, signal.SIGKILL)
-        poll(lambda: readable(keeper), "its death to be seen")
+        assert not readable(keyholder)
+        os.kill(keyholder.pid, signal.SIGKILL)
+        poll(lambda: readable(keyholder), "its death to be seen")
         with pytest.raises(OSError):
-            keeper.start_relay()
-        keeper.kill(one.number)  # nobody is there to do it, and nobody waits
+            keyholder.start_relay()
+        keyholder.kill(one.number)  # nobody is there to do it, and nobody waits
         assert one.works()
         waiting.close()
-        keeper.release()
+        keyholder.release()
         one.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_no_relay(pair, number):
-    with started(pair) as keeper:
-        one = Connection(keeper).secure()
-        os.kill(keeper.pid, signal.SIGHUP)
-        other = Connection(keeper)
+    with started(pair) as keyholder:
+        one = Connection(keyholder).secure()
+        os.kill(keyholder.pid, signal.SIGHUP)
+        other = Connection(keyholder)
         assert other.works()  # so that one has been heard, and ends nothing
-        os.kill(keeper.pid, number)
-        poll(lambda: readable(keeper), "its end")
+        os.kill(keyholder.pid, number)
+        poll(lambda: readable(keyholder), "its end")
         assert one.works()
         one.close()
         other.close()
 
 
 def test_a_hangup_ends_no_relay(pair):
-    with started(pair) as keeper:
-        one = Connection(keeper).secure()
-        for pid in (keeper.pid, *children_of(keeper.pid)):
+    with started(pair) as keyholder:
+        one = Connection(keyholder).secure()
+        for pid in (keyholder.pid, *children_of(keyholder.pid)):
             os.kill(pid, signal.SIGHUP)
         assert one.works()
         one.close()
@@ -282,8 +283,8 @@ def test_files_are_told_apart(site, pair):
 
 def test_it_keeps_nothing_that_is_not_its_own(pair):
     """Neither descriptors of whoever forks it, nor a core file with the keys in it."""
-    with started(pair) as keeper, open(os.devnull, "rb") as null:
-        own = Path(f"/proc/{keeper.pid}")
+    with started(pair) as keyholder, open(os.devnull, "rb") as null:
+        own = Path(f"/proc/{keyholder.pid}")
         names = {int(fd.name): os.readlink(fd) for fd in (own / "fd").iterdir()}
         known = {0, 1, 2, *logs._outlet.descriptors()}
         others = sorted(name.split(":")[0] for fd, name in names.items() if fd not in known)

@@ -9,7 +9,7 @@ import authkit
 from tpop3d.config.addresses import IMMEDIATE, STLS, Tls
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import lifecycle
-from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted
+from tpop3d.privsep.channel import Ending, Line, ReceivedLogin, TlsWanted
 from tpop3d.privsep.lifecycle import (
     ALONE,
     ASKS_LOGIN,
@@ -140,7 +140,7 @@ def request(name=b"anna", method=b"U"):
     secret = b"0" * channels.DIGEST_LENGTH
     header = channels._ATTEMPT.pack(b"A", method, len(name), len(secret), 0, 17, 19)
     message = header + name + secret
-    return Asked(bytearray(message), len(message))
+    return ReceivedLogin(bytearray(message), len(message))
 
 
 MESSAGES = {
@@ -235,7 +235,7 @@ def test_a_request_that_cannot_come_now_changes_nothing(monitor):
 
 def test_a_message_of_the_wrong_size_is_none():
     with pytest.raises(Violation):
-        Asked(bytearray(struct.pack("!cc", b"A", b"U")), 2)
+        ReceivedLogin(bytearray(struct.pack("!cc", b"A", b"U")), 2)
 
 
 def test_what_is_wrong_is_said_in_words_for_people():

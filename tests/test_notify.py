@@ -136,7 +136,7 @@ TROUBLES = {
         {"listen-address": None, "tls-certificate": "/nonexistent/\u00fc\u0080.pem"},
         r"/nonexistent/\\xc3\\xbc",
     ),
-    "a cell that cannot be": ({"gatekeeper-user": "root"}, "must not be root"),
+    "a sandbox that cannot be": ({"gatekeeper-user": "root"}, "must not be root"),
 }
 
 
@@ -144,7 +144,7 @@ TROUBLES = {
 def test_each_sign_of_life_tells_of_a_reload_that_failed(site, manager, monkeypatch, what):
     monkeypatch.setitem(doors.ENVIRONMENT, "WATCHDOG_USEC", "200000")
     settings, why = TROUBLES[what]
-    if what == "a cell that cannot be" and not IS_ROOT:
+    if what == "a sandbox that cannot be" and not IS_ROOT:
         pytest.skip("only root locks gatekeepers in")
     with doors.standalone(site) as door:
         before = dict(site.settings)

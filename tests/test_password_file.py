@@ -13,7 +13,7 @@ from mailsite import ENVIRONMENT, poll
 from samples import MESSAGES, spool_of
 from test_hazard_database_secrets import LOGIN, assert_silent
 from test_hazard_secrets import memory_of
-from tpop3d.config.password_file import MAX_PASSWORD, PasswordFile, Unusable
+from tpop3d.config.password_file import MAX_PASSWORD, PasswordFile, UnusablePasswordFile
 from tpop3d.configuration import load
 
 NAME = "$CREDENTIALS_DIRECTORY/database"
@@ -79,7 +79,7 @@ ONE_LINE = "must hold one line, the password, and nothing else"
 )
 def test_what_is_no_password_is_refused_and_not_quoted(tmp_path, octets, why):
     file = written(tmp_path / "secret", octets)
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusablePasswordFile) as caught:
         PasswordFile(str(file)).read()
     assert str(caught.value) == f"{file}: {why}"
     assert caught.value.__cause__ is None
@@ -89,7 +89,7 @@ def test_what_is_no_password_is_refused_and_not_quoted(tmp_path, octets, why):
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o444])
 def test_a_file_that_every_user_can_read_is_refused(tmp_path, mode):
     file = written(tmp_path / "secret", PASSWORD, mode)
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusablePasswordFile) as caught:
         PasswordFile(str(file)).read()
     assert str(caught.value) == f"{file}: every user can read this password: chmod o-r {file}"
     file.chmod(0o640)
@@ -98,13 +98,13 @@ def test_a_file_that_every_user_can_read_is_refused(tmp_path, mode):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(Unusable, match="holds no password"):
+    with pytest.raises(UnusablePasswordFile, match="holds no password"):
         PasswordFile(f"{tmp_path}/pipe").read()
 
 
 def test_a_directory_and_nothing_are_no_file(tmp_path):
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file or directory")):
-        with pytest.raises(Unusable, match=why):
+        with pytest.raises(UnusablePasswordFile, match=why):
             PasswordFile(str(path)).read()
 
 

@@ -63,7 +63,7 @@ def files(tmp_path):
 
 
 def refused(pair):
-    with pytest.raises(certificates.Unusable) as raised:
+    with pytest.raises(certificates.UnusableCertificate) as raised:
         serving(pair, look=False)
     assert raised.value.pair == pair
     return str(raised.value)

@@ -355,7 +355,7 @@ def test_one_that_is_told_to_end_takes_no_order_that_has_come_meanwhile():
 
 
 def test_a_bug_is_told_and_passes_nothing_on(monkeypatch):
-    monkeypatch.setattr(relay.Relay, "_pass_on", lambda self: 1 / 0)
+    monkeypatch.setattr(relay.RelayPump, "_pass_on", lambda self: 1 / 0)
     with secured() as one:
         one.secure()
         one.client.say(b"NOOP\r\n")

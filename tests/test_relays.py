@@ -1,4 +1,4 @@
-"""The listener with TLS: keeper and relays come, go, die and lie, and connections do not mind."""
+"""The listener with TLS: keyholder and relays come, go, die and lie; no connection minds."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n")
 HOLDS_OPENSSL = "/libssl"
 
 
-def keepers(door):
+def keyholders(door):
     """Pids of the listener's children that have OpenSSL."""
     return [pid for pid in children_of(door.process.pid) if HOLDS_OPENSSL in maps_of(pid)]
 
@@ -35,7 +35,7 @@ def maps_of(pid):
 
 
 def keeper_of(door):
-    (pid,) = keepers(door)
+    (pid,) = keyholders(door)
     return pid
 
 
@@ -77,13 +77,13 @@ def works(door, site, user="bert"):
 
 def test_each_connection_has_a_relay_of_its_own(secure):
     with doors.standalone(secure) as door:
-        keeper = keeper_of(door)
-        poll(lambda: len(relays_of(keeper)) == SPARES, "those that wait")
+        keyholder = keeper_of(door)
+        poll(lambda: len(relays_of(keyholder)) == SPARES, "those that wait")
         wires = [secured(door, user) for user in ("anna", "bert")]
-        poll(lambda: len(relays_of(keeper)) == SPARES + 2, "one for each, and those that wait")
+        poll(lambda: len(relays_of(keyholder)) == SPARES + 2, "one for each, and those that wait")
         for wire, user in zip(wires, ("anna", "bert"), strict=True):
             finish(wire, secure, user)
-        poll(lambda: len(relays_of(keeper)) == SPARES, "those that wait")
+        poll(lambda: len(relays_of(keyholder)) == SPARES, "those that wait")
 
 
 def test_a_keeper_that_was_killed_is_replaced(secure):
@@ -96,7 +96,7 @@ def test_a_keeper_that_was_killed_is_replaced(secure):
         assert other.line().startswith(b"+OK")
         assert other.ask("STLS").startswith((b"-ERR", b"+OK"))
         other.close()
-        poll(lambda: keepers(door) not in ([], [first]), "another keeper")
+        poll(lambda: keyholders(door) not in ([], [first]), "another keyholder")
         works(door, secure)
         finish(wire, secure)
 
@@ -122,11 +122,11 @@ def test_a_relay_that_was_killed_is_the_end_of_its_connection(secure):
 
 def test_relays_that_die_while_they_wait_are_replaced(secure):
     with doors.standalone(secure) as door:
-        keeper = keeper_of(door)
-        first = poll(lambda: len(relays_of(keeper)) == SPARES and relays_of(keeper), "relays")
+        keyholder = keeper_of(door)
+        first = poll(lambda: len(relays_of(keyholder)) == SPARES and relays_of(keyholder), "relays")
         for pid in first:
             os.kill(pid, signal.SIGKILL)
-        poll(lambda: len(relays_of(keeper) - first) == SPARES, "others")
+        poll(lambda: len(relays_of(keyholder) - first) == SPARES, "others")
         works(door, secure)
 
 
@@ -208,17 +208,17 @@ def test_tls_goes_and_comes_with_the_configuration(secure):
         secure.configure({"tls-mode": "none"})
         reload(door)
         assert not offers_tls(door)
-        # The keeper goes with the last of its relays.
-        assert keepers(door) == [first]
+        # The keyholder goes with the last of its relays.
+        assert keyholders(door) == [first]
         poll(lambda: len(relays_of(first)) == 1, "those that waited to end")
         secure.configure({"tls-mode": "stls"})
         reload(door)
         assert offers_tls(door)
         works(door, secure)
-        assert len(keepers(door)) == 2
+        assert len(keyholders(door)) == 2
         finish(before, secure)
-        poll(lambda: len(keepers(door)) == 1, "the first to end")
-        assert keepers(door) != [first]
+        poll(lambda: len(keyholders(door)) == 1, "the first to end")
+        assert keyholders(door) != [first]
 
 
 def test_keys_that_cannot_be_used_change_nothing(secure):

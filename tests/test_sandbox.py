@@ -13,8 +13,8 @@ from mailsite import IS_ROOT, MAIL_USER, poll
 from spools import mbox
 from test_listener import greeted_or_none
 from test_listener_signals import free_port
-from tpop3d.privsep.sandbox import prepare_cell
-from tpop3d.system.privileges import Cell
+from tpop3d.privsep.sandbox import prepare_sandbox
+from tpop3d.system.privileges import Sandbox
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root can lock a process in")
 
@@ -68,9 +68,9 @@ def empty(config):
 
 def test_the_directory_is_made_and_found_again(config):
     for _ in range(2):
-        cell = prepare_cell(config)
-        assert isinstance(cell, Cell)
-        assert (cell.uid, cell.directory) == (pwd.getpwnam("nobody").pw_uid, empty(config))
+        sandbox = prepare_sandbox(config)
+        assert isinstance(sandbox, Sandbox)
+        assert (sandbox.uid, sandbox.directory) == (pwd.getpwnam("nobody").pw_uid, empty(config))
     status = os.stat(empty(config))
     assert (status.st_uid, status.st_mode & 0o7777) == (0, 0o555)
     assert os.listdir(empty(config)) == []
@@ -99,9 +99,9 @@ SPOILED = {
 @pytest.mark.parametrize("how", SPOILED)
 def test_a_directory_that_is_not_empty_and_roots_is_refused(config, how):
     spoil, complaint = SPOILED[how]
-    assert isinstance(prepare_cell(config), Cell)
+    assert isinstance(prepare_sandbox(config), Sandbox)
     spoil(empty(config))
-    refused = prepare_cell(config)
+    refused = prepare_sandbox(config)
     assert isinstance(refused, str)
     assert complaint in refused
     assert refused.startswith(empty(config))

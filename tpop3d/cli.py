@@ -223,11 +223,11 @@ def _serve_or_problems(
         return config
     settings.start_log(config, options.verbose, stderr_is_free)
     settings.log_warnings(config)
-    from tpop3d.privsep.sandbox import prepare_cell
+    from tpop3d.privsep.sandbox import prepare_sandbox
 
-    cell = prepare_cell(config)
-    if isinstance(cell, str):
-        return [cell]
+    sandbox = prepare_sandbox(config)
+    if isinstance(sandbox, str):
+        return [sandbox]
     tls = config.tls
     if options.tls or tls.mode == IMMEDIATE:
         tls = Tls(IMMEDIATE, tls.pairs)
@@ -235,7 +235,7 @@ def _serve_or_problems(
             return [f"{options.file}: tls-certificate: TLS is asked for, and there is none"]
     from tpop3d.doors import per_connection
 
-    per_connection.serve(config, cell, fd_in, fd_out, tls)
+    per_connection.serve(config, sandbox, fd_in, fd_out, tls)
     return []
 
 

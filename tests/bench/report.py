@@ -45,10 +45,10 @@ def table(medians, quick):
 
 
 def _row(name, cells):
-    height = max(len(cell) for cell in cells)
+    height = max(len(sandbox) for sandbox in cells)
     lines = []
     for number in range(height):
-        texts = [cell[number] if number < len(cell) else "" for cell in cells]
+        texts = [sandbox[number] if number < len(sandbox) else "" for sandbox in cells]
         first = name if number == 0 else ""
         lines.append(f"{first:{NAME}}" + "".join(f"{text:>{VALUE}}" for text in texts))
     return "\n".join(line.rstrip() for line in lines)

@@ -106,7 +106,7 @@ class Login:
     def matches(self, stored: bytes, scheme: str) -> bool:
         """Does the attempt know the secret behind a stored hash (`scheme` where it names none)?
 
-        Raises `passwords.Unusable` for a hash that cannot be checked this way, and
+        Raises `passwords.UnusableHash` for a hash that cannot be checked this way, and
         `passwords.Missing` for one that cannot be checked on this machine.
         """
         if self._password is None:
@@ -120,7 +120,7 @@ class Login:
         """
         try:
             good = self.matches(decoy if stored is None else stored, scheme)
-        except passwords.Unusable as error:
+        except passwords.UnusableHash as error:
             return Verdict.no(UNKNOWN) if stored is None else Verdict.impossible(str(error))
         except passwords.Missing as error:
             return Verdict.cannot_say(str(error))

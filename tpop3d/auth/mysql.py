@@ -25,7 +25,7 @@ from tpop3d.auth.mysql_database import (
 from tpop3d.auth.sql_query import query_or_none
 from tpop3d.config.addresses import file_or_credential
 from tpop3d.config.directive import Directive, absolute_path, boolean, group_id, user_id
-from tpop3d.config.password_file import NotGiven, PasswordFile, Unusable
+from tpop3d.config.password_file import PasswordFile, PasswordFileNotGiven, UnusablePasswordFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ class MySQL:
         try:
             if self._password_file is not None:
                 self._password_file.read()
-        except NotGiven as error:
+        except PasswordFileNotGiven as error:
             warnings.append(f"auth-mysql-password-file: {error}; it cannot be checked here")
-        except Unusable as error:
+        except UnusablePasswordFile as error:
             errors.append(f"auth-mysql-password-file: {error}")
         return errors, warnings
 

@@ -12,7 +12,7 @@ from time import monotonic
 
 from tpop3d.auth.hosts import MAX_HOSTS, Hosts
 from tpop3d.config.addresses import host_and_port
-from tpop3d.config.password_file import Unusable
+from tpop3d.config.password_file import UnusablePasswordFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Database:
             password = "" if self._password is None else self._password.read()
         except KeyError:
             raise Unanswered("user name or password is in the configuration no more") from None
-        except Unusable as error:
+        except UnusablePasswordFile as error:
             raise Unanswered(str(error)) from None
         if not username:
             raise Unanswered("no user name")  # the library would take that of the system's user

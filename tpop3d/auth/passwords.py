@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Checker = Callable[[bytes, bytes], bool]
 
 
-class Unusable(Exception):
+class UnusableHash(Exception):
     """The stored hash cannot be checked: an unknown scheme, or APOP and no plaintext."""
 
 
@@ -27,7 +27,7 @@ class Missing(Exception):
 def split(stored: bytes, default: str) -> tuple[str, bytes]:
     """The scheme and the hash of a stored password; `default` where it names no scheme.
 
-    Raises `Unusable` for a hash that is not in the encoding that Dovecot's `{SHA256.hex}` names.
+    Raises `UnusableHash` for a hash in another encoding than Dovecot's `{SHA256.hex}` names.
     """
     if not stored.startswith(b"{"):
         return default, stored
@@ -40,16 +40,16 @@ def split(stored: bytes, default: str) -> tuple[str, bytes]:
     try:
         octets = ENCODINGS[encoding](rest)
     except (KeyError, ValueError):
-        raise Unusable("a password that is not encoded as it says") from None
+        raise UnusableHash("a password that is not encoded as it says") from None
     return scheme, binascii.b2a_base64(octets, newline=False) if scheme in DIGESTS else octets
 
 
 def check(password: bytes, stored: bytes, default: str) -> bool:
-    """Is it the password? Raises `Unusable` for a scheme that nobody knows, and `Missing`."""
+    """Is it the password? Raises `UnusableHash` for a scheme that nobody knows, and `Missing`."""
     scheme, rest = split(stored, default)
     checker = SCHEMES.get(scheme)
     if checker is None:
-        raise Unusable("unknown password scheme")
+        raise UnusableHash("unknown password scheme")
     return checker(password, rest)
 
 
@@ -57,7 +57,7 @@ def check_apop(timestamp: bytes, digest: bytes, stored: bytes, default: str) -> 
     """Is `digest` the lower-case hex MD5 of timestamp and secret (RFC 1939 section 7)?"""
     scheme, secret = split(stored, default)
     if SCHEMES.get(scheme) is not _plaintext:
-        raise Unusable("APOP needs a {plaintext} password")
+        raise UnusableHash("APOP needs a {plaintext} password")
     if not secret:
         return False  # everybody would know it
     return same(_digest("md5", timestamp + secret).hex().encode(), digest)

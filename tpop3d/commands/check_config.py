@@ -117,9 +117,9 @@ def _check_tls(config: Config, problems: list[str], warnings: list[str]) -> None
             found += certificates.serving(pairs, *settings, tickets=True, look=True).warnings
             for pair in pairs:
                 found += chains.doubts(pair, *settings)
-        except certificates.NotGiven as error:
+        except certificates.CertificateNotGiven as error:
             warnings.append(_of_pair(error.pair, f"{error}; it cannot be checked here", config))
-        except certificates.Unusable as error:
+        except certificates.UnusableCertificate as error:
             problems.append(_of_pair(error.pair, str(error), config))
     mine = tuple(f"{file}: " for file in config.tls_certificate)
     for what in dict.fromkeys(found):

@@ -16,7 +16,7 @@ from tpop3d.config.addresses import PLAIN
 from tpop3d.configuration import read
 from tpop3d.listener.listener import Listener
 from tpop3d.privsep import gatekeeper
-from tpop3d.privsep.sandbox import lacking, prepare_cell
+from tpop3d.privsep.sandbox import lacking, prepare_sandbox
 from tpop3d.settings import Config, start_log
 
 HOST = "127.0.0.1"
@@ -132,14 +132,14 @@ def demo(port: int, verbose: bool) -> int:
             print(f"tpop3d: {directory}: no sample mail: {error.strerror}", file=sys.stderr)
             return 1
         start_log(config, verbose, stderr_is_free=True)
-        cell = prepare_cell(config)
-        if why := cell if isinstance(cell, str) else gatekeeper.trial(cell):
+        sandbox = prepare_sandbox(config)
+        if why := sandbox if isinstance(sandbox, str) else gatekeeper.trial(sandbox):
             print(f"tpop3d: {why}", file=sys.stderr)
             return 1
-        assert not isinstance(cell, str)
+        assert not isinstance(sandbox, str)
         port = listener.getsockname()[1]
         print(WELCOME.format(host=HOST, port=port, directory=directory), flush=True)
-        Listener(config, cell, {listener: PLAIN}).run()
+        Listener(config, sandbox, {listener: PLAIN}).run()
     finally:
         # A session that just ended may have touched a file in the same moment.
         shutil.rmtree(directory, ignore_errors=True)

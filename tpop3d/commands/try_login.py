@@ -47,7 +47,7 @@ RESULTS = {
 }
 
 
-class Unusable(Exception):
+class UnusableInput(Exception):
     """What was given is no login; the text is for people, and holds no password."""
 
 
@@ -66,7 +66,7 @@ def try_login(file: str, user: str, client: str) -> int:
     try:
         _check(user, client)
         password, note = _password(user)
-    except Unusable as error:
+    except UnusableInput as error:
         _complain(str(error))
         return WRONG_USE
     except KeyboardInterrupt:
@@ -85,27 +85,28 @@ def try_login(file: str, user: str, client: str) -> int:
 
 def _check(user: str, client: str) -> None:
     if not user:
-        raise Unusable("--test-login: a name is needed")
+        raise UnusableInput("--test-login: a name is needed")
     if client:
         from ipaddress import ip_address
 
         try:
             ip_address(client)
         except ValueError:
-            raise Unusable(f"--from: {client} is no address, as 192.0.2.7 or 2001:db8::7") from None
+            why = f"--from: {client} is no address, as 192.0.2.7 or 2001:db8::7"
+            raise UnusableInput(why) from None
 
 
 def _password(user: str) -> tuple[bytes, list[str]]:
     """The password, from the terminal or as the first line of stdin, and what is to say of it."""
     if sys.stdin is None:
-        raise Unusable("--test-login reads a password from standard input, which is closed")
+        raise UnusableInput("--test-login reads a password from standard input, which is closed")
     if os.isatty(0):
         return _from_terminal(f"Password of {logs.printable(os.fsencode(user))}: "), []
     line = sys.stdin.buffer.readline(MAX_RESPONSE + 1)
     if not line:
-        raise Unusable("--test-login reads a password from standard input, and there is none")
+        raise UnusableInput("--test-login reads a password from standard input, and there is none")
     if len(line) > MAX_RESPONSE:
-        raise Unusable("no client can send a password of that length")
+        raise UnusableInput("no client can send a password of that length")
     password = line.removesuffix(b"\n")
     if password.endswith(b"\r"):
         return password[:-1], ["its line ends with CR LF; the CR is not taken for a part of it"]
@@ -127,7 +128,7 @@ def _from_terminal(prompt: str) -> bytes:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
         os.write(2, b"\n")
     if not line:
-        raise Unusable("there is no password")
+        raise UnusableInput("there is no password")
     return line.removesuffix(b"\n")
 
 

@@ -9,11 +9,11 @@ from tpop3d.config.addresses import located
 MAX_PASSWORD = 4096  # octets, more than any database takes
 
 
-class Unusable(Exception):
+class UnusablePasswordFile(Exception):
     """There is no password to be had: the text says which file, and why. It quotes none of it."""
 
 
-class NotGiven(Unusable):
+class PasswordFileNotGiven(UnusablePasswordFile):
     """A file that systemd would have given, and we were not started by systemd."""
 
 
@@ -28,12 +28,12 @@ class PasswordFile:
     def read(self) -> str:
         """The password as it stands in the file now, without the newline at its end.
 
-        Raises `Unusable`. From here on it is in this process's memory.
+        Raises `UnusablePasswordFile`. From here on it is in this process's memory.
         """
         try:
             path = located(self._path)
         except ValueError as error:
-            raise NotGiven(str(error)) from None
+            raise PasswordFileNotGiven(str(error)) from None
         try:
             # Whoever opens a pipe would wait for somebody to write to it.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -45,12 +45,14 @@ class PasswordFile:
         except OSError as error:
             from tpop3d.system import reasons
 
-            raise Unusable(f"{path}: {reasons.why(error)}") from None
+            raise UnusablePasswordFile(f"{path}: {reasons.why(error)}") from None
         if is_open_to_all:
-            raise Unusable(f"{path}: every user can read this password: chmod o-r {path}")
+            why = f"every user can read this password: chmod o-r {path}"
+            raise UnusablePasswordFile(f"{path}: {why}")
         password = octets.removesuffix(b"\n").removesuffix(b"\r")
         if not password:
-            raise Unusable(f"{path}: holds no password")
+            raise UnusablePasswordFile(f"{path}: holds no password")
         if len(octets) > MAX_PASSWORD or b"\n" in password or b"\0" in password:
-            raise Unusable(f"{path}: must hold one line, the password, and nothing else")
+            why = "must hold one line, the password, and nothing else"
+            raise UnusablePasswordFile(f"{path}: {why}")
         return os.fsdecode(password)

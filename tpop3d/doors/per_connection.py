@@ -16,7 +16,7 @@ from tpop3d.config.addresses import IMMEDIATE
 from tpop3d.pop3 import replies
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import gatekeeper, lifecycle
-from tpop3d.privsep.channel import Asked, Channel, Line, Order
+from tpop3d.privsep.channel import Channel, Line, Order, ReceivedLogin
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import ERROR, SIGNAL, Wire
 from tpop3d.system import logs, processes, signal, socket
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tpop3d.config.addresses import Tls
     from tpop3d.privsep.channel import Message
     from tpop3d.settings import Config
-    from tpop3d.system.privileges import Cell
+    from tpop3d.system.privileges import Sandbox
     from tpop3d.tls.relay_process import RelayProcess
 
 
@@ -46,10 +46,10 @@ class _Died(Exception):
     """The gatekeeper has ended too early; what it died of is logged when it is reaped."""
 
 
-def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None:
+def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -> None:
     """Serve the connection on two descriptors, which may be one and the same."""
     if stat.S_ISREG(os.fstat(fd_out).st_mode):
-        cell.file_size = MAX_TRANSCRIPT
+        sandbox.file_size = MAX_TRANSCRIPT
     processes.unblock()
     found = None  # where it is not the connection's own
     if config.proxy_protocol_from is not None:
@@ -59,14 +59,14 @@ def serve(config: Config, cell: Cell, fd_in: int, fd_out: int, tls: Tls) -> None
             found = origin.await_origin(config, fd_in)
             if found is None:
                 return
-    pid, channel = gatekeeper.start(cell)
+    pid, channel = gatekeeper.start(sandbox)
     wakeup = processes.catch()
     wire = Wire(fd_in, fd_out, wakeup)
     wire.keep_alive()
     client, local = found or (wire.peer(), wire.local())
     monitor = Monitor(config, client, local, tls)
     wire.close()
-    one = _Connection(config, cell, (fd_in, fd_out), monitor, wakeup)
+    one = _Connection(config, sandbox, (fd_in, fd_out), monitor, wakeup)
     summary = monitor.summary
     try:
         if tls.mode == IMMEDIATE:
@@ -123,11 +123,11 @@ class _Connection:
     """The connection: `fds` are the client's, or a socket that leads to the relay."""
 
     def __init__(
-        self, config: Config, cell: Cell, fds: tuple[int, int], monitor: Monitor, wakeup: int
+        self, config: Config, sandbox: Sandbox, fds: tuple[int, int], monitor: Monitor, wakeup: int
     ) -> None:
         self.fds = fds
         self._config = config
-        self._cell = cell
+        self._sandbox = sandbox
         self._monitor = monitor
         self._wakeup = wakeup
         self._deadline = monitor.summary.started + config.login_seconds + GRACE
@@ -152,14 +152,14 @@ class _Connection:
         if broken := self._relay.await_end(self._wakeup, most):
             self._monitor.log_failed_tls(broken)
 
-    def admitted(self, channel: Channel) -> Asked:
+    def admitted(self, channel: Channel) -> ReceivedLogin:
         """Do what each state wants until somebody is let in. Raises `_Ended` and `Violation`."""
         while True:
             message = self._receive(channel)
             if message is None:
                 raise _Died
             state = self._monitor.receive(message)
-            if state == lifecycle.DECIDING and isinstance(message, Asked):
+            if state == lifecycle.DECIDING and isinstance(message, ReceivedLogin):
                 if self._try_login(channel, message):
                     return message
             elif state == lifecycle.TLS_WANTED:
@@ -179,7 +179,7 @@ class _Connection:
         except (Violation, OSError):
             pass
 
-    def _try_login(self, channel: Channel, request: Asked) -> bool:
+    def _try_login(self, channel: Channel, request: ReceivedLogin) -> bool:
         """Decide about an attempt, and answer it if it is refused."""
         monitor = self._monitor
         answered = monotonic() + self._config.auth_failure_delay_seconds
@@ -230,7 +230,7 @@ class _Connection:
         settings = config.tls_min_version, config.tls_ciphers
         try:
             if not self._has_no_relay:
-                self._relay = relay_process.start(self._cell, pairs, *settings)
+                self._relay = relay_process.start(self._sandbox, pairs, *settings)
         except OSError as error:
             logs.error(f"no further process: {error.strerror}")
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tpop3d.config.addresses import Address
     from tpop3d.doors.activation import Passed
     from tpop3d.listener.listener import Changed
-    from tpop3d.system.privileges import Cell
-    from tpop3d.tls.keyholder import Keeper
+    from tpop3d.system.privileges import Sandbox
+    from tpop3d.tls.keyholder import Keyholder
 
     Place = tuple[str, int, str]  # see Address
 
@@ -143,7 +143,7 @@ def run(
     code."""
     from tpop3d.listener.listener import Listener
     from tpop3d.privsep import gatekeeper
-    from tpop3d.privsep.sandbox import gatekeeper_user, prepare_cell
+    from tpop3d.privsep.sandbox import gatekeeper_user, prepare_sandbox
     from tpop3d.system import processes
 
     own = Sockets()
@@ -155,35 +155,35 @@ def run(
         _look_up_domains(config, domains)
         return _with_tls(passed, config)
 
-    cell = prepare_cell(config)
-    if isinstance(cell, str):
-        return _fail(cell)
-    if why := gatekeeper.trial(cell):
+    sandbox = prepare_sandbox(config)
+    if isinstance(sandbox, str):
+        return _fail(sandbox)
+    if why := gatekeeper.trial(sandbox):
         return _fail(why)
     try:
         listening = bind(config)
     except CannotListen as error:
         return _fail(str(error))
     tell = _detach() if detach else None
-    keeper = _keeper(config, cell, listening.values())
-    if isinstance(keeper, str):
-        return _fail(keeper)
+    keyholder = _keyholder(config, sandbox, listening.values())
+    if isinstance(keyholder, str):
+        return _fail(keyholder)
     # From here on there is something to put in order at the end, so no signal ends us before that.
     processes.unblock()
     processes.catch()
     if pidfile and (why := _write_pidfile(pidfile)):
         return _fail(why)
     _warn_of_no_tls(listening, config)
-    listener = Listener(config, cell, listening, keeper)
+    listener = Listener(config, sandbox, listening, keyholder)
     places = _all_shown(listening)
     logs.notice(f"listening on {places}")
 
     def reload() -> Changed | list[str]:
         nonlocal places
         again = load(file)
-        cell = prepare_cell(again) if isinstance(again, Config) else ""
-        why = cell if isinstance(cell, str) else gatekeeper.trial(cell)
-        if isinstance(again, list) or isinstance(cell, str) or why:
+        sandbox = prepare_sandbox(again) if isinstance(again, Config) else ""
+        why = sandbox if isinstance(sandbox, str) else gatekeeper.trial(sandbox)
+        if isinstance(again, list) or isinstance(sandbox, str) or why:
             problems = again if isinstance(again, list) else [why]
             for problem in problems:
                 logs.error(problem)
@@ -193,23 +193,23 @@ def run(
         wanted = [address.tls or PLAIN for address in again.listen_address]
         if passed is not None:
             wanted = [again.tls, Tls(IMMEDIATE, again.tls.pairs)] if again.tls.pairs else []
-        keeper = _keeper(again, cell, wanted)
-        if isinstance(keeper, str):
-            logs.error(f"reload: {keeper}; the configuration is kept as it was")
-            return [keeper]
+        keyholder = _keyholder(again, sandbox, wanted)
+        if isinstance(keyholder, str):
+            logs.error(f"reload: {keyholder}; the configuration is kept as it was")
+            return [keyholder]
         try:
             now = bind(again)
         except CannotListen as error:
             logs.error(f"reload: {error}; the configuration is kept as it was")
-            if keeper is not None:
-                keeper.retire()
+            if keyholder is not None:
+                keyholder.retire()
             return [str(error)]
         start_log(again)
         _warn_of_no_tls(now, again)
         if (others := _all_shown(now)) != places:
             places = others
             logs.notice(f"listening on {places}")
-        return again, cell, now, keeper
+        return again, sandbox, now, keyholder
 
     def look_up() -> None:
         again = load(file)
@@ -262,15 +262,15 @@ def _with_tls(passed: Passed, config: Config) -> dict[socket.socket, Tls]:
     return {one: immediate if passed.is_tls(one.fileno()) else tls for one in passed.listening}
 
 
-def _keeper(config: Config, cell: Cell, wanted: Iterable[Tls]) -> Keeper | str | None:
+def _keyholder(config: Config, sandbox: Sandbox, wanted: Iterable[Tls]) -> Keyholder | str | None:
     """A process with the keys for this TLS, if there is any; or why it cannot be."""
     identities = list(dict.fromkeys(tls.pairs for tls in wanted if tls.mode != NONE))
     if not identities:
         return None
     from tpop3d.tls import keyholder
 
-    made = keyholder.start(keyholder.Recipe(config, cell, identities))
-    return made.reason if isinstance(made, keyholder.Refused) else made
+    made = keyholder.start(keyholder.Recipe(config, sandbox, identities))
+    return made.reason if isinstance(made, keyholder.KeyholderRefused) else made
 
 
 def _warn_of_no_tls(listening: dict[socket.socket, Tls], config: Config) -> None:

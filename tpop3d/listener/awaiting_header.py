@@ -6,7 +6,7 @@ from time import monotonic
 
 from tpop3d.listener.connection import turn_away
 from tpop3d.listener.limits import NOBODY, Seldom, source_of
-from tpop3d.proxy.origin import Reading, Refused, origin, seconds_for_header
+from tpop3d.proxy.origin import HeaderRefused, Reading, origin, seconds_for_header
 from tpop3d.system import logs
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ class Waiting:
         self.deadline = 0.0  # a moment of monotonic()
 
 
-class Awaited:
+class AwaitingHeader:
     """All of them. Each has a place of `max-children`, and none of a source: who that is the
     header says. `serve` is called when it has, with the client's addresses."""
 
@@ -92,9 +92,9 @@ class Awaited:
             self._forget(one)
             self._settle(one, found)
 
-    def _settle(self, one: Waiting, found: Header | Refused) -> None:
+    def _settle(self, one: Waiting, found: Header | HeaderRefused) -> None:
         """A header has been read, or is never to be."""
-        if isinstance(found, Refused):
+        if isinstance(found, HeaderRefused):
             key = f"{source_of(one.peer)} {found.what}"
             if not found.is_news or self._seldom.may(key):
                 found.log(one.peer)

@@ -20,7 +20,7 @@ from tpop3d.listener.logins import Logins, tell_to_end
 from tpop3d.listener.relays import Relays
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import lifecycle
-from tpop3d.privsep.channel import Asked, Order
+from tpop3d.privsep.channel import Order, ReceivedLogin
 from tpop3d.privsep.monitor import GRACE, Monitor, log_violation
 from tpop3d.session.wire import SIGNAL
 from tpop3d.system import logs
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from tpop3d.listener.event_loop import Loop
     from tpop3d.privsep.channel import Message
     from tpop3d.settings import Config
-    from tpop3d.system.privileges import Cell
-    from tpop3d.tls.keyholder import Keeper
+    from tpop3d.system.privileges import Sandbox
+    from tpop3d.tls.keyholder import Keyholder
 
 SWEEP = 0.5  # seconds between two looks for those whose time is over
 
@@ -42,13 +42,13 @@ SWEEP = 0.5  # seconds between two looks for those whose time is over
 class Connections:
     """All connections that are served, and the gatekeepers that serve them."""
 
-    def __init__(self, config: Config, cell: Cell, loop: Loop) -> None:
+    def __init__(self, config: Config, sandbox: Sandbox, loop: Loop) -> None:
         self.limits = Limits(config)
         self.all: set[Connection] = set()
         self._seldom = Seldom()
         self._config = config
         self._gatekeepers = Gatekeepers(
-            cell,
+            sandbox,
             config.gatekeeper_connections,
             loop,
             self._room,
@@ -61,18 +61,18 @@ class Connections:
         self._is_full = False  # for good: there will be no further connections
         self._is_sweeping = False
 
-    def change(self, config: Config, cell: Cell, keeper: Keeper | None) -> None:
+    def change(self, config: Config, sandbox: Sandbox, keyholder: Keyholder | None) -> None:
         """Go by another configuration from now on; who is being served is served on."""
         self._config = config
         self._logins.change(config)
         self.limits.change(config)
-        self.use_keys(keeper)
-        self._gatekeepers.renew(cell, config.gatekeeper_connections)
+        self.use_keys(keyholder)
+        self._gatekeepers.renew(sandbox, config.gatekeeper_connections)
         self.fill()
 
-    def use_keys(self, keeper: Keeper | None) -> None:
-        """Take relays from this keeper from now on."""
-        self._relays.change(keeper)
+    def use_keys(self, keyholder: Keyholder | None) -> None:
+        """Take relays from this keyholder from now on."""
+        self._relays.change(keyholder)
 
     def log_throttled(self, trouble: str) -> None:
         """Log what may last, once in a while."""
@@ -221,7 +221,7 @@ class Connections:
                     raise Violation("a message without a connection")
                 self._take(one, one.connection, message)
             finally:
-                if isinstance(message, Asked):
+                if isinstance(message, ReceivedLogin):
                     message.wipe()
         except Violation as violation:
             self._evict(one, violation)
@@ -229,7 +229,7 @@ class Connections:
     def _take(self, one: Gatekeeper, connection: Connection, message: Message) -> None:
         """Take a gatekeeper's message, and do what its connection's new state wants."""
         state = connection.monitor.receive(message)
-        if state == lifecycle.DECIDING and isinstance(message, Asked):
+        if state == lifecycle.DECIDING and isinstance(message, ReceivedLogin):
             self._logins.begin(one, connection, message)
         elif state == lifecycle.TLS_WANTED:
             can_give = self._relays.can_give(connection)

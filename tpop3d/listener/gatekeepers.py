@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpop3d.listener.event_loop import Loop
-    from tpop3d.system.privileges import Cell
+    from tpop3d.system.privileges import Sandbox
 
 LEAST = 2  # gatekeepers that wait, so that a greeting needs no fork; with fewer there will be
 SPARES = 4
@@ -31,7 +31,7 @@ class Gatekeepers:
 
     def __init__(
         self,
-        cell: Cell,
+        sandbox: Sandbox,
         limit: int,
         loop: Loop,
         room: Callable[[], int],
@@ -39,7 +39,7 @@ class Gatekeepers:
         log_throttled: Callable[[str], None],
     ) -> None:
         self.all: dict[int, Gatekeeper] = {}
-        self._cell = cell
+        self._sandbox = sandbox
         self._limit = limit  # connections that one gatekeeper may serve
         self._loop = loop
         self._room = room
@@ -50,10 +50,10 @@ class Gatekeepers:
         self._retry = RETRY  # seconds until the next try where one has failed
         self._is_to_fill = False
 
-    def renew(self, cell: Cell, limit: int) -> None:
+    def renew(self, sandbox: Sandbox, limit: int) -> None:
         """Another configuration: those that wait are ended; those that are busy are not used
         again."""
-        self._cell = cell
+        self._sandbox = sandbox
         self._limit = limit
         self._generation += 1
         self.drop_spares()
@@ -65,7 +65,7 @@ class Gatekeepers:
             return
         try:
             for _ in range(min(wanted, SPARES) - len(self._spares)):
-                made = Gatekeeper(*gatekeeper.start(self._cell), self._generation)
+                made = Gatekeeper(*gatekeeper.start(self._sandbox), self._generation)
                 self.all[made.pid] = made
                 self._spares.append(made)
                 self._loop.add_reader(made.channel.fileno(), self._reader_of(made))

@@ -13,7 +13,7 @@ from time import monotonic
 from tpop3d.auth import registry
 from tpop3d.config.addresses import NONE, PLAIN
 from tpop3d.listener import sd_notify
-from tpop3d.listener.awaiting_header import Awaited
+from tpop3d.listener.awaiting_header import AwaitingHeader
 from tpop3d.listener.connection import turn_away
 from tpop3d.listener.connections import Connections
 from tpop3d.listener.event_loop import Loop
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from tpop3d.config.addresses import Tls
     from tpop3d.listener.lookups import Answers
     from tpop3d.settings import Config
-    from tpop3d.system.privileges import Cell
-    from tpop3d.tls.keyholder import Keeper
+    from tpop3d.system.privileges import Sandbox
+    from tpop3d.tls.keyholder import Keyholder
 
     Sockets = dict[socket.socket, Tls]  # the listening ones, each with its TLS
-    Changed = tuple[Config, Cell, Sockets, Keeper | None]
+    Changed = tuple[Config, Sandbox, Sockets, Keyholder | None]
 
 TRIES = 3  # of a reload, where the file changes meanwhile
 ACCEPTS = 16  # connections taken before anything else is looked at
@@ -47,18 +47,19 @@ IN_PLENTY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what ha
 class Listener:
     """The listener on some listening sockets, until it is told to stop.
 
-    `keeper` has the private keys for those that have TLS.
+    `keyholder` has the private keys for those that have TLS.
     """
 
     def __init__(
-        self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None = None
+        self, config: Config, sandbox: Sandbox, sockets: Sockets, keyholder: Keyholder | None = None
     ) -> None:
         self.config = config
         self._sockets = sockets
-        self._keeper = keeper
+        self._keyholder = keyholder
         self._loop = Loop()
-        self._connections = Connections(config, cell, self._loop)
-        self._awaited = Awaited(config, self._loop, self._connections.limits, self._serve)
+        self._connections = Connections(config, sandbox, self._loop)
+        limits = self._connections.limits
+        self._awaiting_header = AwaitingHeader(config, self._loop, limits, self._serve)
         self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
         self._stopping = False
         self._total = 0
@@ -81,7 +82,7 @@ class Listener:
         gc.collect()
         gc.freeze()  # what is here now is never garbage, and stays shared with the children
         self._recover()
-        self._connections.use_keys(self._keeper)
+        self._connections.use_keys(self._keyholder)
         self._connections.fill()
         for one in self._sockets:
             self._listen(one)
@@ -162,8 +163,8 @@ class Listener:
         if peer == "unknown" and isinstance(address, tuple):
             peer = plain(address[0])  # it has hung up already
         local = name_of(connection, "getsockname")
-        if self._awaited.is_from_balancer(peer):
-            self._awaited.take(connection, peer, local, tls)
+        if self._awaiting_header.is_from_balancer(peer):
+            self._awaiting_header.take(connection, peer, local, tls)
         else:
             self._serve(connection, peer, local, tls)
 
@@ -265,7 +266,9 @@ class Listener:
         self._trouble = why
         logs.error(f"reload: {why}; the configuration is kept as it was")
 
-    def _change(self, config: Config, cell: Cell, sockets: Sockets, keeper: Keeper | None) -> None:
+    def _change(
+        self, config: Config, sandbox: Sandbox, sockets: Sockets, keyholder: Keyholder | None
+    ) -> None:
         gone = {one: tls for one, tls in self._sockets.items() if one not in sockets}
         new = [one for one in sockets if one not in self._sockets]
         self.config = config
@@ -273,8 +276,8 @@ class Listener:
         # What waits there is served with the keys that there were, as far as these still are.
         self._sockets = gone | sockets
         self._provide_descriptors()
-        self._connections.change(config, cell, keeper)
-        self._awaited.change(config)
+        self._connections.change(config, sandbox, keyholder)
+        self._awaiting_header.change(config)
         for one in gone:
             self._close(one)
         self._sockets = sockets
@@ -290,7 +293,7 @@ class Listener:
         for one in self._sockets:
             self._loop.remove_reader(one.fileno())
             one.close()
-        self._awaited.drop_all()
+        self._awaiting_header.drop_all()
         self._connections.stop_filling()
         if self._recovery:
             os.kill(self._recovery, signal.SIGTERM)

@@ -14,7 +14,7 @@ from tpop3d.system.files import close_all_but
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.auth.driver import Account
-    from tpop3d.privsep.channel import Asked, Channel
+    from tpop3d.privsep.channel import Channel, ReceivedLogin
     from tpop3d.privsep.monitor import Monitor
     from tpop3d.settings import Config
 
@@ -29,7 +29,7 @@ def start(
     fd: int,
     channel: Channel,
     monitor: Monitor,
-    request: Asked,
+    request: ReceivedLogin,
     config: Config,
     needed: tuple[int, ...],
 ) -> int:
@@ -60,7 +60,9 @@ def start(
     return processes.spawn(work)
 
 
-def _serve(fd: int, account: Account, request: Asked, monitor: Monitor, config: Config) -> int:
+def _serve(
+    fd: int, account: Account, request: ReceivedLogin, monitor: Monitor, config: Config
+) -> int:
     """Be the session; returns how the process is to end."""
     wakeup, _ = processes.descriptors()
     try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tpop3d.listener.connection import Connection, Gatekeeper
     from tpop3d.listener.event_loop import Loop
     from tpop3d.listener.gatekeepers import Gatekeepers
-    from tpop3d.privsep.channel import Asked
+    from tpop3d.privsep.channel import ReceivedLogin
     from tpop3d.settings import Config
 
 EVENTS = {  # what a login process's exit status says
@@ -63,7 +63,7 @@ class Logins:
         self._config = config
         self._hosts = SilentHosts(config.drivers, self._loop, self._log_throttled, known)
 
-    def begin(self, one: Gatekeeper, connection: Connection, request: Asked) -> None:
+    def begin(self, one: Gatekeeper, connection: Connection, request: ReceivedLogin) -> None:
         """Fork the process that decides, and that is the session if the answer is yes."""
         connection.asked = monotonic()
         assert connection.fd is not None

@@ -8,8 +8,8 @@ from time import monotonic
 from tpop3d.privsep.monitor import GRACE, log_violation
 from tpop3d.system import logs, socket
 from tpop3d.system.io import LINGER_TIMES, Violation
-from tpop3d.tls import keyholder as keepers
-from tpop3d.tls.keyholder import Refused
+from tpop3d.tls import keyholder as keyholders
+from tpop3d.tls.keyholder import KeyholderRefused
 from tpop3d.tls.relay_channel import Failed, Ready, RelayOrder, Secured
 
 TYPE_CHECKING = False
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
     from tpop3d.listener.connection import Connection
     from tpop3d.listener.event_loop import Loop
-    from tpop3d.tls.keyholder import Keeper, Recipe
+    from tpop3d.tls.keyholder import Keyholder, Recipe
 
 SPARES = 2  # relays that wait, so that a handshake needs no fork
 LOOK = 5.0  # seconds between two looks at the files
 MAX_HURRIED = 5  # times that those that linger are hurried, until they are ended
 RETRY_AGE = 3600.0  # until the next try where keys that are old could not be replaced
-RETRY = 1.0  # seconds until the next try where a keeper has died
+RETRY = 1.0  # seconds until the next try where a keyholder has died
 
 
 class Relay:
-    """A relay that the keeper has forked."""
+    """A relay that the keyholder has forked."""
 
-    __slots__ = ("channel", "connection", "has_failed", "is_ready", "keeper", "number")
+    __slots__ = ("channel", "connection", "has_failed", "is_ready", "keyholder", "number")
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
-        self.number, self.channel = keeper.start_relay()
+    def __init__(self, keyholder: Keyholder) -> None:
+        self.keyholder = keyholder
+        self.number, self.channel = keyholder.start_relay()
         self.has_failed = False
         self.is_ready = False
         self.connection: Connection | None = None
@@ -54,8 +54,8 @@ class Relays:
         self._secured = secured
         self._over = over
         self.is_stopping = False
-        self._generation = 0  # of keepers that were wanted
-        self._keeper: Keeper | None = None
+        self._generation = 0  # of keyholders that were wanted
+        self._keyholder: Keyholder | None = None
         self._looks = False
         self._spares: list[Relay] = []
         # Those whose session is over, and whose client has not taken all; and how long they may
@@ -63,35 +63,35 @@ class Relays:
         self._lingering: dict[Relay, float] = {}
         self._hurried = 0
 
-    # The keeper
+    # The keyholder
 
-    def change(self, keeper: Keeper | None) -> None:
-        """Take relays from this keeper from now on. Those that serve a connection go on."""
+    def change(self, keyholder: Keyholder | None) -> None:
+        """Take relays from this keyholder from now on. Those that serve a connection go on."""
         self._generation += 1
         self.close()
-        self._keeper = keeper
-        if keeper is None:
+        self._keyholder = keyholder
+        if keyholder is None:
             return
-        for warning in keeper.warnings:
+        for warning in keyholder.warnings:
             logs.warning(f"tls: {warning}")
-        self._loop.add_reader(keeper.fileno(), self._lose_keeper)
+        self._loop.add_reader(keyholder.fileno(), self._lose_keyholder)
         self._fill()
         if not self._looks:
             self._looks = True
             self._loop.call_later(LOOK, self._look)
 
     def close(self) -> None:
-        """Let the keeper and the relays that wait end."""
+        """Let the keyholder and the relays that wait end."""
         for relay in self._spares:
             self._forget(relay)
         self._spares = []
-        if self._keeper is not None:
-            self._loop.remove_reader(self._keeper.fileno())
-            self._keeper.retire()
-        self._keeper = None
+        if self._keyholder is not None:
+            self._loop.remove_reader(self._keyholder.fileno())
+            self._keyholder.retire()
+        self._keyholder = None
 
-    def _lose_keeper(self) -> None:
-        lost = self._keeper
+    def _lose_keyholder(self) -> None:
+        lost = self._keyholder
         self.close()
         logs.error("the process that has the private keys has died")
         if lost is not None:
@@ -101,8 +101,8 @@ class Relays:
     def _replace(self, recipe: Recipe, generation: int) -> None:
         if generation != self._generation or self.is_stopping:
             return
-        made = keepers.start(recipe)
-        if isinstance(made, Refused):
+        made = keyholders.start(recipe)
+        if isinstance(made, KeyholderRefused):
             logs.error(f"tls: {made.reason}")
             self._loop.call_later(LOOK, lambda: self._replace(recipe, generation))
         else:
@@ -111,21 +111,21 @@ class Relays:
     def _look(self) -> None:
         """Have new keys where a file has changed, and from time to time for the tickets. Those that
         cannot be used are logged, and change nothing."""
-        keeper = self._keeper
-        self._looks = keeper is not None
-        if keeper is None:
+        keyholder = self._keyholder
+        self._looks = keyholder is not None
+        if keyholder is None:
             return
         self._loop.call_later(LOOK, self._look)
-        files = keeper.recipe.files()
-        is_changed = files != keeper.files
-        if not is_changed and monotonic() - keeper.started < keepers.MAX_AGE:
+        files = keyholder.recipe.files()
+        is_changed = files != keyholder.files
+        if not is_changed and monotonic() - keyholder.started < keyholders.MAX_AGE:
             return
-        made = keepers.start(keeper.recipe)
-        if isinstance(made, Refused):
+        made = keyholders.start(keyholder.recipe)
+        if isinstance(made, KeyholderRefused):
             logs.error(f"tls: {made.reason}; what was read before is kept")
             if made.is_lasting:
-                keeper.files = files
-            keeper.started = max(keeper.started, monotonic() - keepers.MAX_AGE + RETRY_AGE)
+                keyholder.files = files
+            keyholder.started = max(keyholder.started, monotonic() - keyholders.MAX_AGE + RETRY_AGE)
             return
         if is_changed:
             logs.notice("tls: the certificates are read again")
@@ -135,9 +135,9 @@ class Relays:
 
     def _fill(self) -> None:
         """Have relays wait."""
-        while self._keeper is not None and len(self._spares) < SPARES:
+        while self._keyholder is not None and len(self._spares) < SPARES:
             try:
-                relay = Relay(self._keeper)
+                relay = Relay(self._keyholder)
             except OSError:
                 return  # it has died, as we shall hear, or has too much to do
             self._spares.append(relay)
@@ -149,15 +149,15 @@ class Relays:
     def give(self, connection: Connection) -> bool:
         """Give a connection to a relay: what is in the clear is on its `fd` from now on. False:
         there is none."""
-        keeper, pairs = self._keeper, connection.monitor.tls.pairs
-        if keeper is None or pairs not in keeper.recipe.identities:
+        keyholder, pairs = self._keyholder, connection.monitor.tls.pairs
+        if keyholder is None or pairs not in keyholder.recipe.identities:
             return False
         self._fill()
         try:
             ours, theirs = socket.socketpair()
         except OSError:
             return False
-        index = keeper.recipe.identities.index(pairs)
+        index = keyholder.recipe.identities.index(pairs)
         assert connection.fd is not None
         fds = connection.fd, connection.fd, theirs.fileno()
         monitor = connection.monitor
@@ -182,8 +182,8 @@ class Relays:
 
     def can_give(self, connection: Connection) -> bool:
         """Is there somebody to speak TLS with a connection's certificates?"""
-        keeper = self._keeper
-        return keeper is not None and connection.monitor.tls.pairs in keeper.recipe.identities
+        keyholder = self._keyholder
+        return keyholder is not None and connection.monitor.tls.pairs in keyholder.recipe.identities
 
     def linger(self, connection: Connection, most: int) -> None:
         """Its connection is over, but for what its relay, if any, has still to send: that takes
@@ -219,7 +219,7 @@ class Relays:
     def kill(self, connection: Connection) -> None:
         """End a connection's relay, whatever it is doing."""
         if connection.relay is not None:
-            connection.relay.keeper.kill(connection.relay.number)
+            connection.relay.keyholder.kill(connection.relay.number)
         self._part(connection)
 
     def _part(self, connection: Connection) -> None:
@@ -231,7 +231,7 @@ class Relays:
         self._lingering.pop(relay, None)
         self._loop.remove_reader(relay.channel.fileno())
         relay.channel.close()
-        relay.keeper.release()
+        relay.keyholder.release()
 
     def _on_message(self, relay: Relay) -> None:
         """A relay has said something."""

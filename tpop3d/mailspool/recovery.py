@@ -77,7 +77,7 @@ def _with_more(
     return journals.write(directory, plan, spool, pieces, refresh)
 
 
-class Found:
+class RecoveryOutcome:
     """What was made of a journal that was found: a line for the log, whether it is alarming, and
     whether the journal waits for better times."""
 
@@ -89,7 +89,9 @@ class Found:
         self.is_waiting = is_waiting
 
 
-def recover(spool: int, directory: str, refresh: Callable[[], None] = do_nothing) -> Found | None:
+def recover(
+    spool: int, directory: str, refresh: Callable[[], None] = do_nothing
+) -> RecoveryOutcome | None:
     """Finish what a crash has interrupted, if anything.
 
     A journal that does not fit the spool is put aside. Where there is no spool (-1), it waits for
@@ -114,20 +116,20 @@ def recover(spool: int, directory: str, refresh: Callable[[], None] = do_nothing
         sync_directory(directory)
         if state == CUT:
             _finish(spool, directory)
-            return Found("an expunge that was interrupted had been done", False)
+            return RecoveryOutcome("an expunge that was interrupted had been done", False)
         carry_out(journal, spool, directory, refresh)
-        return Found("an expunge that was interrupted is done", False)
+        return RecoveryOutcome("an expunge that was interrupted is done", False)
     finally:
         journal.close()
 
 
-def _waits(directory: str) -> Found | None:
+def _waits(directory: str) -> RecoveryOutcome | None:
     """What is made of a journal without a spool. It may be damaged: that is found out in time."""
     if journals.plan(directory) is None:
         idfile.discard(directory)
         return None
     line = "an expunge that was interrupted waits for the spool, which is missing"
-    return Found(line, is_alarming=True, is_waiting=True)
+    return RecoveryOutcome(line, is_alarming=True, is_waiting=True)
 
 
 def journaled_path(directory: str) -> str:
@@ -177,7 +179,7 @@ def _has_rest(journal: Journal, spool: int, refresh: Callable[[], None]) -> bool
     return all(octet in (old, 0) for octet, old in pairs)
 
 
-def _put_aside(directory: str, why: str) -> Found:
+def _put_aside(directory: str, why: str) -> RecoveryOutcome:
     """Keep a journal under a name that nobody looks for."""
     idfile.discard(directory)
     number = 1
@@ -186,4 +188,4 @@ def _put_aside(directory: str, why: str) -> Found:
     os.rename(f"{directory}/{journals.NAME}", f"{directory}/{UNFIT}.{number}")
     sync_directory(directory)
     kept = f"{directory}/{UNFIT}.{number}"
-    return Found(f"a journal was not used, and is kept as {kept}: {why}", True)
+    return RecoveryOutcome(f"a journal was not used, and is kept as {kept}: {why}", True)

@@ -16,7 +16,7 @@ from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
 from tpop3d.mailspool.light import array
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.parallel_scan import scan_all
-from tpop3d.mailspool.recovery import Found, journaled_path, recover
+from tpop3d.mailspool.recovery import RecoveryOutcome, journaled_path, recover
 from tpop3d.mailspool.refusal import Refusal, Truncated, letting_go, named_by, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uidl import UniqueIds
@@ -70,7 +70,7 @@ class Spool:
     def __init__(self, path: str, state: str, terms: Terms, session_lock: int) -> None:
         self.path = path
         self.warning = ""  # of the locks, when it was opened, and then when it was expunged
-        self.found: Found | None = None  # a journal, when the spool was opened
+        self.found: RecoveryOutcome | None = None  # a journal, when the spool was opened
         self._state = state
         self._terms = terms
         self._session_lock = session_lock
@@ -359,7 +359,7 @@ def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refus
     return spool
 
 
-def recover_spool(owner: int, state: str, terms: Terms) -> Found | Refusal | None:
+def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Refusal | None:
     """Finish what a crash has interrupted on the spool whose state directory this is; returns what
     was found, if anything. We are the user `owner`."""
     session_lock = take_session_lock(f"{state}/lock", terms.pause)

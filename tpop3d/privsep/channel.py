@@ -62,10 +62,10 @@ class Order:
         self.login_seconds = login_seconds
 
 
-class Request:
+class LoginRequest:
     """May it log in? With what the client has sent besides, and the octets in and out so far.
 
-    This is the gatekeeper's side of it; the monitor's is `Asked`.
+    This is the gatekeeper's side of it; the monitor's is `ReceivedLogin`.
     """
 
     __slots__ = ("attempt", "octets_in", "octets_out", "pending")
@@ -77,7 +77,7 @@ class Request:
         self.octets_out = octets_out
 
 
-class Asked:
+class ReceivedLogin:
     """A request as the monitor has it. The listener forks whoever needs what is secret in it, and
     forgets that itself, so it stays in one buffer, which can be wiped, until somebody takes it.
 
@@ -161,7 +161,7 @@ class Line:
         self.text = text
 
 
-Message = Asked | TlsWanted | Ending | Line  # what the monitor hears
+Message = ReceivedLogin | TlsWanted | Ending | Line  # what the monitor hears
 
 
 class Channel(PacketSocket):
@@ -212,7 +212,7 @@ class Channel(PacketSocket):
             if not length:
                 return None
             if buffer[:1] == b"A":
-                return Asked(buffer, length)
+                return ReceivedLogin(buffer, length)
             if buffer[:1] == b"T":
                 return _tls_wanted(bytes(buffer[:length]))
             if buffer[:1] == b"E":
@@ -237,7 +237,7 @@ class Channel(PacketSocket):
         timestamp = message[_ORDER.size : _ORDER.size + length]
         return Order((fds[0], fds[1]), Policy(timestamp, plaintext, stls, secured), seconds, greets)
 
-    def ask(self, request: Request) -> bytes:
+    def ask(self, request: LoginRequest) -> bytes:
         """Ask for a verdict, and wait for it. b"": the monitor is gone."""
         attempt = request.attempt
         secret = attempt.digest if attempt.password is None else attempt.password

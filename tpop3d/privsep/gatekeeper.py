@@ -13,8 +13,8 @@ from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Authorization, StartTls
 from tpop3d.pop3.replies import Reply
 from tpop3d.privsep import channel as channels
-from tpop3d.privsep import sandbox as cells
-from tpop3d.privsep.channel import Channel, Ending, Order, Request
+from tpop3d.privsep import sandbox as sandboxes
+from tpop3d.privsep.channel import Channel, Ending, LoginRequest, Order
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import ERROR, HTTP, INJECTION, QUIT, Ended, Wire
 from tpop3d.system import logs, processes, signal, titles
@@ -24,7 +24,7 @@ from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.pop3.authorization import Attempt
-    from tpop3d.system.privileges import Cell
+    from tpop3d.system.privileges import Sandbox
 
 ANSWERS = {
     channels.REFUSED: replies.LOGIN_FAILED,
@@ -47,21 +47,21 @@ class MonitorGone(Exception):
     """Nobody is there to ask any more; the process ends."""
 
 
-def start(cell: Cell) -> tuple[int, Channel]:
+def start(sandbox: Sandbox) -> tuple[int, Channel]:
     """Fork a gatekeeper; returns its pid and the monitor's end of the channel to it.
 
     It serves one order after the other until the channel is closed.
     """
     ours, theirs = channels.pair()
-    pid = processes.spawn(lambda: _run(cell, theirs))
+    pid = processes.spawn(lambda: _run(sandbox, theirs))
     theirs.close()
     return pid, ours
 
 
-def _run(cell: Cell, channel: Channel) -> int:
+def _run(sandbox: Sandbox, channel: Channel) -> int:
     """What the process does; returns its exit status."""
     try:
-        wakeup = _lock_in(cell, channel)
+        wakeup = _lock_in(sandbox, channel)
         logs.hand_over(channel.log)
         while not _is_told_to_end(wakeup, channel):
             order = channel.take_order()
@@ -79,20 +79,20 @@ def _run(cell: Cell, channel: Channel) -> int:
     return 0
 
 
-def _lock_in(cell: Cell, channel: Channel) -> int:
+def _lock_in(sandbox: Sandbox, channel: Channel) -> int:
     """Lock this process in; returns the descriptor that a signal makes readable. Raises
     `Unconfined`."""
     wakeup, _ = processes.descriptors()
     titles.show(titles.GATEKEEPER)
     try:
-        confine(cell, (channel.fileno(), *processes.descriptors()))
+        confine(sandbox, (channel.fileno(), *processes.descriptors()))
     except OSError as error:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         raise Unconfined(f"gatekeepers cannot be locked in: {why}") from None
     return wakeup
 
 
-def trial(cell: Cell) -> str:
+def trial(sandbox: Sandbox) -> str:
     """Have a gatekeeper come up, and end it; returns why either cannot be, if so.
 
     Whoever serves many says only then that it serves: otherwise each of them would find out.
@@ -102,7 +102,7 @@ def trial(cell: Cell) -> str:
     def work() -> None:
         try:
             ours.close()  # should whoever tries this be killed, it is over
-            _lock_in(cell, theirs)
+            _lock_in(sandbox, theirs)
             theirs.log(channels.LOG_DEBUG, "")
             theirs.take_order()
         except Unconfined as error:
@@ -121,7 +121,7 @@ def trial(cell: Cell) -> str:
         os.kill(pid, signal.SIGKILL)
     except OSError as error:
         why = why or f"gatekeepers cannot be ended: {error.strerror} (kill(2) takes CAP_KILL)"
-    if why and (users := cells.mapped_users()) < cells.ALL_USERS:
+    if why and (users := sandboxes.mapped_users()) < sandboxes.ALL_USERS:
         why = f"{why}; in this user namespace the number of users is {users} (/etc/subuid)"
     ours.close()  # which ends it, too
     try:
@@ -184,7 +184,7 @@ def authorize(wire: Wire, order: Order, channel: Channel) -> str:
             if how := _leave_to_tls(wire, conversation, channel):
                 return how
             continue
-        request = Request(answer, wire.pending(), wire.octets_in, wire.octets_out)
+        request = LoginRequest(answer, wire.pending(), wire.octets_in, wire.octets_out)
         verdict = channel.ask(request)
         if verdict == channels.ADMITTED:
             return ""

@@ -16,7 +16,7 @@ from tpop3d.config.addresses import IMMEDIATE, PLAIN, STLS, Unresolved
 from tpop3d.pop3.authorization import Policy
 from tpop3d.privsep import channel as channels
 from tpop3d.privsep import lifecycle
-from tpop3d.privsep.channel import Asked, Ending, Line, TlsWanted
+from tpop3d.privsep.channel import Ending, Line, ReceivedLogin, TlsWanted
 from tpop3d.session.summary import Summary
 from tpop3d.session.wire import ERROR
 from tpop3d.system import logs, processes
@@ -80,7 +80,7 @@ class Monitor:
             return ""
         event = _event(message)
         lifecycle.after(self.state, event)  # nothing has changed yet where this raises, or a check
-        if isinstance(message, Asked):
+        if isinstance(message, ReceivedLogin):
             self._check(message)
         elif isinstance(message, TlsWanted):
             self._check_tls(message)
@@ -116,12 +116,12 @@ class Monitor:
         what, log = ("tls trouble", logs.error) if failed.is_ours else ("tls failed", logs.notice)
         log(logs.event(what, rip=self.summary.client, reason=failed.reason))
 
-    def _count(self, told: Asked | TlsWanted | Ending) -> None:
+    def _count(self, told: ReceivedLogin | TlsWanted | Ending) -> None:
         """Take the octets that a gatekeeper has counted."""
         self.summary.octets_in = self._octets[0] + told.octets_in
         self.summary.octets_out = self._octets[1] + told.octets_out
 
-    def _check(self, request: Asked) -> None:
+    def _check(self, request: ReceivedLogin) -> None:
         """Raises `Violation` for a request that cannot come now."""
         self._count(request)
         self.summary.method = request.method
@@ -132,7 +132,7 @@ class Monitor:
         if request.method != "APOP" and not self.policy.plaintext:
             raise Violation("a password that was not asked for")
 
-    def decide(self, request: Asked) -> Verdict:
+    def decide(self, request: ReceivedLogin) -> Verdict:
         """Ask the auth switch about an attempt that `receive` has taken, and log it if refused.
 
         Raises `processes.Interrupted` when the process is told to end.
@@ -203,9 +203,9 @@ class Monitor:
         return channels.REFUSED_FOR_LAST if self._closed else channels.REFUSED
 
 
-def _event(message: Asked | TlsWanted | Ending) -> str:
+def _event(message: ReceivedLogin | TlsWanted | Ending) -> str:
     """What a gatekeeper's message tells of."""
-    if isinstance(message, Asked):
+    if isinstance(message, ReceivedLogin):
         return lifecycle.ASKS_LOGIN
     if isinstance(message, TlsWanted):
         return lifecycle.ASKS_TLS

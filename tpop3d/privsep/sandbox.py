@@ -7,7 +7,7 @@ import stat
 
 from tpop3d.config.directive import Passing, Unanswered, user_id
 from tpop3d.system.files import make_directory
-from tpop3d.system.privileges import Cell, capabilities
+from tpop3d.system.privileges import Sandbox, capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ def mapped_users() -> int:
         return ALL_USERS
 
 
-def prepare_cell(config: Config) -> Cell | str:
+def prepare_sandbox(config: Config) -> Sandbox | str:
     """Make the empty directory if it is missing; returns why it cannot be, if so.
 
     Without root nobody can be locked in, and gatekeepers are ordinary processes.
     """
     if os.geteuid() != 0:
-        return _limited(Cell(None, os.getegid(), ""), config)
+        return _limited(Sandbox(None, os.getegid(), ""), config)
     if why := lacking():
         return why
     user = gatekeeper_user(config)
@@ -108,9 +108,9 @@ def prepare_cell(config: Config) -> Cell | str:
         from tpop3d.system import reasons
 
         return f"{directory}: {reasons.why(error, config.state_directory)}"
-    return _limited(Cell(user.uid, user.gid, directory), config)
+    return _limited(Sandbox(user.uid, user.gid, directory), config)
 
 
-def _limited(cell: Cell, config: Config) -> Cell:
-    cell.memory = config.session_memory
-    return cell
+def _limited(sandbox: Sandbox, config: Config) -> Sandbox:
+    sandbox.memory = config.session_memory
+    return sandbox

@@ -26,7 +26,7 @@ MISSING = "proxy header missing"
 WRONG = "proxy header wrong"
 
 
-class Refused:
+class HeaderRefused:
     """Why a connection is not served: `what` happened, and the reason."""
 
     __slots__ = ("reason", "what")
@@ -55,12 +55,12 @@ class Reading:
         self._connection = connection
         self._octets = b""
 
-    def read(self) -> Header | Refused | None:
+    def read(self) -> Header | HeaderRefused | None:
         """Read what is there, but nothing behind the header; None while it is not whole."""
         while True:
             found = header.parse(self._octets)
             if isinstance(found, str):
-                return Refused(WRONG, found)
+                return HeaderRefused(WRONG, found)
             if isinstance(found, Header):
                 return found
             try:
@@ -73,9 +73,9 @@ class Reading:
                 return self.give_up("eof")
             self._octets += received
 
-    def give_up(self, reason: str) -> Refused:
+    def give_up(self, reason: str) -> HeaderRefused:
         """There will be nothing more of it."""
-        return Refused(WRONG if self._octets else MISSING, reason)
+        return HeaderRefused(WRONG if self._octets else MISSING, reason)
 
 
 def origin(header: Header, peer: str, local: tuple[str, int]) -> Origin:
@@ -113,13 +113,13 @@ def await_origin(config: Config, fd: int) -> Origin | None:
         found = _await_header(connection, seconds_for_header(config))
     finally:
         connection.close()
-    if isinstance(found, Refused):
+    if isinstance(found, HeaderRefused):
         found.log(peer)
         return None
     return origin(found, peer, local)
 
 
-def _await_header(connection: socket.socket, seconds: float) -> Header | Refused:
+def _await_header(connection: socket.socket, seconds: float) -> Header | HeaderRefused:
     reading = Reading(connection)
     deadline = monotonic() + seconds
     while (left := deadline - monotonic()) > 0:

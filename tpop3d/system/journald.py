@@ -32,7 +32,7 @@ COUNTED = ("retr", "top")  # messages/octets: two fields
 Identity = tuple[int, int]  # st_dev and st_ino
 
 
-class Journal:
+class JournalSocket:
     """The way to the journal, in this process and in those that it forks.
 
     Raises ImportError where there is no systemd-python.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from tpop3d.system.journald import Journal
+    from tpop3d.system.journald import JournalSocket
 
 # syslog(3)'s numbers.
 _NAMES = "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"
@@ -33,7 +33,7 @@ FACILITIES = {
 }  # fmt: skip
 _outlet: Outlet = Stderr()  # until `start`: a mistake in the configuration must be seen somewhere
 _to_journal = False  # in place of syslog
-_journal: Journal | None = None  # when it is first needed
+_journal: JournalSocket | None = None  # when it is first needed
 _sink: Callable[[int, str], None] | None = None
 _facility = FACILITIES["mail"]
 _threshold = LEVELS["info"]
@@ -83,9 +83,9 @@ def prepare() -> None:
     if not _to_journal or _journal is not None:
         return
     try:
-        from tpop3d.system.journald import Journal
+        from tpop3d.system.journald import JournalSocket
 
-        _journal = Journal()
+        _journal = JournalSocket()
     except ImportError:
         _leave_journal()
 

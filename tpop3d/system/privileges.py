@@ -45,7 +45,7 @@ class StillPrivileged(Exception):
     """The process is not who it should be. It must not go on."""
 
 
-class Cell:
+class Sandbox:
     """Where gatekeepers are locked in: user and group, and an empty directory.
 
     `uid` is None where we are not root, and nobody can be locked in. `load_filter` restricts the
@@ -175,23 +175,23 @@ def apart(
     return answer if has_said else b""
 
 
-def confine(cell: Cell, keep: tuple[int, ...]) -> None:
+def confine(sandbox: Sandbox, keep: tuple[int, ...]) -> None:
     """Lock this process in: what it may still do is talk on the descriptors in `keep`.
 
     Raises `StillPrivileged` and OSError; the process must then end.
     """
     null = os.open(os.devnull, os.O_RDWR)
-    if cell.uid is not None:
-        _enter(cell.directory)
-        _switch(cell.uid, cell.gid, [], cell.gid)
+    if sandbox.uid is not None:
+        _enter(sandbox.directory)
+        _switch(sandbox.uid, sandbox.gid, [], sandbox.gid)
     # No exec gives privileges, and nobody may look at this process's memory.
-    cell.prctl(PR_SET_NO_NEW_PRIVS, 1)
-    cell.prctl(PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (cell.file_size, cell.file_size))
+    sandbox.prctl(PR_SET_NO_NEW_PRIVS, 1)
+    sandbox.prctl(PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sandbox.file_size, sandbox.file_size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if cell.memory is not None:
-        limit_memory(cell.memory)
-    if cell.uid is not None:
+    if sandbox.memory is not None:
+        limit_memory(sandbox.memory)
+    if sandbox.uid is not None:
         # Of an ordinary user's processes there may be many already.
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     # Up to here the log can be written to.
@@ -199,8 +199,8 @@ def confine(cell: Cell, keep: tuple[int, ...]) -> None:
         os.dup2(null, fd)
     close_all_but(keep)
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
-    if cell.load_filter is not None:
-        cell.load_filter()
+    if sandbox.load_filter is not None:
+        sandbox.load_filter()
 
 
 def limit_memory(octets: int) -> None:

@@ -27,14 +27,14 @@ NOT_PEM = ("", "pem lib", "no start line")  # what OpenSSL says then
 SOON = 7 * 86400  # seconds before a certificate's end in which that is worth a word
 
 
-class Unusable(Exception):
+class UnusableCertificate(Exception):
     """A certificate, a key or a setting that cannot be used: the text says which, and why. `pair`
     are the files of both, if it is known which."""
 
     pair: tuple[str, str] | None = None
 
 
-class NotGiven(Unusable):
+class CertificateNotGiven(UnusableCertificate):
     """A file that systemd would have given, and we were not started by systemd."""
 
 
@@ -47,7 +47,7 @@ class Serving:
 
 
 def serving(pairs: Pairs, min_version: str, ciphers: str, *, tickets: bool, look: bool) -> Serving:
-    """Load certificates and keys. Raises `Unusable`.
+    """Load certificates and keys. Raises `UnusableCertificate`.
 
     `tickets`: clients may resume their sessions, which needs a context that lives longer than a
     connection. `look`: is there time to look at a lone certificate, too?
@@ -115,7 +115,7 @@ def _alone(
     """The context of one certificate."""
     try:
         return _context([pair], min_version, ciphers, tickets=tickets)
-    except Unusable as error:
+    except UnusableCertificate as error:
         error.pair = pair
         raise
 
@@ -134,7 +134,7 @@ def _context(
     try:
         context.set_ciphers(ciphers)
     except ssl.SSLError:
-        raise Unusable(f"tls-ciphers: OpenSSL knows no cipher in {ciphers!r}") from None
+        raise UnusableCertificate(f"tls-ciphers: OpenSSL knows no cipher in {ciphers!r}") from None
     for pair in pairs:
         _load(context, *pair)
     return context
@@ -145,15 +145,16 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
     try:
         files = located(certificate), located(key)
     except ValueError as error:
-        raise NotGiven(str(error)) from None
+        raise CertificateNotGiven(str(error)) from None
     for path in files:
         _check_readable(path)
     if os.stat(files[1]).st_mode & 0o004:
-        raise Unusable(f"{files[1]}: every user can read this private key: chmod o-r {files[1]}")
+        why = f"every user can read this private key: chmod o-r {files[1]}"
+        raise UnusableCertificate(f"{files[1]}: {why}")
     try:
         context.load_cert_chain(*files, password=_no_passphrase)
     except (ssl.SSLError, ValueError) as error:
-        raise Unusable(_why_not_loaded(error, *files)) from None
+        raise UnusableCertificate(_why_not_loaded(error, *files)) from None
 
 
 def _check_readable(path: str) -> None:
@@ -161,9 +162,9 @@ def _check_readable(path: str) -> None:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Unusable(f"{path}: is no regular file")
+                raise UnusableCertificate(f"{path}: is no regular file")
     except OSError as error:
-        raise Unusable(f"{path}: {reasons.why(error)}") from None
+        raise UnusableCertificate(f"{path}: {reasons.why(error)}") from None
 
 
 class _Encrypted(ValueError):
@@ -222,7 +223,7 @@ class _Found:
 
 def _inspect(context: ssl.SSLContext, pair: tuple[str, str]) -> _Found:
     """What is in a certificate, found in a handshake with ourselves, by a client that trusts this
-    very certificate. Raises `Unusable` where no client could make one.
+    very certificate. Raises `UnusableCertificate` where no client could make one.
     """
     from tpop3d.tls.pem import Certificate
 
@@ -235,7 +236,7 @@ def _inspect(context: ssl.SSLContext, pair: tuple[str, str]) -> _Found:
         client = shake_hands(context, trusting)
     except ssl.SSLError as error:
         why = getattr(error, "verify_message", "") or reason_of(error)
-        unusable = Unusable(f"{certificate}: no client could use it ({why})")
+        unusable = UnusableCertificate(f"{certificate}: no client could use it ({why})")
         unusable.pair = pair
         raise unusable from None
     found: dict[str, Any] = client.getpeercert() or {}

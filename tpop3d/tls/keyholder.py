@@ -1,8 +1,8 @@
 """The process that has the private keys, and forks a relay for each connection.
 
-The listener forks sessions, so it must never have had a key: its keeper reads them. All relays are
-forked by one keeper, so a TLS session that began with one of them may be resumed with another
-(RFC 8446 section 2.2). The keeper is root's, and reads nothing that comes from a client.
+The listener forks sessions, so it must never have had a key: its keyholder reads them. All relays
+are forked by one keyholder, so a TLS session that began with one of them may be resumed with
+another (RFC 8446 section 2.2). The keyholder is root's, and reads nothing that comes from a client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tpop3d.config.addresses import Pairs
     from tpop3d.settings import Config
-    from tpop3d.system.privileges import Cell
+    from tpop3d.system.privileges import Sandbox
     from tpop3d.tls.certificates import Serving
 
 PATIENCE = 10.0  # seconds that reading the keys may take
@@ -41,13 +41,13 @@ _ASKED = struct.Struct("!cI")  # kind, number
 
 
 class Recipe:
-    """What a keeper is made of: `identities` are the certificates of one address or more each."""
+    """What a keyholder is made of: `identities` are the certificates of an address or more each."""
 
-    def __init__(self, config: Config, cell: Cell, identities: list[Pairs]) -> None:
+    def __init__(self, config: Config, sandbox: Sandbox, identities: list[Pairs]) -> None:
         self.identities = identities
         self.min_version = config.tls_min_version
         self.ciphers = config.tls_ciphers
-        self.cell = cell
+        self.sandbox = sandbox
 
     def files(self) -> list[tuple[int, ...]]:
         """What tells the files apart from others of the same name."""
@@ -55,8 +55,8 @@ class Recipe:
         return [_identity(path) for path in sorted(paths)]
 
 
-class Keeper:
-    """A keeper, as the listener knows it. `files`: what it has read, as `Recipe.files` tells."""
+class Keyholder:
+    """A keyholder, as the listener knows it. `files`: what it has read, as `Recipe.files` tells."""
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class Keeper:
         self._is_retired = False
 
     def fileno(self) -> int:
-        """The descriptor, readable when the keeper has died."""
+        """The descriptor, readable when the keyholder has died."""
         return self._socket.fileno()
 
     def start_relay(self) -> tuple[int, RelayChannel]:
         """Have a relay forked; returns its number and the channel to it, which ends at once where
-        it cannot be. Raises OSError where there is no keeper."""
+        it cannot be. Raises OSError where there is no keyholder."""
         ours, theirs = relay_channel.pair()
         self._number += 1
         try:
@@ -113,37 +113,37 @@ class Keeper:
             self._socket.close()
 
 
-class Refused:
-    """Why there is no keeper; lasting is what only other files can mend."""
+class KeyholderRefused:
+    """Why there is no keyholder; lasting is what only other files can mend."""
 
     def __init__(self, reason: str, is_lasting: bool) -> None:
         self.reason = reason
         self.is_lasting = is_lasting
 
 
-def start(recipe: Recipe) -> Keeper | Refused:
-    """Fork a keeper and wait until it has read the keys."""
+def start(recipe: Recipe) -> Keyholder | KeyholderRefused:
+    """Fork a keyholder and wait until it has read the keys."""
     files = recipe.files()
     ours, theirs = [PacketSocket(end) for end in packet_pair()]
     try:
         processes.spawn(lambda: _keep(recipe, theirs))
     except OSError as error:
         ours.close()
-        return Refused(f"no further process: {error.strerror}", False)
+        return KeyholderRefused(f"no further process: {error.strerror}", False)
     finally:
         theirs.close()
     answer = ours.receive_packet(MAX_ANSWER)[0] if ready(PATIENCE, ours.fileno()) else b""
     lines = os.fsdecode(answer[1:]).splitlines()
     if answer.startswith(READY):
-        return Keeper(recipe, files, ours, lines)
+        return Keyholder(recipe, files, ours, lines)
     ours.close()
     if lines:
-        return Refused(lines[0], True)
-    return Refused("the process that reads the keys has died, or takes too long", False)
+        return KeyholderRefused(lines[0], True)
+    return KeyholderRefused("the process that reads the keys has died, or takes too long", False)
 
 
 def _keep(recipe: Recipe, connection: PacketSocket) -> int:
-    """Be a keeper."""
+    """Be a keyholder."""
     titles.show(titles.KEYHOLDER)
     processes.spare_from_hangup()
     wakeup = processes.catch(signal.SIGCHLD, signal.SIGHUP)
@@ -151,7 +151,7 @@ def _keep(recipe: Recipe, connection: PacketSocket) -> int:
     logs.reopen(lambda log: close_all_but((*keep, *log)))
     _let_go_of_output()
     # Nobody may look at this process's memory.
-    recipe.cell.prctl(PR_SET_DUMPABLE, 0)
+    recipe.sandbox.prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from tpop3d.tls import certificates, relay  # noqa: F401  before the first relay is wanted
 
@@ -160,7 +160,7 @@ def _keep(recipe: Recipe, connection: PacketSocket) -> int:
         for pairs in recipe.identities:
             settings = recipe.min_version, recipe.ciphers
             made.append(certificates.serving(pairs, *settings, tickets=True, look=True))
-    except certificates.Unusable as error:
+    except certificates.UnusableCertificate as error:
         connection.send_packet(b"-" + os.fsencode(str(error)))
         return 0
     contexts = [one.context for one in made]
@@ -186,17 +186,17 @@ def _keep(recipe: Recipe, connection: PacketSocket) -> int:
             continue
         end = RelayChannel(socket.socket(fileno=fds[0]))
         try:
-            relays[_start_relay(recipe.cell, end, contexts)] = number
+            relays[_start_relay(recipe.sandbox, end, contexts)] = number
         except OSError as error:
             logs.error(f"no further relay: {error.strerror}")
         end.close()
 
 
-def _start_relay(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> int:
+def _start_relay(sandbox: Sandbox, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> int:
     """Fork a relay; returns its pid. Raises OSError."""
     from tpop3d.tls import relay
 
-    return processes.spawn(lambda: relay.run(cell, channel, contexts))
+    return processes.spawn(lambda: relay.run(sandbox, channel, contexts))
 
 
 def _let_go_of_output() -> None:

@@ -22,19 +22,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
 
-    from tpop3d.system.privileges import Cell
+    from tpop3d.system.privileges import Sandbox
 
 MAX_UNSENT = 1 << 18  # octets of TLS that a client has not taken, before it is read from again
 CHUNK = 1 << 17  # octets of a session's that are encrypted at a time
 HUNG_UP = select.POLLHUP | select.POLLRDHUP | select.POLLERR
 
 
-def run(cell: Cell, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> int:
+def run(sandbox: Sandbox, channel: RelayChannel, contexts: list[ssl.SSLContext]) -> int:
     """Be a relay, for one connection; returns the process's exit status."""
     try:
         wakeup, _ = processes.descriptors()
         titles.show(titles.RELAY)
-        confine(cell, (channel.fileno(), *processes.descriptors()))
+        confine(sandbox, (channel.fileno(), *processes.descriptors()))
         channel.tell(relay_channel.READY)
         if (order := _await_order(channel, wakeup)) is not None:
             _serve(order, channel, contexts[order.index], wakeup)
@@ -62,12 +62,12 @@ def _serve(order: RelayOrder, channel: RelayChannel, context: ssl.SSLContext, wa
         channel.tell(relay_channel.FAILED, refused)
         return
     channel.tell(relay_channel.SECURED, client.describe())
-    Relay(client, inner, wakeup, order.patience).pump()
+    RelayPump(client, inner, wakeup, order.patience).pump()
     if client.broken:
         channel.tell(relay_channel.FAILED, client.broken)
 
 
-class Relay:
+class RelayPump:
     """What stands between a client behind TLS and the `inner` socket, where POP3 is spoken."""
 
     def __init__(self, client: TlsClient, inner: int, wakeup: int, patience: float) -> None:

@@ -12,7 +12,7 @@ from tpop3d.tls.relay_channel import Failed, RelayChannel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config.addresses import Pairs
-    from tpop3d.system.privileges import Cell
+    from tpop3d.system.privileges import Sandbox
 
 GRACE = 1.0  # seconds
 
@@ -59,7 +59,7 @@ class RelayProcess:
         return last if isinstance(last, Failed) else None
 
 
-def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
+def start(sandbox: Sandbox, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
     """Fork a relay, which reads its keys itself: nobody else ever has them.
 
     It says when it is ready, or why it cannot be. Raises OSError.
@@ -72,10 +72,10 @@ def start(cell: Cell, pairs: Pairs, min_version: str, ciphers: str) -> RelayProc
 
         try:
             found = certificates.serving(pairs, min_version, ciphers, tickets=False, look=False)
-        except certificates.Unusable as error:
+        except certificates.UnusableCertificate as error:
             theirs.tell(relay_channel.BROKEN, str(error))
             return 0
-        return relay.run(cell, theirs, [found.context])
+        return relay.run(sandbox, theirs, [found.context])
 
     pid = processes.spawn(work)
     theirs.close()

@@ -40,7 +40,7 @@ class Settings:
         self.index = index
 
 
-class Mailbox:
+class InspectedMailbox:
     """What was seen. Without a `listing` there is no mailspool that could be read; `reason` says
     why. `place` is its state directory, "" if there is none."""
 
@@ -54,8 +54,8 @@ class Mailbox:
         self.spool_lock: Lock | None = None
         self.flock: Lock | None = None
         self.dotlock: Dotlock | None = None
-        self.index = state_files.Found(state_files.ABSENT)
-        self.journal = state_files.Found(state_files.NONE)
+        self.index = state_files.FoundFile(state_files.ABSENT)
+        self.journal = state_files.FoundFile(state_files.NONE)
         self.others: list[str] = []  # names in the state directory
         self.problems: list[Problem] = []
         self.listing: Listing | None = None
@@ -68,10 +68,12 @@ class Mailbox:
         return sum(self.listing.octets) if self.listing is not None else 0
 
 
-def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]) -> Mailbox:
+def look(
+    path: str, settings: Settings, become_owner: Callable[[int, int], None]
+) -> InspectedMailbox:
     """Look at the mailspool `path`. Who holds locks is found out first, since root sees more; then
     `become_owner` is called, with the uid and gid of what will be read."""
-    mailbox = Mailbox(path, settings)
+    mailbox = InspectedMailbox(path, settings)
     try:
         mailbox.status = os.lstat(path)
     except FileNotFoundError:
@@ -114,7 +116,7 @@ def look(path: str, settings: Settings, become_owner: Callable[[int, int], None]
     return mailbox
 
 
-def _place(mailbox: Mailbox) -> str:
+def _place(mailbox: InspectedMailbox) -> str:
     """The state directory. Of a spool that is missing nobody knows the owner: any will do."""
     directory, status = mailbox.settings.state_directory, mailbox.status
     real = states.real_path(mailbox.path)
@@ -130,7 +132,7 @@ def _place(mailbox: Mailbox) -> str:
     return os.path.join(directory, fitting[0]) if fitting else ""
 
 
-def _read(mailbox: Mailbox) -> None:
+def _read(mailbox: InspectedMailbox) -> None:
     """Read the spool, again if somebody was at work meanwhile."""
     try:
         try:
@@ -160,7 +162,7 @@ def _read(mailbox: Mailbox) -> None:
         os.close(fd)
 
 
-def _read_once(mailbox: Mailbox, fd: int) -> None:
+def _read_once(mailbox: InspectedMailbox, fd: int) -> None:
     status = mailbox.status
     assert status is not None
     known = None
@@ -188,7 +190,7 @@ def _read_once(mailbox: Mailbox, fd: int) -> None:
     mailbox.problems += problems.find(fd, listing, mailbox.ids)
 
 
-def _read_headers(mailbox: Mailbox, fd: int, listing: Listing) -> None:
+def _read_headers(mailbox: InspectedMailbox, fd: int, listing: Listing) -> None:
     """The From_ line and the subject of each message; and which have CRs."""
     mailbox.lines = lines = []
     with_cr = []

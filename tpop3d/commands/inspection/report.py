@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tpop3d.commands.inspection.locks import Dotlock, Lock, Process
-    from tpop3d.commands.inspection.mailbox import Mailbox
-    from tpop3d.commands.inspection.state_files import Found
+    from tpop3d.commands.inspection.mailbox import InspectedMailbox
+    from tpop3d.commands.inspection.state_files import FoundFile
 
 SENDER, SUBJECT = 30, 60  # characters that are shown
 FULL_LINE = 200  # in JSON
 SHOWN_ALIKE = 5  # problems of one kind
 
 
-def as_text(mailbox: Mailbox) -> Iterator[str]:
+def as_text(mailbox: InspectedMailbox) -> Iterator[str]:
     """Lines for people: first what there is to say of the whole, then a line for each message."""
     listing, status = mailbox.listing, mailbox.status
     if listing is None:
@@ -52,7 +52,7 @@ def as_text(mailbox: Mailbox) -> Iterator[str]:
         yield from _table(mailbox)
 
 
-def _problems(mailbox: Mailbox) -> Iterator[str]:
+def _problems(mailbox: InspectedMailbox) -> Iterator[str]:
     if not mailbox.problems:
         yield "  problems      none"
     alike: dict[str, int] = {}
@@ -65,7 +65,7 @@ def _problems(mailbox: Mailbox) -> Iterator[str]:
             yield f"  problem       ... and {number - SHOWN_ALIKE} more of this kind: {kind}"
 
 
-def _table(mailbox: Mailbox) -> Iterator[str]:
+def _table(mailbox: InspectedMailbox) -> Iterator[str]:
     listing = mailbox.listing
     assert listing is not None
     octets, offset = (max(6, len(str(max(one)))) for one in (listing.octets, listing.starts))
@@ -81,7 +81,7 @@ def _table(mailbox: Mailbox) -> Iterator[str]:
         )
 
 
-def as_json(mailbox: Mailbox) -> Iterator[str]:
+def as_json(mailbox: InspectedMailbox) -> Iterator[str]:
     """The same as one JSON object, in pieces that end with lines; see tpop3d(8) for the keys."""
     status, listing = mailbox.status, mailbox.listing
     whole = {
@@ -157,7 +157,7 @@ def _dotlock_object(dotlock: Dotlock | None) -> dict[str, object] | None:
     }
 
 
-def _found_object(found: Found) -> dict[str, object]:
+def _found_object(found: FoundFile) -> dict[str, object]:
     return {"state": found.state, "octets": found.octets, "reason": found.reason or None}
 
 
@@ -193,7 +193,7 @@ def _dotlock(dotlock: Dotlock | None) -> str:
     return f"{age}, {holder}{stale}"
 
 
-def _found(found: Found) -> str:
+def _found(found: FoundFile) -> str:
     octets = f", {found.octets} octets" if found.octets else ""
     reason = f": {found.reason}" if found.reason else ""
     return f"{found.state}{octets}{reason}"

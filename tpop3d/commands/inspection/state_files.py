@@ -38,7 +38,7 @@ STATES = {
 }
 
 
-class Found:
+class FoundFile:
     """A file of ours: its state, more about that, and its octets."""
 
     __slots__ = ("octets", "reason", "state")
@@ -51,46 +51,46 @@ class Found:
 
 def index(
     place: str, spool: int, status: os.stat_result, given: Given
-) -> tuple[Found, Known | None]:
+) -> tuple[FoundFile, Known | None]:
     """The index of a spool, and what it knows, if a session would take notice of it."""
     try:
         there = os.lstat(f"{place}/{indexes.NAME}")
     except FileNotFoundError:
-        return Found(ABSENT), None
+        return FoundFile(ABSENT), None
     except OSError as error:
-        return Found(UNKNOWN, error.strerror or ""), None
+        return FoundFile(UNKNOWN, error.strerror or ""), None
     known = indexes.load(place, spool, status, given) if stat.S_ISREG(there.st_mode) else None
     if known is None:
         reason = "damaged, or not of this spool as it is; a session takes no notice of it"
-        return Found(ODD, reason, there.st_size), None
+        return FoundFile(ODD, reason, there.st_size), None
     if known.is_current:
-        return Found(CURRENT, "", there.st_size), known
+        return FoundFile(CURRENT, "", there.st_size), known
     reason = "older than the spool, or about as old; a session brings it up to date"
-    return Found(BEHIND, reason, there.st_size), known
+    return FoundFile(BEHIND, reason, there.st_size), known
 
 
-def journal(place: str, spool: int) -> Found:
+def journal(place: str, spool: int) -> FoundFile:
     """The journal of a spool (-1: there is none)."""
     try:
         octets = os.lstat(f"{place}/{journals.NAME}").st_size
         if spool < 0:
             journals.plan(place)
-            return Found(WAITING, "it waits for the spool, which is missing", octets)
+            return FoundFile(WAITING, "it waits for the spool, which is missing", octets)
         found = journals.read(place, os.fstat(spool).st_size)
     except FileNotFoundError:
-        return Found(NONE)
+        return FoundFile(NONE)
     except Unfit as error:
-        return Found(UNFIT, f"{error}; the next session puts it aside", octets)
+        return FoundFile(UNFIT, f"{error}; the next session puts it aside", octets)
     except Invalid as error:
-        return Found(DAMAGED, f"{error}; the next session puts it aside", octets)
+        return FoundFile(DAMAGED, f"{error}; the next session puts it aside", octets)
     except OSError as error:
-        return Found(UNKNOWN, error.strerror or "")
+        return FoundFile(UNKNOWN, error.strerror or "")
     if found is None:
-        return Found(NONE)
+        return FoundFile(NONE)
     try:
-        return Found(*STATES[recovery.state_of(found, spool)], octets)
+        return FoundFile(*STATES[recovery.state_of(found, spool)], octets)
     except OSError as error:
-        return Found(UNKNOWN, error.strerror or "", octets)
+        return FoundFile(UNKNOWN, error.strerror or "", octets)
     finally:
         found.close()
 
