@@ -20,7 +20,7 @@ def test_interrupted_at_any_call():
             for part in RUN:
                 place = f"{directory}/{part}"
                 os.mkdir(place)
-                command = [sys.executable, "-S", CHECKOUT / "tests/killing.py"]
+                command = [sys.executable, "-S", CHECKOUT / "tests/kit/killing.py"]
                 processes.append(
                     subprocess.Popen(
                         [*command, place, str(part), str(PARTS)],

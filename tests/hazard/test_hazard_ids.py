@@ -48,7 +48,7 @@ def test_random_lives_beside_a_model():
         command = [
             sys.executable,
             "-S",
-            CHECKOUT / "tests/modelling.py",
+            CHECKOUT / "tests/kit/modelling.py",
             directory,
             "0",
             str(LIVES),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Boots systemd as PID 1 of namespaces of its own: tests/systemdbox.py runs this, as root.
+# Boots systemd as PID 1 of namespaces of its own: tests/kit/systemdbox.py runs this, as root.
 #
 #   systemdbox.sh probe            can it be done here? says why not on stderr
 #   systemdbox.sh boot DIR         in a mount namespace of its own: make the others, and boot

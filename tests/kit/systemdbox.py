@@ -20,7 +20,7 @@ import pytest
 from mailsite import CHECKOUT, IS_ROOT, PATIENCE, need, poll
 from network import socket_in
 
-SCRIPT = CHECKOUT / "tests" / "systemdbox.sh"
+SCRIPT = CHECKOUT / "tests/kit/systemdbox.sh"
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PATH": os.defpath, "PYTHONPATH": str(CHECKOUT), "LC_ALL": "C.UTF-8"}
 IS_ROOT = os.geteuid() == 0
 MAIL_USER = pwd.getpwnam("nobody") if IS_ROOT else pwd.getpwuid(os.geteuid())
