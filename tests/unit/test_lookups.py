@@ -1,12 +1,16 @@
 """What a reload is told by the process that has looked names up for it."""
 
 import marshal
+import os
 import socket
+import time
 
 import pytest
 
 from tpop3d.config import directive
 from tpop3d.config.directive import Unanswered, group_id, user_id
+from tpop3d.listener import lookups
+from tpop3d.listener.event_loop import Loop
 from tpop3d.listener.lookups import Answers, NotAsked, knowing
 
 
@@ -62,6 +66,29 @@ def test_what_was_not_asked():
     for what, name in (("what", "other"), ("else", "name")):
         with pytest.raises(NotAsked):
             answers.answer(what, name, never)
+
+
+@pytest.mark.parametrize(
+    ("look_up", "expected"),
+    [
+        (lambda: directives.found("what", "name", lambda: 7), {("what", "name"): ("", 7)}),
+        (lambda: None, {}),
+        (lambda: os._exit(1), None),
+        (lambda: time.sleep(600), None),
+    ],
+    ids=["an answer", "no question", "death", "silence"],
+)
+def test_the_process_that_looks_up(monkeypatch, look_up, expected):
+    if expected is None:
+        monkeypatch.setattr(lookups, "PATIENCE", 0.5)
+    loop, told = Loop(), []
+    lookups.LookUp(loop, look_up, told.append)
+    while not told:
+        loop.turn(None)
+    (answers,) = told
+    assert (None if answers is None else answers.known) == expected
+    assert os.wait()  # it has ended, or been ended
+    assert directives.answers is None
 
 
 def test_users_and_groups_of_a_configuration(monkeypatch):
