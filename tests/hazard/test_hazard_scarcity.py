@@ -147,12 +147,12 @@ def test_a_slow_driver_makes_no_gatekeeper_an_attacker(slow):
     code = "from tpop3d.doors import per_connection as single\nsingle.GRACE = 0.3\n"
     code += "import sys\nfrom tpop3d.cli import main\nraise SystemExit(main(sys.argv[1:]))"
     server = doors.SERVER
-    slow.configure({"login-seconds": 1})
+    slow.configure({"login-seconds": 2})
     doors.SERVER = [server[0], "-c", code]
     try:
         with doors.inetd(slow) as wire:
             assert wire.line().startswith(b"+OK")
-            assert wire.ask("USER 2").startswith(b"+OK")
+            assert wire.ask("USER 3").startswith(b"+OK")
             assert wire.ask("PASS x").startswith(b"-ERR [AUTH]")
             wire.logs.wait_for("session .*end=timeout")
             assert "attack" not in wire.logs.text()

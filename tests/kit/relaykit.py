@@ -155,7 +155,7 @@ class Relayed:
                 for fd, mask in side.wants().items():
                     waiting.register(fd, mask)
             ready = {fd for fd, _ in waiting.poll(1000 * QUIET if quiet else 20)}
-            if quiet and not ready:
+            if quiet and not ready and self.sleeps():
                 return
             for side in (self.client, self.session):
                 side.turn(ready)
@@ -206,6 +206,10 @@ class Relayed:
         """The relay's exit code."""
         self.run(self.has_ended, "the relay's end")
         return self.status
+
+    def sleeps(self):
+        """Does the relay wait for something, other than for its turn on a busy machine?"""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0] in "SZ"
 
     def activity(self):
         """Nanoseconds on a processor, and how often it was given one: of a sleeper, the same."""

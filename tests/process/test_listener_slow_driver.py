@@ -35,7 +35,7 @@ monitor.GRACE = 0.2
 from tpop3d.cli import main
 raise SystemExit(main(sys.argv[1:]))
 """
-SETTINGS = {"login-seconds": 1, "auth-timeout-seconds": 3, "auth-failure-delay-seconds": 0}
+SETTINGS = {"login-seconds": 2, "auth-timeout-seconds": 3, "auth-failure-delay-seconds": 0}
 
 
 @pytest.fixture

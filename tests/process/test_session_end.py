@@ -119,7 +119,7 @@ def test_a_client_that_does_not_read_is_left_too(ann):
 
 
 def test_a_client_that_reads_slowly_is_waited_for(ann):
-    ann.configure({"timeout-seconds": 2})
+    ann.configure({"timeout-seconds": 4})
     big = b"Subject: big\n\n" + b"line\n" * (1 << 20)
     ann.add("bob", spool_of([big]))
     with doors.inetd(ann) as wire:
@@ -127,7 +127,7 @@ def test_a_client_that_reads_slowly_is_waited_for(ann):
         started = time.monotonic()
         wire.send(b"RETR 1\r\n")
         status, some = wire.line(), b""
-        for moment in (1.2, 2.4):  # each within the limit from the last, but not from the first
+        for moment in (2.1, 4.2):  # each within the limit from the last, but not from the first
             poll(lambda moment=moment: time.monotonic() > started + moment, "the moment")
             some += wire.reader.read(1 << 20)
         rest = wire.reader.read(len(as_sent(big)) - len(some))
