@@ -424,6 +424,32 @@ def test_a_driver_that_hangs_is_cut_off(tmp_path, action):
         assert time.monotonic() - started >= 0.3
 
 
+def test_a_driver_does_not_outlive_whoever_is_told_to_end_right_behind_the_fork(monkeypatch):
+    class Told(BaseException):
+        pass
+
+    def tell(*_):
+        raise Told
+
+    pids, real = [], os.fork
+
+    def fork():
+        if pid := real():
+            pids.append(pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pid
+
+    before = signal.signal(signal.SIGTERM, tell)
+    monkeypatch.setattr(os, "fork", fork)
+    try:
+        with at_most(PATIENCE), pytest.raises(Told):
+            ask(hang, 3600)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert gone(pids[0])
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
 def test_the_time_is_that_of_the_configuration(log):
     started = time.monotonic()
     assert decide(hang, auth_timeout_seconds=1).answer == CANNOT_SAY

@@ -71,7 +71,7 @@ def test_what_was_not_asked():
 @pytest.mark.parametrize(
     ("look_up", "expected"),
     [
-        (lambda: directives.found("what", "name", lambda: 7), {("what", "name"): ("", 7)}),
+        (lambda: directive.found("what", "name", lambda: 7), {("what", "name"): ("", 7)}),
         (lambda: None, {}),
         (lambda: os._exit(1), None),
         (lambda: time.sleep(600), None),
@@ -84,11 +84,11 @@ def test_the_process_that_looks_up(monkeypatch, look_up, expected):
     loop, told = Loop(), []
     lookups.LookUp(loop, look_up, told.append)
     while not told:
-        loop.turn(None)
+        loop.run_once()
     (answers,) = told
     assert (None if answers is None else answers.known) == expected
     assert os.wait()  # it has ended, or been ended
-    assert directives.answers is None
+    assert directive.answers is None
 
 
 def test_users_and_groups_of_a_configuration(monkeypatch):

@@ -30,6 +30,7 @@ MAX_REASON = 1000  # octets that go into the log
 _HEADER = struct.Struct("!cIIIHHB")
 _LENGTHS = struct.Struct("!HH")  # of a path, and of the directory at its start that is required
 _ANSWERS = {b"y": YES, b"n": NO, b"i": NO, b"?": CANNOT_SAY}
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IMPOSSIBLE = b"i"  # a no that is no guess
 _NOTE = struct.Struct("!cH")  # kind and length, before an answer
 _NOTED = b"#"
@@ -86,14 +87,21 @@ def _run(work: Callable[[], Verdict], seconds: float, keep: tuple[int, ...]) -> 
     it was cut off, so is all below it, except what has been made an orphan.
     """
     read_end, write_end = os.pipe()
-    pid = os.fork()
+    # An ending signal raises an exception here, which must not come before there is who kills.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        raise
     if not pid:
-        _work(work, write_end, seconds, keep)
+        _work(work, write_end, seconds, keep, masked)
     os.close(write_end)
     deadline = monotonic() + seconds
     watched = -1
     in_time = False
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         watched = os.pidfd_open(pid)
         answer, is_whole = _read(read_end, watched, deadline)
         in_time = is_whole and bool(ready(deadline - monotonic(), watched))
@@ -116,10 +124,14 @@ def _run(work: Callable[[], Verdict], seconds: float, keep: tuple[int, ...]) -> 
 
 
 def _work(
-    work: Callable[[], Verdict], write_end: int, seconds: float, keep: tuple[int, ...]
+    work: Callable[[], Verdict],
+    write_end: int,
+    seconds: float,
+    keep: tuple[int, ...],
+    masked: set[int] | None = None,
 ) -> None:
-    """In the child: do it, and pass on what comes of it, unless nobody waits for that. Does not
-    return."""
+    """In the child: do it, with these signals `masked`, and pass on what comes of it, unless nobody
+    waits for that. Does not return."""
     global _write_end, _deadline
     try:
         titles.restore()
@@ -130,8 +142,10 @@ def _work(
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(min(seconds, MAX_POLL)) + 2)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
+        if masked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         # A terminal on stdin is that of who tries a login, and nothing that a client has.
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
