@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tpop3d import settings
+from tpop3d import DEFAULT_FILE
 from tpop3d.doors import inetd
 from tpop3d.system import logs
 from tpop3d.system.io import say
@@ -30,7 +30,7 @@ PRINTING = frozenset(
 class Options:
     """What the command line says."""
 
-    file = settings.DEFAULT_FILE
+    file = DEFAULT_FILE
     inetd = False
     tls = False
     check_config = False
@@ -215,6 +215,7 @@ def _serve_or_problems(
     options: Options, fd_in: int, fd_out: int, stderr_is_free: bool
 ) -> list[str]:
     """Serve one connection; returns why that could not be, if so."""
+    from tpop3d import settings
     from tpop3d.config.addresses import IMMEDIATE, Tls
     from tpop3d.configuration import load
 
@@ -241,6 +242,7 @@ def _serve_or_problems(
 
 def _recover(options: Options) -> int:
     """Carry out all journals; what was done is told on stderr, or in the log."""
+    from tpop3d import settings
     from tpop3d.configuration import load
 
     config = load(options.file)
@@ -263,6 +265,7 @@ def _recover(options: Options) -> int:
 
 def _listen(options: Options, passed: Passed | None) -> int:
     """Run the listener on sockets from systemd, or on those of the configuration."""
+    from tpop3d import settings
     from tpop3d.configuration import load
     from tpop3d.doors import standalone
     from tpop3d.listener import sd_notify

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tpop3d import __version__
-from tpop3d.settings import DEFAULT_FILE
+from tpop3d import DEFAULT_FILE, __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from tpop3d.config.templates import Mailbox
 
 
-DEFAULT_FILE = "/etc/tpop3d.conf"
-
 DIRECTIVES: dict[str, Directive] = {
     "listen-address": Directive(addresses, ""),
     "proxy-protocol-from": Directive(networks, ""),

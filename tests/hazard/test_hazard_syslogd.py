@@ -221,5 +221,6 @@ def test_check_config_says_so_too(site, log_stderr):
     command = [*unshare, *doors.SERVER, "--check-config", "-f", site.conf]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd="/")
     assert done.returncode == 0
-    told = f"warning: {site.conf}: log-stderr: /dev/log: No such file or directory: nothing is "
+    line = [*site.settings].index("log-stderr") + 1
+    told = f"warning: {site.conf}:{line}: log-stderr: /dev/log: No such file or directory: nothing "
     assert (told in done.stderr) == (log_stderr == "no")

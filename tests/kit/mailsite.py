@@ -58,7 +58,7 @@ def as_ordinary_user(modules, uid, *arguments):
     """The command for another user, who may not be able to read the interpreter's own files, as
     where it lies in root's home: so that `modules` are loaded before."""
     code = f"""
-import os, sys, tpop3d.cli, tpop3d.settings, {modules}
+import os, sys, tpop3d.cli, tpop3d.configuration, {modules}
 tpop3d.configuration.load(tpop3d.cli._options(sys.argv[1:]).file)
 os.setgroups([])
 os.setgid({uid})

@@ -435,7 +435,10 @@ def test_no_error_keeps_the_rest_from_being_looked_at(tmp_path, capfd, wrong):
     assert ("/srv/none: " in told) == is_looked_at
 
 
-MUST_BE_THERE = {"tls-certificate", "tls-private-key", "listen-address", "auth-mysql-password-file"}
+MUST_BE_THERE = {
+    "tls-certificate", "tls-private-key", "listen-address", "auth-mysql-password-file",
+    "auth-mysql-ssl-ca",
+}  # fmt: skip
 
 
 def test_files_of_domains_of_which_there_is_one_are_enough(site):

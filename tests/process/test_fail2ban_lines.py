@@ -23,6 +23,7 @@ from tpop3d.doors import inetd
 from tpop3d.listener.limits import Limits
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.privsep.channel import LOG_ERR, Line, LoginRequest, Violation
+from tpop3d.privsep.lifecycle import HANDSHAKE
 from tpop3d.privsep.monitor import Monitor, log_violation
 from tpop3d.privsep.sandbox import unsafe_state
 from tpop3d.proxy import origin
@@ -117,6 +118,7 @@ def attempt(config, name=b"anna", password=b"wrong", *, client=CLIENT, method="U
     """A login as the monitor decides about it."""
     monitor = Monitor(config, client, ("192.0.2.2", 110))
     if tls:
+        monitor.state = HANDSHAKE
         monitor.secure(Secured("TLSv1.3", "TLS_AES_256_GCM_SHA384"))
     if method == "APOP":
         tried = Attempt("APOP", name, digest=b"0" * 32)
@@ -278,7 +280,7 @@ def test_what_a_gatekeeper_says(counted, logged, flat):
     monitor = Monitor(config_of(flat), CLIENT, ("192.0.2.2", 110))
     for text in (FORGED, f"x\n{FORGED}", f'" {FORGED}', FORGED.replace("192.0.2.254", CLIENT)):
         monitor._lines = 0
-        monitor.log(Line(LOG_ERR, text))
+        monitor.receive(Line(LOG_ERR, text))
     lines = logged()
     assert len(lines) == 4
     assert counted(lines, CLIENT) == NOBODY

@@ -9,7 +9,7 @@ from mailsite import CHECKOUT, IS_ROOT, PATIENCE, need
 
 DAEMON = """
 import os, signal, sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/kit")
 from firstprocess import leave_to_init
 from mailsite import poll
 assert os.getpid() == 1

@@ -38,17 +38,17 @@ def greeting(door):
 
 def test_turning_away_needs_no_process(site, forks):
     with doors.standalone(site, settings={"max-children": 1}) as door:
-        # One process recovers mailboxes. With one place there is one spare, and none to come while
-        # the place is taken.
-        assert poll(lambda: forks() == 2, "the spare")
+        # One process tries whether gatekeepers can be locked in, one recovers mailboxes. With one
+        # place there is one spare, and none to come while the place is taken.
+        assert poll(lambda: forks() == 3, "the spare")
         inside, line = greeting(door)
         assert line.startswith(b"+OK")
-        assert forks() == 2  # a greeting needs none, either
+        assert forks() == 3  # a greeting needs none, either
         for _ in range(50):
             outside, line = greeting(door)
             assert line == FULL
             assert outside.line() == b""
-        assert forks() == 2
+        assert forks() == 3
         assert list(children_of(door.process.pid).values()).count("Z") == 0
         assert inside.ask("CAPA").startswith(b"+OK")
 

@@ -113,7 +113,7 @@ def test_the_system_users_mail_group_may_be_a_number():
 
 # What an ordinary user may not be able to read is loaded before.
 CONTAINER = """
-import os, tpop3d.cli, tpop3d.settings, tpop3d.doors.per_connection, tpop3d.session.session
+import os, tpop3d.cli, tpop3d.configuration, tpop3d.doors.per_connection, tpop3d.session.session
 tpop3d.configuration.load({conf!r})
 os.setgroups({groups})
 os.setresgid({gid}, {gid}, {gid})

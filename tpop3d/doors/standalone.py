@@ -83,7 +83,8 @@ class Sockets:
 
     def look_up(self, addresses: list[Address]) -> None:
         """Look up what `bind` would."""
-        for host, port in {(one.host, one.port) for one in addresses}.difference(self._bound):
+        known = {place[:2] for place in self._bound}
+        for host, port in {(one.host, one.port) for one in addresses} - known:
             try:
                 _addresses_of(host, port)
             except (OSError, UnicodeError):

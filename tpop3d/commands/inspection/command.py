@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from tpop3d import DEFAULT_FILE
 from tpop3d.commands.inspection import report
 from tpop3d.commands.inspection.mailbox import Settings, look
 from tpop3d.config.directive import size, size_text
 from tpop3d.configuration import load
-from tpop3d.settings import DEFAULT_FILE, DIRECTIVES
+from tpop3d.settings import DIRECTIVES
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 OK = 0
