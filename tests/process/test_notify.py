@@ -111,9 +111,7 @@ def test_it_is_ready_only_when_it_listens(site, manager):
     assert b"Address already in use" in done.stderr
     assert manager.hear() == ["STATUS=starting"]
     (status,) = manager.hear()
-    assert re.fullmatch(
-        "STATUS=not started: .*: Address already in use by another server.*", status
-    )
+    assert re.fullmatch("STATUS=not started: .*: Address already in use by another .*", status)
     assert not manager.has_more()
 
 
