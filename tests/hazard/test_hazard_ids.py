@@ -13,8 +13,8 @@ import doors
 from mailsite import CHECKOUT, ENVIRONMENT
 from spools import good, mbox, messages_of
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.uidl_styles import DOVECOT, POPA3D, STYLES, X_UIDL
+from tpop3d.system.refusal import Refusal
 
 FROM = b"From sender@example.org Sun Nov 22 08:00:00 2026\n"
 SHORT = FROM + b"Subject: short\n\nsome text\n"

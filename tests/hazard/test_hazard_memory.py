@@ -21,10 +21,10 @@ from tpop3d.config.directive import LEAST_MEMORY
 from tpop3d.mailspool import expunge as expunge_module
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import journal as journals
-from tpop3d.mailspool.refusal import PARTIAL, TEMPORARY, Refusal
 from tpop3d.mailspool.scan import Listing
 from tpop3d.mailspool.spool import Spool
 from tpop3d.system.privileges import RESERVE
+from tpop3d.system.refusal import PARTIAL, TEMPORARY, Refusal
 from trying import attempt
 
 TINY = b"From \n\n"

@@ -16,7 +16,7 @@ import pytest
 
 from spools import mbox, messages_of, opened
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool.refusal import Refusal
+from tpop3d.system.refusal import Refusal
 
 PAGE = 4096
 SECTOR = 512

@@ -14,7 +14,7 @@ from authkit import converse, foreign_driver
 from housekit import GID, OTHER, SQUASHED, UID, House, as_root
 from mailsite import ENVIRONMENT, MAIL_USER, as_ordinary_user, need
 from spools import mbox
-from tpop3d.mailspool.refusal import named_by
+from tpop3d.mailspool.failures import named_by
 from trying import DRIVER, attempt
 
 pytestmark = as_root

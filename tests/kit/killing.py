@@ -22,8 +22,8 @@ import traceback
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import locks
 from tpop3d.mailspool.locks import TRY
-from tpop3d.mailspool.refusal import PARTIAL, Refusal
 from tpop3d.mailspool.spool import Terms, open_spool
+from tpop3d.system.refusal import PARTIAL, Refusal
 
 OF_OS = "open", "link", "write", "pwrite", "fsync", "ftruncate", "rename", "unlink", "utime"
 CALLS = [*((os, name) for name in OF_OS), (fcntl, "fcntl"), (fcntl, "flock")]

@@ -18,9 +18,9 @@ import traceback
 
 from killing import in_a_process, opened_for
 from tpop3d.mailspool import index as indexes
-from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.uidl_styles import STYLES
 from tpop3d.pop3.stuffing import WrongSize, encode
+from tpop3d.system.refusal import Refusal
 
 STEPS = 30
 FROM = b"From sender@example.org Sun Nov 22 08:00:00 2026\n"

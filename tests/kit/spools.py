@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tpop3d.mailspool.locks import TRY
-from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
+from tpop3d.system.refusal import Refusal
 
 EMPTY_LINES = (b"\n", b"\r\n")
 

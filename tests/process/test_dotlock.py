@@ -17,7 +17,7 @@ from tpop3d.mailspool import dotlock, lockfile
 from tpop3d.mailspool.dotlock import Dotlock
 from tpop3d.mailspool.lockfile import here, is_dead, is_lock, is_of_here, look
 from tpop3d.mailspool.locks import REQUIRE, TRY, SpoolLocks
-from tpop3d.mailspool.refusal import IN_USE, TEMPORARY, Refusal
+from tpop3d.system.refusal import IN_USE, TEMPORARY, Refusal
 
 MAIL = mbox(b"Subject: one\n\nmail for the user john.lock\n")
 

@@ -23,7 +23,7 @@ from tpop3d.mailspool.locks import (
     take_session_lock,
     wait_for,
 )
-from tpop3d.mailspool.refusal import IN_USE, PERMANENT, TEMPORARY, Refusal
+from tpop3d.system.refusal import IN_USE, PERMANENT, TEMPORARY, Refusal
 
 
 @pytest.fixture

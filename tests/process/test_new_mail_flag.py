@@ -14,7 +14,7 @@ from mailsite import IS_ROOT, MAIL_USER, PATIENCE, need, poll
 from protocol import run_server
 from spools import good, mbox, messages_of
 from tpop3d.mailspool import expunge as expunge_module
-from tpop3d.mailspool.refusal import PARTIAL, Refusal
+from tpop3d.system.refusal import PARTIAL, Refusal
 
 SPOOL = mbox(b"Subject: one\n\n1\n", b"Subject: two\n\n2\n", b"Subject: three\n\n3\n")
 NEW = mbox(b"Subject: new\n\nnew\n")

@@ -15,8 +15,8 @@ from mailsite import CHECKOUT
 from spools import mbox, messages_of, odd_spools
 from test_scan import memory_file
 from tpop3d.mailspool import parallel_scan
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.mailspool.parallel_scan import scan_all
-from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import COLUMNS, NotAnMbox, scan
 from tpop3d.mailspool.uidl import unique_ids
 

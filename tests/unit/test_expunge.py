@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spools import covered_whole, good, mbox, messages_of, odd_spools, opened, separators_lead
 from tpop3d.mailspool import journal
 from tpop3d.mailspool.deletion import kept_ranges
-from tpop3d.mailspool.refusal import PARTIAL, TEMPORARY
+from tpop3d.system.refusal import PARTIAL, TEMPORARY
 
 
 def expunged(path, marks, meanwhile=b""):

@@ -9,7 +9,7 @@ from spools import good, mbox, messages_of, opened
 from tpop3d.mailspool import expunge as expunge_module
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool import recovery
-from tpop3d.mailspool.refusal import PARTIAL, PERMANENT, Refusal
+from tpop3d.system.refusal import PARTIAL, PERMANENT, Refusal
 
 BLOCK = journals.BLOCK
 NEW = mbox(b"Subject: new\n\nnew mail\n")

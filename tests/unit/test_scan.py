@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spools import content_of, covered, mbox, messages_of, odd_spools, on_the_wire, separators_lead
 from tpop3d.mailspool import scan as scan_module
-from tpop3d.mailspool.refusal import Truncated
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.mailspool.scan import NotAnMbox, is_internal, scan
 
 INTERNAL = (

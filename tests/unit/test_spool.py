@@ -20,8 +20,9 @@ from spools import (
     unstuffed,
 )
 from tpop3d.mailspool import spool as spool_module
-from tpop3d.mailspool.refusal import IN_USE, PERMANENT, Refusal, Truncated
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.pop3.stuffing import encode, top
+from tpop3d.system.refusal import IN_USE, PERMANENT, Refusal
 
 TWO = mbox(b"Subject: one\n\nfirst\n", b"Subject: two\n\nsecond\n")
 

@@ -6,8 +6,8 @@ import stat
 import pytest
 
 from mailsite import IS_ROOT
-from tpop3d.mailspool.refusal import PERMANENT, Refusal
 from tpop3d.mailspool.state_directory import name_of, prepare, real_path
+from tpop3d.system.refusal import PERMANENT, Refusal
 
 ME = os.geteuid(), os.getegid()
 ANNA = name_of("/srv/mail/anna", ME[0])

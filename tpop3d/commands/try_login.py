@@ -16,7 +16,6 @@ from tpop3d.commands.check_config import in_sandboxes
 from tpop3d.commands.unit_sandbox import Sandboxes
 from tpop3d.config.directive import Unanswered, size_text
 from tpop3d.configuration import load
-from tpop3d.mailspool.refusal import Refusal
 from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
@@ -27,6 +26,7 @@ from tpop3d.settings import Config
 from tpop3d.system import logs, processes
 from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
+from tpop3d.system.refusal import Refusal
 
 # Exit codes.
 SUCCEEDS = 0

@@ -22,8 +22,8 @@ from binascii import crc32
 from time import time_ns
 
 from tpop3d.mailspool import statefile
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.mailspool.ids import Ids
-from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import (
     COLUMNS,
     DIGEST,

@@ -22,7 +22,8 @@ from time import monotonic
 
 from tpop3d.mailspool import statefile
 from tpop3d.mailspool.dotlock import Dotlock
-from tpop3d.mailspool.refusal import IN_USE, TEMPORARY, Refusal, of_error
+from tpop3d.mailspool.failures import of_error
+from tpop3d.system.refusal import IN_USE, TEMPORARY, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def take_session_lock(path: str, pause: Pause) -> int | Refusal:
     try:
         if wait_for(lambda: lock_file(fd), SESSION_LOCK_GRACE, pause):
             return fd
-        refusal = Refusal(IN_USE, "another POP3 session has the maildrop")
+        refusal = Refusal("another POP3 session has the maildrop", IN_USE)
     except OSError as error:
         refusal = of_error(error, f"session lock {path}")
     os.close(fd)
@@ -136,7 +137,7 @@ class SpoolLocks:
                 return self._refused
         except OSError as error:
             return of_error(error, f"spool lock {self._dotlock.path}")
-        return Refusal(IN_USE, f"spool still locked after {seconds:g} seconds ({self._awaited})")
+        return Refusal(f"spool still locked after {seconds:g} seconds ({self._awaited})", IN_USE)
 
     def refresh(self) -> None:
         """Say that the dotlock is still held. To be called often; it does little."""
@@ -186,7 +187,7 @@ class SpoolLocks:
         if isinstance(taken, bool):
             return taken
         if self._dotlocks == REQUIRE:
-            self._refused = Refusal(TEMPORARY, f"{taken}, and a dotlock is required")
+            self._refused = Refusal(f"{taken}, and a dotlock is required", TEMPORARY)
             return False
         rest = "fcntl and flock have" if self._flock else "fcntl has"
         self._warn(f"{taken}; {rest} to do")

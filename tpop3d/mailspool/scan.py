@@ -29,8 +29,8 @@ from __future__ import annotations
 import os
 from binascii import crc32
 
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.mailspool.light import array, md5
-from tpop3d.mailspool.refusal import Truncated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

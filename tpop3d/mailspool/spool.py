@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.mailspool import idfile, refusal, statefile, uidl_styles
+from tpop3d.mailspool import idfile, statefile, uidl_styles
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.deletion import first_other, kept_ranges, last_kept, surplus
 from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
+from tpop3d.mailspool.failures import Truncated, letting_go, named_by, of_error
 from tpop3d.mailspool.light import array
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.parallel_scan import scan_all
 from tpop3d.mailspool.recovery import RecoveryOutcome, journaled_path, recover
-from tpop3d.mailspool.refusal import Refusal, Truncated, letting_go, named_by, of_error
 from tpop3d.mailspool.scan import BLOCK, Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uidl import UniqueIds
 from tpop3d.mailspool.watch import Watch
+from tpop3d.system.refusal import PARTIAL, PERMANENT, TEMPORARY, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,14 +109,14 @@ class Spool:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
             if wrong := _wrong_file(status, owner):
-                return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
+                return Refusal(f"{self.path}: {wrong}", PERMANENT)
             try:
                 # Whether there is new mail is told by the atime, which our reading must not move.
                 self._fd = os.open(self.path, flags | os.O_NOATIME)
             except PermissionError:
                 self._fd = os.open(self.path, flags)
             if wrong := _wrong_file(os.fstat(self._fd), owner):
-                return Refusal(refusal.PERMANENT, f"{self.path}: {wrong}")
+                return Refusal(f"{self.path}: {wrong}", PERMANENT)
         except OSError as error:
             return of_error(error, self.path)
         locks = SpoolLocks(
@@ -127,7 +128,7 @@ class Spool:
         )
         self._locks = locks
         if refused := locks.acquire(self._terms.lock_timeout, self._terms.pause):
-            return Refusal(refused.kind, f"{self.path}: {refused.reason}")
+            return Refusal(f"{self.path}: {refused.reason}", refused.kind)
         try:
             return self._recover() or then()
         finally:
@@ -178,9 +179,9 @@ class Spool:
             self._read = bytearray(len(self._listing))
         except NotAnMbox as error:
             reason = f"{self.path}: not an mbox, at offset {error.offset} stands something else"
-            return Refusal(refusal.PERMANENT, reason)
+            return Refusal(reason, PERMANENT)
         except Truncated:
-            return Refusal(refusal.TEMPORARY, f"{self.path}: shortened while it was scanned")
+            return Refusal(f"{self.path}: shortened while it was scanned", TEMPORARY)
         except OSError as error:
             return of_error(error, self.path)
         return None
@@ -243,15 +244,15 @@ class Spool:
         try:
             is_touched = watch.is_touched()
             if why := self.changed():
-                return Refusal(refusal.TEMPORARY, f"nothing removed: {why}")
+                return Refusal(f"nothing removed: {why}", TEMPORARY)
             return self._expunge_locked(deleted, watch, is_touched)
         except Unfinished as error:
             self._is_news = False
             indexes.forget(self._state)
             why = f"removing messages was interrupted ({error.error.strerror})"
-            return Refusal(refusal.PARTIAL, f"{why}, and is finished by the next session")
+            return Refusal(f"{why}, and is finished by the next session", PARTIAL)
         except (Truncated, NotAnMbox):
-            return Refusal(refusal.TEMPORARY, "nothing removed: it has changed")
+            return Refusal("nothing removed: it has changed", TEMPORARY)
         except OSError as error:
             return of_error(error, "nothing removed")
         finally:
@@ -269,7 +270,7 @@ class Spool:
             end = self._scan_part(listing.starts[-1], size).next_start(0)
             added = end - listing.end
             if not 0 <= added <= LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
-                return Refusal(refusal.TEMPORARY, "nothing removed: its last message grew")
+                return Refusal("nothing removed: its last message grew", TEMPORARY)
         # What was scanned in this session, and not touched since, is not looked at again, nor what
         # was read as the index knows it.
         if is_touched or self._is_known:
@@ -277,7 +278,7 @@ class Spool:
             if (index := first_other(listing, deleted, seen, end, self._scan_part)) >= 0:
                 self.distrust()
                 why = f"nothing removed: message {index + 1} is another"
-                return Refusal(refusal.TEMPORARY, why)
+                return Refusal(why, TEMPORARY)
         starts = listing.starts
         extra = surplus(self._fd, listing, deleted) if size == end else 0
         if extra:
@@ -367,7 +368,7 @@ def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Ref
         return session_lock
     if left := statefile.remove_left(state):
         os.close(session_lock)
-        return Refusal(refusal.PERMANENT, f"{left} cannot be removed")
+        return Refusal(f"{left} cannot be removed", PERMANENT)
     try:
         path = journaled_path(state)
     except OSError as error:
@@ -377,7 +378,7 @@ def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Ref
     try:
         refused = spool.recover(owner, then=lambda: None)
         if spool.found is not None and spool.found.is_waiting:
-            return Refusal(refusal.TEMPORARY, f"{path}: {spool.found.line}")
+            return Refusal(f"{path}: {spool.found.line}", TEMPORARY)
         return refused or spool.found
     finally:
         spool.close()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import stat
 
-from tpop3d.mailspool import refusal
-from tpop3d.mailspool.refusal import Refusal, of_error
+from tpop3d.mailspool.failures import of_error
 from tpop3d.system.files import make_directory
+from tpop3d.system.refusal import PERMANENT, Refusal
 
 MAX_NAME = 200  # octets of a subdirectory's name; file systems take 255
 PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@+")
@@ -57,9 +57,9 @@ def prepare(directory: str, name: str, owner: int, group: int) -> str | Refusal:
             make_directory(place, 0o700)
         status = os.lstat(place)
         if not stat.S_ISDIR(status.st_mode):
-            return Refusal(refusal.PERMANENT, f"{place}: not a directory")
+            return Refusal(f"{place}: not a directory", PERMANENT)
         if status.st_uid not in (owner, os.geteuid()):
-            return Refusal(refusal.PERMANENT, f"{place}: owned by uid {status.st_uid}")
+            return Refusal(f"{place}: owned by uid {status.st_uid}", PERMANENT)
         # If it is ours, it was just made, or a crash has left it so: nobody else can have put
         # anything into it.
         if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (owner, group):

@@ -10,9 +10,9 @@ import os
 import stat
 
 from tpop3d.mailspool import state_directory
-from tpop3d.mailspool.refusal import PERMANENT, TEMPORARY, Refusal
 from tpop3d.system import reasons
 from tpop3d.system.privileges import apart, for_a_moment
+from tpop3d.system.refusal import PERMANENT, TEMPORARY, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def choose(account: Account) -> Choice | Refusal:
     for path in account.mailboxes:
         if is_named_like_a_lock(path):
             why = "named like the lock of another mailbox, which other programs would remove"
-            return Refusal(PERMANENT, f"{path}: {why}")
+            return Refusal(f"{path}: {why}", PERMANENT)
     found = for_a_moment(account.uid, account.gid, lambda: _choose(account))
     is_whole = os.geteuid() != 0
     if isinstance(found, Refusal) and not is_whole:
@@ -71,7 +71,7 @@ def _choose_apart(account: Account, trouble: Refusal) -> tuple[int, str] | Refus
         return trouble
     what, _, text = os.fsdecode(octets).partition("\0")
     if what in (TEMPORARY, PERMANENT):
-        return Refusal(what, text)
+        return Refusal(text, what)
     # It comes from a process of the user's, and no more of it is believed.
     if what in map(str, range(len(account.mailboxes))) and text:
         return int(what), text
@@ -116,7 +116,7 @@ def _look(path: str, required: str) -> str | Refusal:
     except (FileNotFoundError, NotADirectoryError):
         return _trouble_above(path, required) or MISSING
     except OSError as error:
-        return Refusal(TEMPORARY, f"{path}: {reasons.why(error)}")
+        return Refusal(f"{path}: {reasons.why(error)}", TEMPORARY)
     return EXISTS
 
 
@@ -129,14 +129,14 @@ def _trouble_above(path: str, required: str) -> Refusal | None:
     place = required
     try:
         if required and not stat.S_ISDIR(os.stat(required).st_mode):
-            return Refusal(TEMPORARY, f"{required}: not a directory")
+            return Refusal(f"{required}: not a directory", TEMPORARY)
         place = os.path.dirname(path)
         while len(place) > len(required or "/") and not os.path.lexists(place):
             place = os.path.dirname(place)
         os.stat(place)
     except FileNotFoundError as error:
         why = f"{reasons.why(error)}; is the file system mounted?"
-        return Refusal(TEMPORARY, f"{place}: {why}")
+        return Refusal(f"{place}: {why}", TEMPORARY)
     except OSError as error:
-        return Refusal(TEMPORARY, f"{place}: {reasons.why(error)}")
+        return Refusal(f"{place}: {reasons.why(error)}", TEMPORARY)
     return None

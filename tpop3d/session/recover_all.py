@@ -12,12 +12,12 @@ import stat
 from time import monotonic
 
 from tpop3d.config.directive import size_text
-from tpop3d.mailspool import idfile, journal, refusal, statefile
-from tpop3d.mailspool.refusal import Refusal
+from tpop3d.mailspool import idfile, journal, statefile
 from tpop3d.mailspool.spool import Terms, recover_spool
 from tpop3d.system import logs, processes, signal
 from tpop3d.system.io import milliseconds, ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
+from tpop3d.system.refusal import IN_USE, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _recover(place: str, config: Config) -> str:
     result = recover_spool(found.st_uid, place, terms)
     if isinstance(result, Refusal):
         # What was left may have been what a session was about to finish, and has finished.
-        is_done = result.kind == refusal.IN_USE and not _has_left(place)
+        is_done = result.kind == IN_USE and not _has_left(place)
         return "" if is_done else result.reason
     if result is not None:
         line = logs.event("maildrop recovered", directory=place, reason=result.line)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from tpop3d.config.directive import size_text
-from tpop3d.mailspool import refusal, state_directory
-from tpop3d.mailspool.refusal import Refusal, Truncated
+from tpop3d.mailspool import state_directory
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
 from tpop3d.pop3 import replies
 from tpop3d.pop3.stuffing import WrongSize
@@ -23,6 +23,7 @@ from tpop3d.system.privileges import (
     take_group,
     use_reserve,
 )
+from tpop3d.system.refusal import IN_USE, PARTIAL, PERMANENT, TEMPORARY, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
 RELAYED_SECONDS = 0.1  # until a relay has told that the client has hung up
 
 OPENING = {
-    refusal.IN_USE: replies.MAILDROP_IN_USE,
-    refusal.TEMPORARY: replies.MAILDROP_TROUBLE,
-    refusal.PERMANENT: replies.MAILDROP_REFUSED,
+    IN_USE: replies.MAILDROP_IN_USE,
+    TEMPORARY: replies.MAILDROP_TROUBLE,
+    PERMANENT: replies.MAILDROP_REFUSED,
 }
 EXPUNGING = {
-    refusal.IN_USE: replies.NOTHING_REMOVED,
-    refusal.TEMPORARY: replies.NOTHING_REMOVED,
-    refusal.PERMANENT: replies.NOTHING_REMOVED,
-    refusal.PARTIAL: replies.STILL_TO_REMOVE,
+    IN_USE: replies.NOTHING_REMOVED,
+    TEMPORARY: replies.NOTHING_REMOVED,
+    PERMANENT: replies.NOTHING_REMOVED,
+    PARTIAL: replies.STILL_TO_REMOVE,
 }
 
 
@@ -198,7 +199,7 @@ def enter(account: Account, config: Config) -> tuple[Choice | Refusal, str]:
     Returns the choice, or why there is none; and "", or why this process cannot be that user and
     is who it was. Raises `StillPrivileged` and OSError; the process must then end.
     """
-    choice: Choice | Refusal = Refusal(refusal.PERMANENT, "")
+    choice: Choice | Refusal = Refusal("", PERMANENT)
     uid, gid, lock_gid = account.uid, account.gid, account.lock_gid
     if why := cannot_become(uid, gid, lock_gid):
         return choice, why  # nothing is made for whom we refuse

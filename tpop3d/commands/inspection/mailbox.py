@@ -13,8 +13,8 @@ from tpop3d.commands.inspection.locks import Dotlock, Holders, Lock
 from tpop3d.commands.inspection.problems import CHANGED, CRLF, Problem
 from tpop3d.mailspool import idfile, uidl_styles
 from tpop3d.mailspool import state_directory as states
+from tpop3d.mailspool.failures import Truncated, letting_go, named_by
 from tpop3d.mailspool.ids import Ids
-from tpop3d.mailspool.refusal import Truncated, letting_go, named_by
 from tpop3d.mailspool.scan import Listing, NotAnMbox, is_internal, scan
 from tpop3d.mailspool.uidl import unique_ids
 

@@ -8,8 +8,8 @@ import re
 from bisect import bisect_right
 
 from tpop3d.commands.inspection import display
+from tpop3d.mailspool.failures import Truncated
 from tpop3d.mailspool.ids import DIGITS, Ids
-from tpop3d.mailspool.refusal import Truncated
 from tpop3d.mailspool.scan import BLOCK
 from tpop3d.mailspool.uidl import SUFFIX_DIGITS
 

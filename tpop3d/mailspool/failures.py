@@ -1,6 +1,6 @@
-"""Why a maildrop was not opened or not changed: expected refusals, as values.
+"""What can go wrong with a maildrop's files, and the refusals that are made of it.
 
-And the one thing that can go wrong when it is too late for a value: in the middle of a message.
+One failure is an exception: in the middle of a message it is too late for a value.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import stat
 
 from tpop3d.system import reasons
+from tpop3d.system.refusal import PERMANENT, TEMPORARY, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,24 +16,6 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     Done = TypeVar("Done")
-
-IN_USE = "in use"  # locked by another session or program: RFC 2449's [IN-USE]
-TEMPORARY = "temporary"  # trying again later may help: RFC 3206's [SYS/TEMP]
-PERMANENT = "permanent"  # somebody has to mend something: RFC 3206's [SYS/PERM]
-PARTIAL = "partial"  # an expunge that began, and is finished later
-
-
-class Refusal:
-    """A kind, for the reply, and a reason, for the log."""
-
-    __slots__ = ("kind", "reason")
-
-    def __init__(self, kind: str, reason: str) -> None:
-        self.kind = kind
-        self.reason = reason
-
-    def __repr__(self) -> str:
-        return f"<Refusal {self.kind}: {self.reason}>"
 
 
 class Truncated(Exception):
@@ -76,4 +59,4 @@ def of_error(error: OSError, doing: str) -> Refusal:
         errno.EISDIR, errno.ENXIO, errno.ENOENT,
     )  # fmt: skip
     kind = PERMANENT if error.errno in permanent else TEMPORARY
-    return Refusal(kind, f"{doing}: {reasons.why(error)}")
+    return Refusal(f"{doing}: {reasons.why(error)}", kind)
