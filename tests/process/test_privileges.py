@@ -14,7 +14,12 @@ as_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody 
 # In a process of its own: what the kernel says before and after, and what can be regained.
 CHILD = """
 import json, os, sys
-from tpop3d.system.privileges import apart, become, for_a_moment, take_group
+from tpop3d.system import privileges
+from tpop3d.system.privileges import apart, for_a_moment, take_group
+
+def become(*ids, **how):
+    refused = privileges.become(*ids, **how)
+    return "" if refused is None else refused.reason
 
 def status():
     with open("/proc/self/status") as file:

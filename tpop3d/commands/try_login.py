@@ -16,12 +16,11 @@ from tpop3d.commands.check_config import in_sandboxes
 from tpop3d.commands.unit_sandbox import Sandboxes
 from tpop3d.config.directive import Unanswered, size_text
 from tpop3d.configuration import load
-from tpop3d.mailspool.spool import Spool
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.privsep.sandbox import lacking
 from tpop3d.session.choice import EXISTS, Choice, seen
-from tpop3d.session.session import enter, open_chosen, terms_of
+from tpop3d.session.session import enter, open_chosen, prepare, terms_of
 from tpop3d.settings import Config
 from tpop3d.system import logs, processes
 from tpop3d.system.io import ready
@@ -296,8 +295,8 @@ def _barred(account: Account, sandboxes: Sandboxes, all_else: list[str]) -> dict
 
 def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
     """Open the maildrop in a process that becomes its user; returns the exit code."""
-    why = cannot_become(account.uid, account.gid, account.lock_gid)
-    if why := why or (lacking() if os.geteuid() == 0 else ""):
+    refused = cannot_become(account.uid, account.gid, account.lock_gid)
+    if why := refused.reason if refused else lacking() if os.geteuid() == 0 else "":
         for path in account.mailboxes:
             _say("mailbox", f"{path} (not looked at)")
         _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
@@ -324,19 +323,16 @@ def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int
     """What a session does up to its answer to the login, step by step, and at QUIT; then what of
     this a session in a unit could not do. Returns the exit code."""
     started = monotonic()
-    choice, why = enter(account, config)
-    if why:
-        _say("maildrop", f"refused: {why}")
+    choice = prepare(account, config.state_directory)
+    if refused := enter(account, choice):
+        _say("maildrop", f"refused: {refused.reason}")
         return UNOPENED
     limit_memory(config.session_memory)
     _describe_mailboxes(account, choice.path if isinstance(choice, Choice) else "")
     os.umask(0o077)
-    if isinstance(choice, Refusal):
-        spool: Spool | Refusal = choice
-    else:
-        if isinstance(choice.place, str):
-            _say("state", choice.place)
-        spool = open_chosen(choice, account, terms_of(config, _pause, account))
+    if isinstance(choice, Choice) and isinstance(choice.place, str):
+        _say("state", choice.place)
+    spool = open_chosen(choice, account, terms_of(config, _pause, account))
     if isinstance(spool, Refusal):
         _say("maildrop", f"refused: {spool.reason} ({monotonic() - started:.3f} s)")
         return UNOPENED

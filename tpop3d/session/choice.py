@@ -1,7 +1,8 @@
 """Which of an account's mailboxes is the maildrop.
 
-It is looked at as the mailbox's user, who may see less than root, and on a file server more. What
-cannot be looked at is not missing: otherwise the next mailbox would be served, without a word.
+The mailbox's user looks at them: a user may see less than root, and on a file server more. A
+mailbox that cannot be looked at is not missing: otherwise the next one would be served, and nobody
+would be told.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ EXISTS, MISSING = "exists", "missing"
 
 
 class Choice:
-    """The path of the maildrop; the name of its state directory, and its path once it is made;
-    and does it take all that the user can have to reach it?"""
+    """The maildrop's `path`; the `name` of its state directory, and its `place` once that is made,
+    or why it is not; `needs_group`: can its user reach it only with all groups and ids?"""
 
     __slots__ = ("name", "needs_group", "path", "place")
 
@@ -39,10 +40,10 @@ class Choice:
 
 
 def choose(account: Account) -> Choice | Refusal:
-    """The first mailbox that exists, else the first, which is empty then.
+    """Choose the first mailbox that exists; else the first, which is empty then.
 
-    This process can become the account's user, and is who it was when this returns. Raises
-    `StillPrivileged` and OSError; the process must then end.
+    This process must be able to become the account's user, and is who it was when this returns.
+    Raises `StillPrivileged` and OSError; the process must then end.
     """
     for path in account.mailboxes:
         if is_named_like_a_lock(path):
@@ -63,7 +64,8 @@ def choose(account: Account) -> Choice | Refusal:
 
 
 def _choose_apart(account: Account, trouble: Refusal) -> tuple[int, str] | Refusal:
-    """What `_choose` gives in a process that is the user for good; or else the trouble so far."""
+    """Call `_choose` in a process that is the user for good; if it tells nothing, return the
+    trouble so far."""
     try:
         ids = account.uid, account.gid, account.lock_gid
         octets = apart(*ids, lambda: _encoded(_choose(account)), PATIENCE)
@@ -85,14 +87,14 @@ def is_named_like_a_lock(path: str) -> bool:
 
 
 def seen(account: Account) -> Iterator[str | Refusal]:
-    """For each mailbox EXISTS, MISSING, or why that cannot be said; found out when it is asked
-    for. We are its user."""
+    """Say of each mailbox EXISTS, MISSING, or why it cannot be told; each is looked at when its
+    turn comes. This process is the mailboxes' user."""
     pairs = zip(account.mailboxes, account.required, strict=True)
     return (_look(path, required) for path, required in pairs)
 
 
 def _choose(account: Account) -> tuple[int, str] | Refusal:
-    """Which mailbox, by its place among the others, and its real path."""
+    """The index of the chosen mailbox, and its real path."""
     chosen = 0
     for index, found in enumerate(seen(account)):
         if isinstance(found, Refusal):
@@ -110,7 +112,7 @@ def _encoded(found: tuple[int, str] | Refusal) -> bytes:
 
 
 def _look(path: str, required: str) -> str | Refusal:
-    """Does a mailbox exist? Any answer but two is trouble."""
+    """Does a mailbox exist? EXISTS, MISSING, or why it cannot be told."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -121,10 +123,10 @@ def _look(path: str, required: str) -> str | Refusal:
 
 
 def _trouble_above(path: str, required: str) -> Refusal | None:
-    """Why a mailbox may be missing other than for want of mail.
+    """Why a mailbox may be missing for another reason than that no mail has come.
 
-    An MTA makes directories with the first mail; but neither the required one, nor one in place of
-    a symbolic link that leads nowhere.
+    An MTA makes directories with the first mail; but not the required one, and none in place of a
+    symbolic link that leads nowhere.
     """
     place = required
     try:

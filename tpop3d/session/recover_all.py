@@ -1,7 +1,7 @@
 """`tpop3d --recover`: finish what a crash has interrupted, in all mailboxes.
 
-Each is its mailbox's user's business, in a process of that user, who can make it wait, stop it, or
-have it read for hours. So each has its time, and others are recovered meanwhile.
+A process of the mailbox's user recovers it. The user can make that process wait, stop it, or have
+it read for hours: so it has a deadline, and others are recovered meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tpop3d.system.refusal import IN_USE, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.settings import Config
+    from tpop3d.session.session import SpoolRules
 
 AT_ONCE = 4  # mailboxes
 SECONDS = 120.0  # for one mailbox, beyond the time for which its locks are waited for
@@ -29,26 +29,26 @@ GRACE = 1.0  # seconds in which a process that is told to end does so by itself
 DONE, TOLD, BROKEN = 0, 1, 2  # exit statuses of a mailbox's process; TOLD: the log says why not
 
 
-def recover_all(config: Config) -> bool:
-    """Carry out every journal that is found, and remove what is left of others; True: there is
-    none any more. What was done is logged.
+def recover_all(rules: SpoolRules) -> bool:
+    """Carry out every journal that is found, and remove what is left of others; False: some are
+    left. What was done is logged.
 
     A signal that ends a session ends this, too: no process is left then.
     """
     try:
-        with os.scandir(config.state_directory) as entries:
+        with os.scandir(rules.state_directory) as entries:
             places = sorted(entry.path for entry in entries)
     except FileNotFoundError:
         return True
     except OSError as error:
-        logs.error(f"{config.state_directory}: {error.strerror}")
+        logs.error(f"{rules.state_directory}: {error.strerror}")
         return False
-    return _Recovery(config).run([place for place in places if _has_left(place)])
+    return _Recovery(rules).run([place for place in places if _has_left(place)])
 
 
 def _has_left(place: str) -> bool:
-    """Is anything in a state directory to be recovered, as far as can be told from here? What only
-    its user may see (NFS and root) is left to a process of the user's."""
+    """Is anything in a state directory to be recovered? True, too, where only its user may look
+    (root on NFS): the user's process finds out."""
     for name in (journal.NAME, idfile.NEXT, *statefile.LEFT):
         try:
             os.lstat(f"{place}/{name}")
@@ -92,9 +92,9 @@ class _Child:
 class _Recovery:
     """Some mailboxes at a time, until all are done."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._limit = SECONDS + config.lock_timeout_seconds
+    def __init__(self, rules: SpoolRules) -> None:
+        self._rules = rules
+        self._limit = SECONDS + rules.lock_timeout_seconds
         self._children: dict[int, _Child] = {}  # by descriptor
         self._wakeup, _ = processes.descriptors()
         self._poll = select.poll()
@@ -102,7 +102,7 @@ class _Recovery:
         self._is_good = True
 
     def run(self, places: list[str]) -> bool:
-        """Recover them; True: that is done."""
+        """Recover these; False: some are not recovered."""
         waiting = places[::-1]
         while waiting or self._children:
             while waiting and len(self._children) < AT_ONCE:
@@ -116,7 +116,7 @@ class _Recovery:
 
     def _start(self, place: str) -> None:
         try:
-            pid = processes.spawn(lambda: _run(place, self._config), BROKEN)
+            pid = processes.spawn(lambda: _run(place, self._rules), BROKEN)
         except OSError as error:
             self._fail(place, f"no further process: {error.strerror}")
             return
@@ -125,8 +125,8 @@ class _Recovery:
         self._poll.register(child.fd, select.POLLIN)
 
     def _turn(self) -> bool:
-        """Wait until something happens; note whose process has ended, and end those whose time is
-        over. True: we are told to end."""
+        """Wait until something happens; take note of processes that have ended, and end those whose
+        time is over. True: this process is told to end."""
         due = min([child.deadline for child in self._children.values()], default=monotonic())
         found = {fd for fd, _ in self._poll.poll(milliseconds(due - monotonic()) + 1)}
         for fd in found - {self._wakeup}:
@@ -162,45 +162,45 @@ class _Recovery:
         self._is_good = False
 
 
-def _run(place: str, config: Config) -> int:
-    """What the process of one mailbox does; returns its exit status."""
+def _run(place: str, rules: SpoolRules) -> int:
+    """Be the process of one mailbox; returns its exit status."""
     try:
-        why = _recover(place, config)
+        refused = _recover(place, rules)
     except MemoryError:
-        why = f"{OUT_OF_MEMORY}: {size_text(config.session_memory)}"
         use_reserve()
-    if why:
-        logs.error(logs.event("maildrop not recovered", directory=place, reason=why))
-    return TOLD if why else DONE
+        refused = Refusal(f"{OUT_OF_MEMORY}: {size_text(rules.session_memory)}")
+    if refused is None:
+        return DONE
+    logs.error(logs.event("maildrop not recovered", directory=place, reason=refused.reason))
+    return TOLD
 
 
-def _recover(place: str, config: Config) -> str:
-    """Recover one mailbox as its user; returns "" or why that is not done."""
+def _recover(place: str, rules: SpoolRules) -> Refusal | None:
+    """Recover one mailbox as its user."""
     try:
         found = os.lstat(place)
     except OSError as error:
-        return error.strerror or "it cannot be found"
+        return Refusal(error.strerror or "it cannot be found")
     if not stat.S_ISDIR(found.st_mode):
-        return "no directory"
-    if why := become(found.st_uid, found.st_gid):
-        return why
-    limit_memory(config.session_memory)
+        return Refusal("no directory")
+    if refused := become(found.st_uid, found.st_gid):
+        return refused
+    limit_memory(rules.session_memory)
     os.umask(0o077)
-    style = config.uidl_style
-    flock = config.mailspool_flock
-    terms = Terms(config.dotlocks, config.lock_timeout_seconds, _pause, style=style, flock=flock)
+    style, flock = rules.uidl_style, rules.mailspool_flock
+    terms = Terms(rules.dotlocks, rules.lock_timeout_seconds, _pause, style=style, flock=flock)
     result = recover_spool(found.st_uid, place, terms)
     if isinstance(result, Refusal):
-        # What was left may have been what a session was about to finish, and has finished.
+        # A session that was about to finish this may have finished it.
         is_done = result.kind == IN_USE and not _has_left(place)
-        return "" if is_done else result.reason
+        return None if is_done else result
     if result is not None:
         line = logs.event("maildrop recovered", directory=place, reason=result.line)
         (logs.error if result.is_alarming else logs.warning)(line)
-    return ""
+    return None
 
 
 def _pause(seconds: float) -> bool:
-    """Wait; True when we are told to end."""
+    """Wait; True when this process is told to end."""
     wakeup, _ = processes.descriptors()
     return bool(ready(seconds, wakeup))

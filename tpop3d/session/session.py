@@ -27,11 +27,32 @@ from tpop3d.system.refusal import IN_USE, PARTIAL, PERMANENT, TEMPORARY, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from tpop3d.auth.driver import Account
     from tpop3d.mailspool.locks import Pause
     from tpop3d.pop3.authorization import Policy
     from tpop3d.session.summary import Summary
-    from tpop3d.settings import Config
+
+    class SpoolRules(Protocol):
+        """What a spool is opened and recovered by: directives, by their names."""
+
+        @property
+        def dotlocks(self) -> str: ...
+
+        lock_timeout_seconds: int
+        mailspool_flock: bool
+        mailspool_index: bool
+        session_memory: int
+        state_directory: str
+        uidl_style: str
+
+    class SessionRules(SpoolRules, Protocol):
+        """What a session goes by."""
+
+        no_commit_on_early_close: bool
+        timeout_seconds: int
+
 
 RELAYED_SECONDS = 0.1  # until a relay has told that the client has hung up
 
@@ -54,7 +75,7 @@ def serve(
     wakeup: int,
     account: Account,
     policy: Policy,
-    config: Config,
+    rules: SessionRules,
     summary: Summary,
 ) -> None:
     """Become the account's user, for good, and serve the session to its end.
@@ -66,19 +87,19 @@ def serve(
     program's own files.
     """
     titles.show(logs.printable(account.name))
-    choice, why = enter(account, config)
-    if why:
-        logs.error(summary.line("maildrop refused", reason=why))
+    choice = prepare(account, rules.state_directory)
+    if refused := enter(account, choice):
+        logs.error(summary.line("maildrop refused", reason=refused.reason))
         # Still privileged, so nothing is read from the client: one line out, and the end.
         wire = Wire(*fds, wakeup)
         _say_and_hope(wire, replies.MAILDROP_REFUSED.line)
         summary.log_end(ERROR)
         return
-    limit_memory(config.session_memory)
+    limit_memory(rules.session_memory)
     os.umask(0o077)
     wire = Wire(*fds, wakeup, pending)
     wire.octets_in, wire.octets_out = summary.octets_in, summary.octets_out
-    session = _Session(wire, config, policy, summary)
+    session = _Session(wire, rules, policy, summary)
     try:
         end = session.run(choice, account)
     except Ended as ended:
@@ -95,14 +116,14 @@ def serve(
 
 
 class _Session:
-    """The session of one user, who we are by now."""
+    """One user's session. This process is the user by now."""
 
-    def __init__(self, wire: Wire, config: Config, policy: Policy, summary: Summary) -> None:
+    def __init__(self, wire: Wire, rules: SessionRules, policy: Policy, summary: Summary) -> None:
         self._wire = wire
-        self._config = config
+        self._rules = rules
         self._policy = policy
         self._summary = summary
-        wire.extension = config.timeout_seconds
+        wire.extension = rules.timeout_seconds
         wire.deadline = wire.now() + wire.extension
 
     def run(self, choice: Choice | Refusal, account: Account) -> str:
@@ -113,7 +134,7 @@ class _Session:
         except MemoryError:
             pass  # what has taken it is let go of now
         use_reserve()
-        limit = size_text(self._config.session_memory)
+        limit = size_text(self._rules.session_memory)
         logs.error(self._summary.line("maildrop refused", reason=f"{OUT_OF_MEMORY}: {limit}"))
         if not conversation.is_speaking:
             # Otherwise the client must not take what it has of a reply for the whole.
@@ -122,8 +143,8 @@ class _Session:
         return ERROR
 
     def _serve(self, conversation: Conversation, choice: Choice | Refusal, account: Account) -> str:
-        terms = terms_of(self._config, self._wire.pause, account)
-        spool = choice if isinstance(choice, Refusal) else open_chosen(choice, account, terms)
+        terms = terms_of(self._rules, self._wire.pause, account)
+        spool = open_chosen(choice, account, terms)
         if isinstance(spool, Refusal):
             logs.error(self._summary.line("maildrop refused", reason=spool.reason))
             conversation.say(OPENING[spool.kind])
@@ -190,43 +211,49 @@ class _Session:
     def _has_left_early(self) -> bool:
         """Has the client hung up before QUIT is answered, and is that to be minded?"""
         news = RELAYED_SECONDS if self._policy.secured else 0
-        return self._config.no_commit_on_early_close and self._wire.has_hung_up(news)
+        return self._rules.no_commit_on_early_close and self._wire.has_hung_up(news)
 
 
-def enter(account: Account, config: Config) -> tuple[Choice | Refusal, str]:
-    """Choose the maildrop, make its state directory, and become the account's user, for good.
-
-    Returns the choice, or why there is none; and "", or why this process cannot be that user and
-    is who it was. Raises `StillPrivileged` and OSError; the process must then end.
+def prepare(account: Account, directory: str) -> Choice | Refusal:
+    """Choose the maildrop and make its state directory in `directory`; with all privileges still.
+    Raises `StillPrivileged` and OSError; the process must then end.
     """
-    choice: Choice | Refusal = Refusal("", PERMANENT)
     uid, gid, lock_gid = account.uid, account.gid, account.lock_gid
-    if why := cannot_become(uid, gid, lock_gid):
-        return choice, why  # nothing is made for whom we refuse
+    if refused := cannot_become(uid, gid, lock_gid):
+        return refused  # nothing is made for such a user; `enter` refuses it, too
     choice = choose(account)
-    is_asleep = isinstance(choice, Choice) and not choice.needs_group
     if isinstance(choice, Choice):
         group = gid if lock_gid is None else lock_gid
-        choice.place = state_directory.prepare(config.state_directory, choice.name, uid, group)
-    return choice, become(uid, gid, lock_gid, is_asleep=is_asleep)
+        choice.place = state_directory.prepare(directory, choice.name, uid, group)
+    return choice
 
 
-def open_chosen(choice: Choice, account: Account, terms: Terms) -> Spool | Refusal:
-    """Open the maildrop, as its user who we are by now."""
+def enter(account: Account, choice: Choice | Refusal) -> Refusal | None:
+    """Become the account's user, for good. Where this is refused, the process is who it was. Raises
+    `StillPrivileged` and OSError; the process must then end.
+    """
+    is_asleep = isinstance(choice, Choice) and not choice.needs_group
+    return become(account.uid, account.gid, account.lock_gid, is_asleep=is_asleep)
+
+
+def open_chosen(choice: Choice | Refusal, account: Account, terms: Terms) -> Spool | Refusal:
+    """Open the maildrop, if there is one. This process is its user by now."""
+    if isinstance(choice, Refusal):
+        return choice
     if isinstance(choice.place, Refusal):
         return choice.place
     return open_spool(choice.path, account.uid, choice.place, terms)
 
 
-def terms_of(config: Config, pause: Pause, account: Account) -> Terms:
+def terms_of(rules: SpoolRules, pause: Pause, account: Account) -> Terms:
     """How a session opens its spool."""
     return Terms(
-        dotlocks=config.dotlocks,
-        lock_timeout=config.lock_timeout_seconds,
+        dotlocks=rules.dotlocks,
+        lock_timeout=rules.lock_timeout_seconds,
         pause=pause,
-        index=config.mailspool_index,
-        style=config.uidl_style,
-        flock=config.mailspool_flock,
+        index=rules.mailspool_index,
+        style=rules.uidl_style,
+        flock=rules.mailspool_flock,
         take_group=take_group(account.lock_gid) if account.lock_gid is not None else None,
     )
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from tpop3d.system.refusal import Refusal
+
     Found = TypeVar("Found")
 
 PR_SET_DUMPABLE = 4  # prctl(2)
@@ -67,43 +69,45 @@ class Sandbox:
         self.prctl = _prctl()
 
 
-def become(uid: int, gid: int, further: int | None = None, *, is_asleep: bool = True) -> str:
-    """Become a mailbox's user for good.
+def become(
+    uid: int, gid: int, further: int | None = None, *, is_asleep: bool = True
+) -> Refusal | None:
+    """Become a mailbox's user for good. Where this is refused, nothing was changed.
 
-    Returns "" or, where nothing was changed, why this cannot be. The only groups are `gid` and
-    `further`: what a user may do through others, a mail server has no need of. A group that
-    `is_asleep` is only the saved one: nothing is allowed by it until `take_group`. Without root,
-    the user must be who we are already. Raises `StillPrivileged` and OSError; the process must
-    then end.
+    The only groups are `gid` and `further`: a mail server does not need what other groups allow a
+    user. A group that `is_asleep` is only the saved one: nothing is allowed by it until
+    `take_group`. Without root, this process must be the user already. Raises `StillPrivileged`
+    and OSError; the process must then end.
     """
-    if why := cannot_become(uid, gid, further):
-        return why
+    if refused := cannot_become(uid, gid, further):
+        return refused
     if os.geteuid() == 0:
         if further is None or is_asleep:
             _switch(uid, gid, [gid], gid if further is None else further)
         else:
             _switch(uid, gid, sorted({gid, further}), gid)
-    return ""
+    return None
 
 
-def cannot_become(uid: int, gid: int, further: int | None = None) -> str:
-    """Why this process cannot become a mailbox's user; "" if it can."""
+def cannot_become(uid: int, gid: int, further: int | None = None) -> Refusal | None:
+    """Why this process cannot become a mailbox's user; None if it can."""
+    from tpop3d.system.refusal import PERMANENT, Refusal  # nobody becomes a user before a greeting
+
     if uid <= 0 or gid <= 0 or (further is not None and further <= 0):
-        return "uid 0 and gid 0 own no mailbox here"
+        return Refusal("uid 0 and gid 0 own no mailbox here", PERMANENT)
     if os.geteuid() == 0:
-        return ""
+        return None
     if uid != os.geteuid():
-        return f"not root, so cannot become uid {uid}"
+        return Refusal(f"not root, so cannot become uid {uid}", PERMANENT)
     needed = gid if further is None else further
     if needed != os.getegid() and needed not in os.getgroups():
-        return f"not root, so cannot take gid {needed}"
-    return ""
+        return Refusal(f"not root, so cannot take gid {needed}", PERMANENT)
+    return None
 
 
 def take_group(gid: int) -> Callable[[bool], None]:
-    """What takes a group that is asleep (True), and lets it go again (False); see `become`.
-
-    Of the process that calls this, who is the user already. Raises OSError.
+    """A function that takes a group which is asleep (True), and lets it go again (False); see
+    `become`. The process is the user already. Raises OSError.
     """
     _, own, saved = os.getresgid()
     if saved != gid or own == gid:
@@ -112,15 +116,14 @@ def take_group(gid: int) -> Callable[[bool], None]:
 
 
 def for_a_moment(uid: int, gid: int, act: Callable[[], Found]) -> Found:
-    """Do something as a mailbox's user whom this process can become, with this group, and return
-    what comes of it as who we were.
+    """Do something as a mailbox's user, with this group alone; be root again when it returns.
 
-    Whether a file may be reached is decided by the effective ids (credentials(7)), on a file
-    server, too; FUSE alone wants to see the user in all of them (see `apart`). The real and the
-    saved ones stay root's, which is the way back, and keeps the user's other processes from
-    sending signals and tracing (kill(2), ptrace(2)). Without root we are the user already.
-    Raises what `act` does; and `StillPrivileged` and OSError where the process did not become
-    the user, or root again: it must then end.
+    The effective ids decide whether a file may be reached (credentials(7)), on a file server, too;
+    FUSE alone wants to see the user in all ids (see `apart`). The real and the saved ids stay
+    root's: they are the way back, and they keep the user's other processes from sending signals
+    and from tracing (kill(2), ptrace(2)). Without root this process is the user already. Raises
+    what `act` raises; and `StillPrivileged` and OSError where the process did not become the user,
+    or root again: it must then end.
     """
     if os.geteuid() != 0:
         return act()
@@ -143,16 +146,16 @@ def for_a_moment(uid: int, gid: int, act: Callable[[], Found]) -> Found:
 def apart(
     uid: int, gid: int, further: int | None, act: Callable[[], bytes], seconds: float
 ) -> bytes:
-    """Do something in a process that becomes a mailbox's user for good, with both groups, and
-    return what comes of it, some octets that fit into a pipe.
+    """Do something in a process that becomes a mailbox's user for good, with both groups; returns
+    its octets, which must fit into a pipe.
 
-    b"" where nothing does within `seconds`: the user's other processes may stop and kill this
-    one. Raises OSError where there can be no further process.
+    Returns b"" where none come within `seconds`: the user's other processes may stop and kill that
+    process. Raises OSError where there can be no further process.
     """
     read_end, write_end = os.pipe()
 
     def work() -> None:
-        if not become(uid, gid, further, is_asleep=False):
+        if become(uid, gid, further, is_asleep=False) is None:
             os.write(write_end, act())
 
     try:
@@ -176,7 +179,7 @@ def apart(
 
 
 def confine(sandbox: Sandbox, keep: tuple[int, ...]) -> None:
-    """Lock this process in: what it may still do is talk on the descriptors in `keep`.
+    """Lock this process in: all that it may still do is talk on the descriptors in `keep`.
 
     Raises `StillPrivileged` and OSError; the process must then end.
     """
@@ -204,8 +207,8 @@ def confine(sandbox: Sandbox, keep: tuple[int, ...]) -> None:
 
 
 def limit_memory(octets: int) -> None:
-    """From now on this process has no more data than that (RLIMIT_DATA), or what it is limited to
-    already: it gets a MemoryError instead of the machine's last page."""
+    """Limit this process's data to so many octets (RLIMIT_DATA), unless its limit is lower already:
+    it gets a MemoryError instead of the machine's last page."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     soft, most = [one if one != resource.RLIM_INFINITY else NO_LIMIT for one in before]
     hard = min(octets + RESERVE, most)
@@ -213,7 +216,7 @@ def limit_memory(octets: int) -> None:
 
 
 def use_reserve() -> None:
-    """Have a little more memory than `limit_memory` said: for last words."""
+    """Raise the limit of `limit_memory` a little: for last words."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
@@ -261,7 +264,7 @@ def _switch(uid: int, gid: int, groups: list[int], saved: int) -> None:
 
 
 def _prctl() -> Callable[[int, int], None]:
-    """prctl(2), which Python has no call for. What `ctypes` is made of will do: the rest of it
+    """Make a call for prctl(2), which Python lacks, with what `ctypes` is made of: `ctypes` itself
     would cost each connection 3 ms before its greeting."""
     import _ctypes
 
@@ -276,7 +279,7 @@ def _prctl() -> Callable[[int, int], None]:
 
 
 def _system_call_filter() -> Callable[[], object] | None:
-    """What restricts this process to `SYSTEM_CALLS`, or None without a library for it.
+    """Make a call that restricts this process to `SYSTEM_CALLS`; None without a library for it.
 
     Debian's binding comes first: pyseccomp needs ctypes, and with that as long as all the rest.
     """
@@ -305,7 +308,7 @@ def has_capability(number: int) -> bool:
 
 
 def capabilities() -> int:
-    """The set of capabilities(7) that this process has, as bits; all, if that is not known."""
+    """The effective capabilities(7) of this process, as bits; all bits, if they are not known."""
     try:
         fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         status = os.read(fd, STATUS)

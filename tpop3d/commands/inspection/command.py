@@ -79,5 +79,5 @@ def _default(key: str) -> str:
 def _become_owner(uid: int, gid: int) -> None:
     """Root reads no mail: its owner does, who is who can have put anything into it. Of root's own
     files root is the owner."""
-    if os.geteuid() == 0 and uid != 0 and (why := become(uid, gid or NO_GROUP)):
-        raise AssertionError(why)
+    if os.geteuid() == 0 and uid != 0 and (refused := become(uid, gid or NO_GROUP)):
+        raise AssertionError(refused.reason)
