@@ -151,8 +151,8 @@ def test_each_has_its_own_time(site):
 
 
 def test_the_time_for_a_header_is_short(site):
-    assert seconds_for_header(config_of(login_seconds=60)) == 10
-    assert seconds_for_header(config_of(login_seconds=3)) == 3
+    assert seconds_for_header(config_of(login_seconds=60).login_seconds) == 10
+    assert seconds_for_header(config_of(login_seconds=3).login_seconds) == 3
 
 
 WRONG = {

@@ -24,6 +24,7 @@ from proxyheaders import (
     raw,
 )
 from tpop3d.proxy.header import Header, parse
+from tpop3d.system.refusal import Refusal
 
 SIX = "2001:db8::7", ("2001:db8::5", 995)
 NOT_SAID = ("", ("", 0))
@@ -132,14 +133,14 @@ def test_a_header(how):
 
 @pytest.mark.parametrize("how", WRONG)
 def test_no_header(how):
-    assert isinstance(parse(WRONG[how]), str)
+    assert isinstance(parse(WRONG[how]), Refusal)
 
 
 @pytest.mark.parametrize(
     "how", [how for how in WRONG if how != "two headers"]
 )  # of which one would be read
 def test_whoever_reads_on_as_told_comes_to_the_same(how):
-    assert isinstance(read(WRONG[how] + 200 * b"\n")[0], str)
+    assert isinstance(read(WRONG[how] + 200 * b"\n")[0], Refusal)
 
 
 def read(stream):
@@ -198,7 +199,7 @@ def test_whatever_a_balancer_says_is_understood(data, version, source, port, wri
 def test_any_octets(octets):
     for stream in (octets, b"PROXY " + octets, b"PROXY TCP4 " + octets, SIGNATURE + octets):
         found = parse(stream)
-        assert isinstance(found, int | str | Header)
+        assert isinstance(found, int | Refusal | Header)
         if isinstance(found, int):
             assert found > 0
 
@@ -208,7 +209,7 @@ def test_a_changed_octet(octets, data):
     place = data.draw(st.integers(0, min(len(octets), 120) - 1))
     changed = bytearray(octets)
     changed[place] = data.draw(st.integers(0, 255))
-    assert isinstance(parse(bytes(changed)), int | str | Header)
+    assert isinstance(parse(bytes(changed)), int | Refusal | Header)
 
 
 def test_the_helper_writes_what_the_document_has():

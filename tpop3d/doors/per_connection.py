@@ -55,8 +55,8 @@ def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -
     if config.proxy_protocol_from is not None:
         from tpop3d.proxy import origin
 
-        if origin.is_from_balancer(config, fd_in):
-            found = origin.await_origin(config, fd_in)
+        if origin.is_from_balancer(config.proxy_protocol_from, fd_in):
+            found = origin.await_origin(fd_in, origin.seconds_for_header(config.login_seconds))
             if found is None:
                 return
     pid, channel = gatekeeper.start(sandbox)

@@ -1,4 +1,4 @@
-"""The listener's connections that wait for the header of a balancer."""
+"""The listener's connections that wait for a balancer's header."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from time import monotonic
 
 from tpop3d.listener.connection import turn_away
 from tpop3d.listener.limits import NOBODY, Seldom, source_of
-from tpop3d.proxy.origin import HeaderRefused, Reading, origin, seconds_for_header
+from tpop3d.proxy.origin import Reading, is_news, log, origin, seconds_for_header
 from tpop3d.system import logs
+from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from tpop3d.config.addresses import Tls
+    from tpop3d.config.networks import Networks
     from tpop3d.listener.event_loop import Loop
     from tpop3d.listener.limits import Limits
     from tpop3d.proxy.header import Header
-    from tpop3d.settings import Config
     from tpop3d.system import socket
 
     Serve = Callable[[socket.socket, str, tuple[str, int], Tls], None]
 
+    class HeaderRules(Protocol):
+        """Whose headers are believed, and how long they are awaited: directives, by their names."""
+
+        login_seconds: int
+        proxy_protocol_from: Networks | None
+
 
 class Waiting:
-    """One of them: where it comes from, where to, and how long it may wait."""
+    """A connection that waits: where it comes from, where it was made to, and until when it may
+    wait."""
 
     __slots__ = ("connection", "deadline", "local", "peer", "reading", "tls")
 
@@ -40,11 +49,11 @@ class Waiting:
 
 
 class AwaitingHeader:
-    """All of them. Each has a place of `max-children`, and none of a source: who that is the
-    header says. `serve` is called when it has, with the client's addresses."""
+    """All connections that wait. Each counts for `max-children`, and for no source yet: the header
+    tells the source. Then `serve` is called with the client's addresses."""
 
-    def __init__(self, config: Config, loop: Loop, limits: Limits, serve: Serve) -> None:
-        self._config = config
+    def __init__(self, rules: HeaderRules, loop: Loop, limits: Limits, serve: Serve) -> None:
+        self._rules = rules
         self._loop = loop
         self._limits = limits
         self._serve = serve
@@ -52,13 +61,13 @@ class AwaitingHeader:
         self._waiting: set[Waiting] = set()
         self._alarm = 0.0  # the earliest moment at which `_expire` is called; 0: it is not
 
-    def change(self, config: Config) -> None:
-        """Go by another configuration from now on; who waits, waits on."""
-        self._config = config
+    def change(self, rules: HeaderRules) -> None:
+        """Go by other rules from now on; connections that wait go on waiting."""
+        self._rules = rules
 
     def is_from_balancer(self, peer: str) -> bool:
         """Does a connection from this address begin with a header?"""
-        networks = self._config.proxy_protocol_from
+        networks = self._rules.proxy_protocol_from
         return networks is not None and peer in networks
 
     def take(self, connection: socket.socket, peer: str, local: tuple[str, int], tls: Tls) -> None:
@@ -75,7 +84,7 @@ class AwaitingHeader:
             return
         self._limits.add(NOBODY)
         self._waiting.add(one)
-        one.deadline = monotonic() + seconds_for_header(self._config)
+        one.deadline = monotonic() + seconds_for_header(self._rules.login_seconds)
         self._loop.add_reader(connection.fileno(), lambda: self._read(one))
         self._call_expire(one.deadline)
 
@@ -92,12 +101,12 @@ class AwaitingHeader:
             self._forget(one)
             self._settle(one, found)
 
-    def _settle(self, one: Waiting, found: Header | HeaderRefused) -> None:
-        """A header has been read, or is never to be."""
-        if isinstance(found, HeaderRefused):
-            key = f"{source_of(one.peer)} {found.what}"
-            if not found.is_news or self._seldom.may(key):
-                found.log(one.peer)
+    def _settle(self, one: Waiting, found: Header | Refusal) -> None:
+        """A header has been read, or is refused."""
+        if isinstance(found, Refusal):
+            key = f"{source_of(one.peer)} {found.kind}"
+            if not is_news(found) or self._seldom.may(key):
+                log(found, one.peer)
             one.connection.close()
         else:
             self._serve(one.connection, *origin(found, one.peer, one.local), one.tls)

@@ -1,6 +1,6 @@
 """Connections that a balancer makes for clients: its header is read, and believed.
 
-Whoever reads it has all privileges, so nothing of what the client sends is read with it.
+The process that reads it has all privileges, so it reads nothing behind the header.
 """
 
 from __future__ import annotations
@@ -11,39 +11,19 @@ from time import monotonic
 
 from tpop3d.config.addresses import is_local
 from tpop3d.proxy import header
-from tpop3d.proxy.header import Header
+from tpop3d.proxy.header import WRONG, Header
 from tpop3d.system import logs, socket
 from tpop3d.system.io import name_of, ready
+from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.settings import Config
+    from tpop3d.config.networks import Networks
 
     Origin = tuple[str, tuple[str, int]]  # the client; the address and port that it connected to
 
 SECONDS = 10.0  # to send a header in, unless `login-seconds` is less
-MISSING = "proxy header missing"
-WRONG = "proxy header wrong"
-
-
-class HeaderRefused:
-    """Why a connection is not served: `what` happened, and the reason."""
-
-    __slots__ = ("reason", "what")
-
-    def __init__(self, what: str, reason: str) -> None:
-        self.what = what
-        self.reason = reason
-
-    @property
-    def is_news(self) -> bool:
-        """A balancer that looks whether somebody listens, and goes, is none."""
-        return (self.what, self.reason) != (MISSING, "eof")
-
-    def log(self, balancer: str) -> None:
-        """Say so in the log."""
-        line = logs.event(self.what, rip=balancer, reason=self.reason)
-        (logs.notice if self.is_news else logs.debug)(line)
+MISSING = "proxy header missing"  # a kind of refusal, as header.WRONG is
 
 
 class Reading:
@@ -55,13 +35,11 @@ class Reading:
         self._connection = connection
         self._octets = b""
 
-    def read(self) -> Header | HeaderRefused | None:
+    def read(self) -> Header | Refusal | None:
         """Read what is there, but nothing behind the header; None while it is not whole."""
         while True:
             found = header.parse(self._octets)
-            if isinstance(found, str):
-                return HeaderRefused(WRONG, found)
-            if isinstance(found, Header):
+            if not isinstance(found, int):
                 return found
             try:
                 received = self._connection.recv(found, socket.MSG_DONTWAIT)
@@ -73,53 +51,64 @@ class Reading:
                 return self.give_up("eof")
             self._octets += received
 
-    def give_up(self, reason: str) -> HeaderRefused:
-        """There will be nothing more of it."""
-        return HeaderRefused(WRONG if self._octets else MISSING, reason)
+    def give_up(self, reason: str) -> Refusal:
+        """Say what is wrong when no more of the header will come."""
+        return Refusal(reason, WRONG if self._octets else MISSING)
+
+
+def is_news(refused: Refusal) -> bool:
+    """False for a health check: the balancer connected, sent nothing, and hung up."""
+    return (refused.kind, refused.reason) != (MISSING, "eof")
+
+
+def log(refused: Refusal, balancer: str) -> None:
+    """Log a refused header."""
+    line = logs.event(refused.kind, rip=balancer, reason=refused.reason)
+    (logs.notice if is_news(refused) else logs.debug)(line)
 
 
 def origin(header: Header, peer: str, local: tuple[str, int]) -> Origin:
-    """Who the client of a connection is that a balancer has made from `peer`, to `local`."""
+    """The client of a connection that a balancer has made from `peer` to `local`."""
     if not header.client:
         return peer, local
-    # A loopback address is one of the balancer's host, which may be another one than this.
+    # A loopback address is the balancer's host, which may be another host than this.
     is_here = not is_local(header.client) or is_local(peer)
     return header.client if is_here else peer, header.local
 
 
-def seconds_for_header(config: Config) -> float:
+def seconds_for_header(login_seconds: int) -> float:
     """How long a balancer may take to send a header."""
-    return min(SECONDS, config.login_seconds)
+    return min(SECONDS, login_seconds)
 
 
-def is_from_balancer(config: Config, fd: int) -> bool:
-    """Does the connection on a descriptor begin with a header? Of what is no socket, or has no IP
-    address, none does."""
-    if config.proxy_protocol_from is None or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+def is_from_balancer(balancers: Networks, fd: int) -> bool:
+    """Does the connection on a descriptor begin with a header? False for a pipe, and for a socket
+    without an IP address."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
     connection = socket.socket(fileno=os.dup(fd))
     try:
-        return name_of(connection, "getpeername")[0] in config.proxy_protocol_from
+        return name_of(connection, "getpeername")[0] in balancers
     finally:
         connection.close()
 
 
-def await_origin(config: Config, fd: int) -> Origin | None:
-    """Wait for the header of the connection on a descriptor, and say whose it is; None where there
-    is no good one, which is logged."""
+def await_origin(fd: int, seconds: float) -> Origin | None:
+    """Wait so many seconds for the header of the connection on a descriptor; returns whose the
+    connection is. None, and a line in the log, where no good header comes."""
     connection = socket.socket(fileno=os.dup(fd))
     try:
         peer, local = name_of(connection, "getpeername")[0], name_of(connection, "getsockname")
-        found = _await_header(connection, seconds_for_header(config))
+        found = _await_header(connection, seconds)
     finally:
         connection.close()
-    if isinstance(found, HeaderRefused):
-        found.log(peer)
+    if isinstance(found, Refusal):
+        log(found, peer)
         return None
     return origin(found, peer, local)
 
 
-def _await_header(connection: socket.socket, seconds: float) -> Header | HeaderRefused:
+def _await_header(connection: socket.socket, seconds: float) -> Header | Refusal:
     reading = Reading(connection)
     deadline = monotonic() + seconds
     while (left := deadline - monotonic()) > 0:
