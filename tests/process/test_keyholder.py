@@ -18,6 +18,7 @@ from test_certificates import encrypt, when
 from test_listener import children_of
 from tpop3d.system import logs
 from tpop3d.system.privileges import Sandbox
+from tpop3d.system.refusal import PERMANENT, Refusal
 from tpop3d.tls import keyholder as keyholders
 from tpop3d.tls.relay_channel import Ready, RelayOrder
 
@@ -29,7 +30,9 @@ def site(tmp_path):
 
 def recipe(*pairs, **settings):
     identities = [(tuple(map(str, pair)),) for pair in pairs]
-    return keyholders.Recipe(config_of(**settings), Sandbox(None, os.getegid(), ""), identities)
+    config = config_of(**settings)
+    sandbox = Sandbox(None, os.getegid(), "")
+    return keyholders.Recipe(sandbox, identities, config.tls_min_version, config.tls_ciphers)
 
 
 def own_children():
@@ -172,8 +175,8 @@ def test_it_refuses_what_cannot_be_served(site, pair):
 def refusal(*pairs, is_lasting=True, **settings):
     """Why there is no keyholder."""
     made = keyholders.start(recipe(*pairs, **settings))
-    assert isinstance(made, keyholders.KeyholderRefused), made
-    assert made.is_lasting == is_lasting
+    assert isinstance(made, Refusal), made
+    assert (made.kind == PERMANENT) == is_lasting
     return made.reason
 
 

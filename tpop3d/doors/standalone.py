@@ -270,8 +270,9 @@ def _keyholder(config: Config, sandbox: Sandbox, wanted: Iterable[Tls]) -> Keyho
         return None
     from tpop3d.tls import keyholder
 
-    made = keyholder.start(keyholder.Recipe(config, sandbox, identities))
-    return made.reason if isinstance(made, keyholder.KeyholderRefused) else made
+    how = config.tls_min_version, config.tls_ciphers
+    made = keyholder.start(keyholder.Recipe(sandbox, identities, *how))
+    return made if isinstance(made, keyholder.Keyholder) else made.reason
 
 
 def _warn_of_no_tls(listening: dict[socket.socket, Tls], config: Config) -> None:

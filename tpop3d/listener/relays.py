@@ -8,8 +8,8 @@ from time import monotonic
 from tpop3d.privsep.monitor import GRACE, log_violation
 from tpop3d.system import logs, socket
 from tpop3d.system.io import LINGER_TIMES, Violation
+from tpop3d.system.refusal import PERMANENT, Refusal
 from tpop3d.tls import keyholder as keyholders
-from tpop3d.tls.keyholder import KeyholderRefused
 from tpop3d.tls.relay_channel import Failed, Ready, RelayOrder, Secured
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ class Relay:
 
 
 class Relays:
-    """All of them. `secured` is called when a connection has TLS, `over` when it has no relay any
+    """All relays. `secured` is called when a connection has TLS, `over` when it has no relay any
     more, with the reason if it never had TLS."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Relays:
     # The keyholder
 
     def change(self, keyholder: Keyholder | None) -> None:
-        """Take relays from this keyholder from now on. Those that serve a connection go on."""
+        """Take relays from this keyholder from now on. Relays that serve a connection go on."""
         self._generation += 1
         self.close()
         self._keyholder = keyholder
@@ -81,7 +81,7 @@ class Relays:
             self._loop.call_later(LOOK, self._look)
 
     def close(self) -> None:
-        """Let the keyholder and the relays that wait end."""
+        """Let the keyholder end, and the relays that wait."""
         for relay in self._spares:
             self._forget(relay)
         self._spares = []
@@ -102,15 +102,15 @@ class Relays:
         if generation != self._generation or self.is_stopping:
             return
         made = keyholders.start(recipe)
-        if isinstance(made, KeyholderRefused):
+        if isinstance(made, Refusal):
             logs.error(f"tls: {made.reason}")
             self._loop.call_later(LOOK, lambda: self._replace(recipe, generation))
         else:
             self.change(made)
 
     def _look(self) -> None:
-        """Have new keys where a file has changed, and from time to time for the tickets. Those that
-        cannot be used are logged, and change nothing."""
+        """Have keys read anew when a file has changed, and from time to time for the tickets. Keys
+        that cannot be used are logged, and change nothing."""
         keyholder = self._keyholder
         self._looks = keyholder is not None
         if keyholder is None:
@@ -121,9 +121,9 @@ class Relays:
         if not is_changed and monotonic() - keyholder.started < keyholders.MAX_AGE:
             return
         made = keyholders.start(keyholder.recipe)
-        if isinstance(made, KeyholderRefused):
+        if isinstance(made, Refusal):
             logs.error(f"tls: {made.reason}; what was read before is kept")
-            if made.is_lasting:
+            if made.kind == PERMANENT:
                 keyholder.files = files
             keyholder.started = max(keyholder.started, monotonic() - keyholders.MAX_AGE + RETRY_AGE)
             return
@@ -147,8 +147,8 @@ class Relays:
         return lambda: self._on_message(relay)
 
     def give(self, connection: Connection) -> bool:
-        """Give a connection to a relay: what is in the clear is on its `fd` from now on. False:
-        there is none."""
+        """Give a connection to a relay; its `fd` leads to the relay then, and speaks in the clear.
+        False: there is no relay."""
         keyholder, pairs = self._keyholder, connection.monitor.tls.pairs
         if keyholder is None or pairs not in keyholder.recipe.identities:
             return False
@@ -181,14 +181,13 @@ class Relays:
         return False
 
     def can_give(self, connection: Connection) -> bool:
-        """Is there somebody to speak TLS with a connection's certificates?"""
+        """Is there a keyholder with a connection's certificates?"""
         keyholder = self._keyholder
         return keyholder is not None and connection.monitor.tls.pairs in keyholder.recipe.identities
 
     def linger(self, connection: Connection, most: int) -> None:
-        """Its connection is over, but for what its relay, if any, has still to send: that takes
-        nobody's place, as little as what the kernel has still to send would. There may be `most`.
-        """
+        """A connection is over, but its relay, if any, may have octets to send. The relay takes no
+        place of `max-children` meanwhile, as octets in the kernel take none. `most` may linger."""
         if connection.relay is None:
             return
         seconds = LINGER_TIMES * connection.monitor.patience + GRACE
@@ -197,16 +196,16 @@ class Relays:
             self._give_up(next(iter(self._lingering)))
 
     def linger_on(self) -> bool:
-        """Is there anybody who has still to send something, so that `expire` must be called?"""
+        """Has any relay octets to send still, so that `expire` must be called?"""
         return bool(self._lingering)
 
     def expire(self, now: float) -> None:
-        """End those whose clients do not take the last octets."""
+        """End relays whose clients do not take the last octets."""
         for relay in [one for one, deadline in self._lingering.items() if deadline <= now]:
             self._give_up(relay)
 
     def hurry(self) -> None:
-        """The listener is to end; it waits a little for those that linger."""
+        """The listener is to end; it waits a little for relays that linger."""
         self._hurried += 1
         if self._hurried > MAX_HURRIED:
             for relay in list(self._lingering):

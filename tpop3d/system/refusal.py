@@ -3,8 +3,9 @@
 Whatever must be expected to fail returns a `Refusal`: alone (`Refusal | None`) or in place of what
 was wanted (`Spool | Refusal`). An exception is a bug or a broken machine (DESIGN, FAILURES).
 
-Nothing on the way to the greeting imports this file (see `tpop3d.system`): who refuses something
-there imports it where it does so, and who asks looks for what it wanted: `isinstance(it, Sandbox)`.
+Nothing on the way to the greeting imports this file, but for a balancer's header (the budget:
+`tpop3d.system`). Code that refuses something there imports it where it does so, and its callers ask
+for the good value: `isinstance(made, Sandbox)`.
 """
 
 from __future__ import annotations

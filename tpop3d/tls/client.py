@@ -11,6 +11,7 @@ from time import monotonic
 from tpop3d.session.wire import RECEIVE
 from tpop3d.system import socket
 from tpop3d.system.io import PARTING_SECONDS, milliseconds, ready, send_now, set_no_delay
+from tpop3d.system.refusal import Refusal
 from tpop3d.tls.certificates import reason_of
 
 RECORD = 1 << 14  # the most octets that a TLS record holds (RFC 8446 section 5.1)
@@ -19,12 +20,12 @@ NO_TLS = b"-ERR TLS was expected here\r\n"
 
 
 class TlsClient:
-    """One client. Its connection is a socket, or two pipes; nothing but the handshake and the
-    farewell waits.
+    """One client. Its connection is a socket, or two pipes. Only the handshake and the farewell
+    wait.
 
-    `unsent` is what is encrypted and not sent yet; who has some asks for no more. `is_over`:
-    nothing more comes from the client. `is_gone`: it takes nothing more, either. `broken` is what
-    broke the TLS, if anything did.
+    `unsent` is encrypted and not sent yet: nothing further is encrypted before it is sent.
+    `is_over`: the client sends nothing more. `is_gone`: it receives nothing more, either. `broken`
+    is what broke the TLS, if anything did.
     """
 
     def __init__(self, fd_in: int, fd_out: int, context: ssl.SSLContext, wakeup: int) -> None:
@@ -48,8 +49,8 @@ class TlsClient:
         cipher = self._tls.cipher()
         return f"{self._tls.version()} {cipher[0] if cipher else 'unknown'}"
 
-    def shake_hands(self, deadline: float) -> str:
-        """Make the handshake until a moment of monotonic(); returns "", or why there is none."""
+    def shake_hands(self, deadline: float) -> Refusal | None:
+        """Make the handshake, until a moment of monotonic() at most."""
         is_first = True
         while True:
             try:
@@ -60,19 +61,19 @@ class TlsClient:
             except ssl.SSLError as error:
                 self._flush(deadline)  # an alert, for the client
                 self._part()
-                return reason_of(error)
+                return Refusal(reason_of(error))
             if refused := self._flush(deadline) or self._wait(self.fd_in, select.POLLIN, deadline):
                 return refused
             received = self._read()
             if received is None:
                 continue
             if not received:
-                return "eof"
+                return Refusal("eof")
             if is_first and received[0] != HANDSHAKE:
                 self.unsent = memoryview(NO_TLS)
                 self._flush(deadline)
                 self._part()
-                return "no tls"
+                return Refusal("no tls")
             is_first = False
             self._received.write(received)
 
@@ -88,7 +89,7 @@ class TlsClient:
         return self.decrypt()
 
     def decrypt(self) -> list[bytes]:
-        """The octets of those records that are there as a whole."""
+        """Decrypt the records that have come as a whole."""
         found = []
         try:
             while octets := self._tls.read(RECORD):
@@ -106,7 +107,7 @@ class TlsClient:
         return found
 
     def encrypt(self, view: memoryview) -> bool:
-        """Encrypt what is for the client, and send what it takes of that; False: nothing."""
+        """Encrypt octets for the client, and send as many as it takes; False: it takes none."""
         try:
             while view:
                 view = view[self._tls.write(view) :]
@@ -117,7 +118,7 @@ class TlsClient:
         return self.send()
 
     def send(self) -> bool:
-        """Send what the client takes; False: nothing."""
+        """Send as many octets as the client takes; False: it takes none."""
         before = len(self.unsent)
         try:
             while self.unsent and (sent := send_now(self._socket, self.fd_out, self.unsent)):
@@ -133,7 +134,7 @@ class TlsClient:
             self._tls.unwrap()
         except ssl.SSLError:
             pass  # it wants the client's answer, for which nobody waits
-        if not self._flush(deadline):
+        if self._flush(deadline) is None:
             self._part()
 
     def _collect(self) -> None:
@@ -143,7 +144,7 @@ class TlsClient:
             self.unsent = memoryview(b"".join((self.unsent, octets)) if self.unsent else octets)
 
     def _read(self) -> bytes | None:
-        """What has come; b"" at the end, which a reset is, too; None: nothing after all."""
+        """Read what has come; b"" at the end, and after a reset; None where nothing has come."""
         try:
             if self._is_one and self._socket is not None:
                 return self._socket.recv(RECEIVE, socket.MSG_DONTWAIT)
@@ -153,31 +154,31 @@ class TlsClient:
         except OSError:
             return b""
 
-    def _flush(self, deadline: float) -> str:
-        """Send all that is to be sent; returns "", or why that could not be."""
+    def _flush(self, deadline: float) -> Refusal | None:
+        """Send all that is to be sent."""
         self._collect()
         self.send()
         while self.unsent:
             if refused := self._wait(self.fd_out, select.POLLOUT, deadline):
                 return refused
             self.send()
-        return "eof" if self.is_gone else ""
+        return Refusal("eof") if self.is_gone else None
 
-    def _wait(self, fd: int, mask: int, deadline: float) -> str:
-        """Wait for a descriptor; returns "", or why it is over."""
+    def _wait(self, fd: int, mask: int, deadline: float) -> Refusal | None:
+        """Wait for a descriptor, until the deadline or a signal to end."""
         poll = select.poll()
         poll.register(fd, mask)
         if not self.is_over:
             poll.register(self._wakeup, select.POLLIN)
         if (left := deadline - monotonic()) <= 0:
-            return "timeout"  # also for a client that never stops
+            return Refusal("timeout")  # also for a client that never stops
         found = dict(poll.poll(milliseconds(left)))
         if self._wakeup in found:
-            return "signal"
-        return "" if found else "timeout"
+            return Refusal("signal")
+        return None if found else Refusal("timeout")
 
     def _part(self) -> None:
-        """Close so that what was sent last is received (RFC 1122 section 4.2.2.13)."""
+        """Close so that the client receives the last octets (RFC 1122 section 4.2.2.13)."""
         if self._socket is None:
             return
         deadline = monotonic() + PARTING_SECONDS

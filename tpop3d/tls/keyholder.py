@@ -18,6 +18,7 @@ from tpop3d.system import logs, processes, signal, socket, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.io import PacketSocket, packet_pair, ready
 from tpop3d.system.privileges import PR_SET_DUMPABLE
+from tpop3d.system.refusal import PERMANENT, Refusal
 from tpop3d.tls import relay_channel
 from tpop3d.tls.relay_channel import RelayChannel
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import ssl
 
     from tpop3d.config.addresses import Pairs
-    from tpop3d.settings import Config
     from tpop3d.system.privileges import Sandbox
     from tpop3d.tls.certificates import Serving
 
@@ -41,22 +41,25 @@ _ASKED = struct.Struct("!cI")  # kind, number
 
 
 class Recipe:
-    """What a keyholder is made of: `identities` are the certificates of an address or more each."""
+    """What a keyholder is made of: `identities` has, for each address, its certificates and keys;
+    addresses may share them."""
 
-    def __init__(self, config: Config, sandbox: Sandbox, identities: list[Pairs]) -> None:
-        self.identities = identities
-        self.min_version = config.tls_min_version
-        self.ciphers = config.tls_ciphers
+    def __init__(
+        self, sandbox: Sandbox, identities: list[Pairs], min_version: str, ciphers: str
+    ) -> None:
         self.sandbox = sandbox
+        self.identities = identities
+        self.min_version = min_version
+        self.ciphers = ciphers
 
     def files(self) -> list[tuple[int, ...]]:
-        """What tells the files apart from others of the same name."""
+        """Identify the files: another file of the same name, or a changed one, is told apart."""
         paths = {path for pairs in self.identities for pair in pairs for path in pair}
         return [_identity(path) for path in sorted(paths)]
 
 
 class Keyholder:
-    """A keyholder, as the listener knows it. `files`: what it has read, as `Recipe.files` tells."""
+    """A keyholder, as the listener knows it. `files` are what it has read (`Recipe.files`)."""
 
     def __init__(
         self,
@@ -79,8 +82,8 @@ class Keyholder:
         return self._socket.fileno()
 
     def start_relay(self) -> tuple[int, RelayChannel]:
-        """Have a relay forked; returns its number and the channel to it, which ends at once where
-        it cannot be. Raises OSError where there is no keyholder."""
+        """Have a relay forked; returns its number and its channel, which ends at once where there
+        can be no relay. Raises OSError where there is no keyholder."""
         ours, theirs = relay_channel.pair()
         self._number += 1
         try:
@@ -94,7 +97,7 @@ class Keyholder:
         return self._number, ours
 
     def kill(self, number: int) -> None:
-        """Have a relay killed that is not ours any more."""
+        """Have a relay killed that is in somebody else's hands."""
         try:
             self._socket.send_packet(_ASKED.pack(KILL, number))
         except OSError:
@@ -107,29 +110,22 @@ class Keyholder:
             self._socket.close()
 
     def retire(self) -> None:
-        """Let it end when its relays have."""
+        """Let the keyholder end when its relays have ended."""
         self._is_retired = True
         if not self._relays:
             self._socket.close()
 
 
-class KeyholderRefused:
-    """Why there is no keyholder; lasting is what only other files can mend."""
-
-    def __init__(self, reason: str, is_lasting: bool) -> None:
-        self.reason = reason
-        self.is_lasting = is_lasting
-
-
-def start(recipe: Recipe) -> Keyholder | KeyholderRefused:
-    """Fork a keyholder and wait until it has read the keys."""
+def start(recipe: Recipe) -> Keyholder | Refusal:
+    """Fork a keyholder and wait until it has read the keys. A refusal is PERMANENT where only other
+    files can mend it."""
     files = recipe.files()
     ours, theirs = [PacketSocket(end) for end in packet_pair()]
     try:
         processes.spawn(lambda: _keep(recipe, theirs))
     except OSError as error:
         ours.close()
-        return KeyholderRefused(f"no further process: {error.strerror}", False)
+        return Refusal(f"no further process: {error.strerror}")
     finally:
         theirs.close()
     answer = ours.receive_packet(MAX_ANSWER)[0] if ready(PATIENCE, ours.fileno()) else b""
@@ -138,8 +134,8 @@ def start(recipe: Recipe) -> Keyholder | KeyholderRefused:
         return Keyholder(recipe, files, ours, lines)
     ours.close()
     if lines:
-        return KeyholderRefused(lines[0], True)
-    return KeyholderRefused("the process that reads the keys has died, or takes too long", False)
+        return Refusal(lines[0], PERMANENT)
+    return Refusal("the process that reads the keys has died, or takes too long")
 
 
 def _keep(recipe: Recipe, connection: PacketSocket) -> int:
@@ -200,7 +196,7 @@ def _start_relay(sandbox: Sandbox, channel: RelayChannel, contexts: list[ssl.SSL
 
 
 def _let_go_of_output() -> None:
-    """Whoever waits for the end of what the listener prints does not wait for this process."""
+    """Close the listener's output: whoever waits for its end does not wait for this process."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1) if logs.is_on_stderr() else (0, 1, 2):
         os.dup2(null, fd)
@@ -208,7 +204,7 @@ def _let_go_of_output() -> None:
 
 
 def _reap(numbers: bytes, relays: dict[int, int]) -> bool:
-    """Reap relays that have ended. False: we are told to end ourselves, which ends no relay."""
+    """Reap relays that have ended. False: this process is told to end, which ends no relay."""
     while relays:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:

@@ -59,7 +59,7 @@ def _serve(order: RelayOrder, channel: RelayChannel, context: ssl.SSLContext, wa
     fd_in, fd_out, inner = order.fds
     client = TlsClient(fd_in, fd_out, context, wakeup)
     if refused := client.shake_hands(monotonic() + order.seconds):
-        channel.tell(relay_channel.FAILED, refused)
+        channel.tell(relay_channel.FAILED, refused.reason)
         return
     channel.tell(relay_channel.SECURED, client.describe())
     RelayPump(client, inner, wakeup, order.patience).pump()
