@@ -312,7 +312,7 @@ def test_no_tls(counted, logged, flat, failed, expected):
 def test_more_connections_than_there_may_be(counted, logged, settings, expected):
     limits = Limits(config_of(settings))
     for _ in range(8):
-        assert limits.refuse(CLIENT) == ""
+        assert limits.refuse(CLIENT) is None
         limits.add(CLIENT)
     logs.warning(limits.line(CLIENT, limits.refuse(CLIENT)))
     lines = logged()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from authkit import config_of
 from tpop3d.listener import limits
 from tpop3d.listener.limits import MAX_SOURCES, SILENCE, Limits, source_of
+from tpop3d.system.refusal import Refusal
 
 ANN, BERT = "192.0.2.1", "192.0.2.2"
 
@@ -30,6 +31,10 @@ def limits_of(most, per_source="half"):
     return Limits(config_of(max_children=most, max_children_per_source=per_source))
 
 
+def why(refused):
+    return "" if refused is None else refused.reason
+
+
 def admit(limits, *peers):
     """Serve whoever is not refused; returns who that was."""
     admitted = []
@@ -43,18 +48,18 @@ def admit(limits, *peers):
 def test_not_more_than_max_children_are_served():
     limits = limits_of(3, 0)
     assert admit(limits, ANN, BERT, ANN, ANN, BERT) == [ANN, BERT, ANN]
-    assert limits.refuse(BERT) == "max-children (3)"
+    assert why(limits.refuse(BERT)) == "max-children (3)"
     limits.remove(ANN)
-    assert limits.refuse(BERT) == ""
+    assert why(limits.refuse(BERT)) == ""
 
 
 def test_one_source_gets_no_more_than_its_share():
     limits = limits_of(10, 2)
     assert admit(limits, ANN, ANN, ANN, BERT) == [ANN, ANN, BERT]
-    assert limits.refuse(ANN) == "max-children-per-source (2)"
-    assert limits.refuse(BERT) == ""
+    assert why(limits.refuse(ANN)) == "max-children-per-source (2)"
+    assert why(limits.refuse(BERT)) == ""
     limits.remove(ANN)
-    assert limits.refuse(ANN) == ""
+    assert why(limits.refuse(ANN)) == ""
 
 
 @pytest.mark.parametrize(("most", "half"), [(1, 1), (2, 1), (3, 2), (15, 8), (16, 8)])
@@ -69,7 +74,7 @@ def test_with_0_one_source_may_have_all():
 def test_the_limit_of_all_is_told_before_that_of_a_source():
     limits = limits_of(1, 1)
     limits.add(ANN)
-    assert limits.refuse(ANN) == "max-children (1)"
+    assert why(limits.refuse(ANN)) == "max-children (1)"
 
 
 SOURCES = {
@@ -108,13 +113,13 @@ def test_another_configuration_counts_from_now_on():
     limits = limits_of(4, 4)
     admit(limits, ANN, ANN, ANN)
     limits.change(config_of(max_children=2))
-    assert limits.refuse(BERT) == "max-children (2)"
+    assert why(limits.refuse(BERT)) == "max-children (2)"
     limits.change(config_of(max_children=10, max_children_per_source=3))
-    assert limits.refuse(ANN) == "max-children-per-source (3)"
-    assert limits.refuse(BERT) == ""
+    assert why(limits.refuse(ANN)) == "max-children-per-source (3)"
+    assert why(limits.refuse(BERT)) == ""
     for _ in range(3):
         limits.remove(ANN)
-    assert limits.refuse(ANN) == ""
+    assert why(limits.refuse(ANN)) == ""
 
 
 peers = st.sampled_from([ANN, BERT, "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "unix"])
@@ -146,30 +151,30 @@ def test_a_refusal_is_logged_once_in_a_while(clock):
     limits = limits_of(1)
     line = 'connection refused rip=192.0.2.1 limit="max-children (1)"'
     assert SILENCE == 10
-    assert limits.line(ANN, "max-children (1)") == line
+    assert limits.line(ANN, Refusal("max-children (1)")) == line
     for step in (0, 5, 4.9):
         clock.now += step
-        assert limits.line(ANN, "max-children (1)") == ""
+        assert limits.line(ANN, Refusal("max-children (1)")) == ""
     clock.now += 0.2
-    assert limits.line(ANN, "max-children (1)") == line
+    assert limits.line(ANN, Refusal("max-children (1)")) == line
     clock.now += 9.9  # from the last line on, not from the first
-    assert limits.line(ANN, "max-children (1)") == ""
+    assert limits.line(ANN, Refusal("max-children (1)")) == ""
 
 
 def test_each_source_has_its_own_line(clock):
     limits = limits_of(1)
-    assert limits.line(ANN, "x") != ""
-    assert "rip=192.0.2.2 " in limits.line(BERT, "x")
-    assert "rip=2001:db8::1 " in limits.line("2001:db8::1", "x")
-    assert limits.line("2001:db8::2", "x") == ""  # the same network
-    assert "rip=unix " in limits.line("unix", "x")
-    assert limits.line("unix", "x") == ""
+    assert limits.line(ANN, Refusal("x")) != ""
+    assert "rip=192.0.2.2 " in limits.line(BERT, Refusal("x"))
+    assert "rip=2001:db8::1 " in limits.line("2001:db8::1", Refusal("x"))
+    assert limits.line("2001:db8::2", Refusal("x")) == ""  # the same network
+    assert "rip=unix " in limits.line("unix", Refusal("x"))
+    assert limits.line("unix", Refusal("x")) == ""
 
 
 def test_many_sources_take_no_memory(clock):
     limits = limits_of(1)
     for number in range(3 * MAX_SOURCES):
-        assert limits.line(f"2001:db8:{number:x}::1", "x") != ""
+        assert limits.line(f"2001:db8:{number:x}::1", Refusal("x")) != ""
         assert len(limits._seldom._logged) <= MAX_SOURCES
     for number in range(3 * MAX_SOURCES):
         limits.add(f"2001:db8:{number:x}::1")

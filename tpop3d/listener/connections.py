@@ -1,11 +1,11 @@
 """What becomes of a connection that the listener has accepted, from gatekeeper to session.
 
-A waiting gatekeeper gets it, and a duplicate is kept here. For a login request a process is forked
-on the duplicate, which asks the auth switch and, if the answer is yes, becomes the session. This is
-the monitor of all gatekeepers: it reads nothing from any client, and keeps no password.
+A waiting gatekeeper gets it, and the listener keeps a duplicate. For a login request it forks a
+process on the duplicate, which asks the auth switch and, if the answer is yes, becomes the session.
+The listener reads nothing from any client, and keeps no password.
 
-Where a connection stands is said by its monitor, and what may follow by `privsep.lifecycle`. Here
-is done what the state wants that it has come to.
+A connection's monitor knows its state, and `privsep.lifecycle` which may follow. This module does
+what the state wants.
 """
 
 from __future__ import annotations
@@ -29,12 +29,22 @@ from tpop3d.tls.relay_channel import Failed, Secured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from tpop3d.config.addresses import Tls
     from tpop3d.listener.event_loop import Loop
+    from tpop3d.listener.limits import LimitRules
+    from tpop3d.listener.logins import LoginRules
     from tpop3d.privsep.channel import Message
-    from tpop3d.settings import Config
+    from tpop3d.privsep.monitor import MonitorRules
     from tpop3d.system.privileges import Sandbox
     from tpop3d.tls.keyholder import Keyholder
+
+    class ConnectionRules(LimitRules, LoginRules, MonitorRules, Protocol):
+        """What connections go by, up to their ends: directives, by their names."""
+
+        gatekeeper_connections: int
+
 
 SWEEP = 0.5  # seconds between two looks for those whose time is over
 
@@ -42,14 +52,14 @@ SWEEP = 0.5  # seconds between two looks for those whose time is over
 class Connections:
     """All connections that are served, and the gatekeepers that serve them."""
 
-    def __init__(self, config: Config, sandbox: Sandbox, loop: Loop) -> None:
-        self.limits = Limits(config)
+    def __init__(self, rules: ConnectionRules, sandbox: Sandbox, loop: Loop) -> None:
+        self.limits = Limits(rules)
         self.all: set[Connection] = set()
         self._seldom = Seldom()
-        self._config = config
+        self._rules = rules
         self._gatekeepers = Gatekeepers(
             sandbox,
-            config.gatekeeper_connections,
+            rules.gatekeeper_connections,
             loop,
             self._room,
             self._on_message,
@@ -57,17 +67,17 @@ class Connections:
         )
         self._loop = loop
         self._relays = Relays(loop, self._secured, self._relay_over)
-        self._logins = Logins(config, self._gatekeepers, loop, self._finish, self.log_throttled)
+        self._logins = Logins(rules, self._gatekeepers, loop, self._finish, self.log_throttled)
         self._is_full = False  # for good: there will be no further connections
         self._is_sweeping = False
 
-    def change(self, config: Config, sandbox: Sandbox, keyholder: Keyholder | None) -> None:
-        """Go by another configuration from now on; who is being served is served on."""
-        self._config = config
-        self._logins.change(config)
-        self.limits.change(config)
+    def change(self, rules: ConnectionRules, sandbox: Sandbox, keyholder: Keyholder | None) -> None:
+        """Go by other rules from now on; clients that are being served are served on."""
+        self._rules = rules
+        self._logins.change(rules)
+        self.limits.change(rules)
         self.use_keys(keyholder)
-        self._gatekeepers.renew(sandbox, config.gatekeeper_connections)
+        self._gatekeepers.renew(sandbox, rules.gatekeeper_connections)
         self.fill()
 
     def use_keys(self, keyholder: Keyholder | None) -> None:
@@ -75,7 +85,7 @@ class Connections:
         self._relays.change(keyholder)
 
     def log_throttled(self, trouble: str) -> None:
-        """Log what may last, once in a while."""
+        """Log trouble that may last: once in a while."""
         if self._seldom.may(trouble):
             logs.error(trouble)
 
@@ -87,7 +97,7 @@ class Connections:
 
     def _room(self) -> int:
         """How many further connections there could be."""
-        return 0 if self._is_full else self._config.max_children - len(self.all)
+        return 0 if self._is_full else self._rules.max_children - len(self.all)
 
     def stop_filling(self) -> None:
         """There will be no further connections."""
@@ -96,7 +106,7 @@ class Connections:
         self._gatekeepers.drop_spares()
 
     def are_over(self) -> bool:
-        """Is nobody served any more, and has everybody what was sent?"""
+        """Is no client served any more, and has each of them what was sent?"""
         return not self.all and not self._relays.linger_on()
 
     def drop_all(self) -> None:
@@ -108,9 +118,9 @@ class Connections:
     # The life of a connection
 
     def serve(self, fd: int, peer: str, local: tuple[str, int], tls: Tls) -> bool:
-        """Give a connection to a gatekeeper, or first to a relay. False: there is none, and `fd` is
-        the caller's."""
-        connection = Connection(fd, Monitor(self._config, peer, local, tls), peer)
+        """Give a connection to a gatekeeper, or first to a relay. False: there is none, and the
+        caller keeps `fd`."""
+        connection = Connection(fd, Monitor(self._rules, peer, local, tls), peer)
         if tls.mode != IMMEDIATE:
             is_given = self._give(connection)
         elif not (is_given := self._relays.give(connection)):
@@ -152,7 +162,7 @@ class Connections:
             self._finish(connection)
 
     def _relay_over(self, connection: Connection, why: Failed) -> None:
-        """A connection has no relay any more. Who speaks on it will find it closed."""
+        """A connection has no relay any more. Its gatekeeper or session finds it closed."""
         monitor = connection.monitor
         if monitor.state != lifecycle.HANDSHAKE:
             return
@@ -162,9 +172,10 @@ class Connections:
         self._finish(connection)
 
     def _sweep(self) -> None:
-        """End those whose time to log in is over, which a gatekeeper should have said long ago.
+        """End connections whose time to log in is over: their gatekeepers should have reported that
+        long ago.
 
-        Not a timer for each: thousands would wait for connections that are long over.
+        There is not a timer for each: thousands would wait for connections that are long over.
         """
         now = monotonic()
         self._relays.expire(now)
@@ -194,7 +205,7 @@ class Connections:
         connection.hang_up()
         if how := connection.monitor.end:
             connection.monitor.summary.log_end(how)
-        self._relays.linger(connection, self._config.max_children)
+        self._relays.linger(connection, self._rules.max_children)
         self.fill()
 
     # What gatekeepers say

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tpop3d.auth.driver import Account
     from tpop3d.privsep.channel import Channel, ReceivedLogin
     from tpop3d.privsep.monitor import Monitor
-    from tpop3d.settings import Config
+    from tpop3d.session.session import SessionRules
 
-# What it ends with.
+# Its exit statuses.
 OVER = 0  # somebody was let in, and the session is over
 REFUSED = 10
 UNDECIDED = 11
@@ -30,14 +30,14 @@ def start(
     channel: Channel,
     monitor: Monitor,
     request: ReceivedLogin,
-    config: Config,
+    rules: SessionRules,
     needed: tuple[int, ...],
 ) -> int:
     """Fork the child; returns its pid. Raises OSError where there can be no further process.
 
-    `fd` is the connection, and drivers have the descriptors that are `needed`. `channel` leads to
-    the gatekeeper that asks: it is told of an admission by the child, and of a refusal by whoever
-    called, when the child has ended.
+    `fd` is the connection, and drivers need the descriptors `needed`. `channel` leads to the
+    gatekeeper that asks. The child tells it of an admission; the caller tells it of a refusal, when
+    the child has ended.
     """
 
     def work() -> int:
@@ -55,19 +55,19 @@ def start(
         channel.close()
         for descriptor in needed:
             os.close(descriptor)
-        return _serve(fd, account, request, monitor, config)
+        return _serve(fd, account, request, monitor, rules)
 
     return processes.spawn(work)
 
 
 def _serve(
-    fd: int, account: Account, request: ReceivedLogin, monitor: Monitor, config: Config
+    fd: int, account: Account, request: ReceivedLogin, monitor: Monitor, rules: SessionRules
 ) -> int:
     """Be the session; returns how the process is to end."""
     wakeup, _ = processes.descriptors()
     try:
         policy, summary = monitor.policy, monitor.summary
-        session.serve((fd, fd), request.pending, wakeup, account, policy, config, summary)
+        session.serve((fd, fd), request.pending, wakeup, account, policy, rules, summary)
     except Exception as error:
         logs.error(f"internal error: {logs.describe(error)}")
         return BROKEN

@@ -19,12 +19,21 @@ from tpop3d.system import logs, signal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
+    from tpop3d.auth.driver import Driver
     from tpop3d.listener.connection import Connection, Gatekeeper
     from tpop3d.listener.event_loop import Loop
     from tpop3d.listener.gatekeepers import Gatekeepers
     from tpop3d.privsep.channel import ReceivedLogin
-    from tpop3d.settings import Config
+    from tpop3d.session.session import SessionRules
+
+    class LoginRules(SessionRules, Protocol):
+        """What logins go by, and the sessions that come of them: directives, by their names."""
+
+        auth_failure_delay_seconds: int
+        drivers: dict[str, Driver]
+
 
 EVENTS = {  # what a login process's exit status says
     login_child.OVER: lifecycle.SESSION_OVER,
@@ -42,34 +51,34 @@ class Logins:
 
     def __init__(
         self,
-        config: Config,
+        rules: LoginRules,
         gatekeepers: Gatekeepers,
         loop: Loop,
         finish: Callable[[Connection], None],
         log_throttled: Callable[[str], None],
     ) -> None:
-        self._config = config
-        self._hosts = SilentHosts(config.drivers, loop, log_throttled)
+        self._rules = rules
+        self._hosts = SilentHosts(rules.drivers, loop, log_throttled)
         self._gatekeepers = gatekeepers
         self._loop = loop
         self._finish = finish
         self._log_throttled = log_throttled
         self._by_pid: dict[int, Connection] = {}
 
-    def change(self, config: Config) -> None:
-        """Go by another configuration from now on."""
+    def change(self, rules: LoginRules) -> None:
+        """Go by other rules from now on."""
         known = self._hosts.known()
         self._hosts.retire()
-        self._config = config
-        self._hosts = SilentHosts(config.drivers, self._loop, self._log_throttled, known)
+        self._rules = rules
+        self._hosts = SilentHosts(rules.drivers, self._loop, self._log_throttled, known)
 
     def begin(self, one: Gatekeeper, connection: Connection, request: ReceivedLogin) -> None:
-        """Fork the process that decides, and that is the session if the answer is yes."""
+        """Fork the process that decides, and becomes the session if the answer is yes."""
         connection.asked = monotonic()
         assert connection.fd is not None
         try:
-            monitor, config, needed = connection.monitor, self._config, self._hosts.descriptors
-            pid = login_child.start(connection.fd, one.channel, monitor, request, config, needed)
+            monitor, rules, needed = connection.monitor, self._rules, self._hosts.descriptors
+            pid = login_child.start(connection.fd, one.channel, monitor, request, rules, needed)
         except OSError as error:
             self._log_throttled(f"no further process: {error.strerror}")
             connection.monitor.note(lifecycle.NO_PROCESS)
@@ -109,10 +118,10 @@ class Logins:
             connection.hang_up()
             connection.deadline = monotonic() + GRACE
         else:
-            # A process that has died on the way has let nobody in. Counted from the request on:
-            # how long the drivers took is nobody's business.
+            # A process that has died on the way has let nobody in. The delay counts from the
+            # request on: it does not show how long the drivers took.
             answer = monitor.answer(NO if code == login_child.REFUSED else CANNOT_SAY)
-            due = connection.asked + self._config.auth_failure_delay_seconds
+            due = connection.asked + self._rules.auth_failure_delay_seconds
             self._loop.call_later(due - monotonic(), lambda: self._refuse(connection, answer))
 
     def _refuse(self, connection: Connection, answer: bytes) -> None:

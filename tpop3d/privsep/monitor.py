@@ -24,10 +24,25 @@ from tpop3d.system.io import Violation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
+    from tpop3d.auth.driver import Driver
+    from tpop3d.auth.switch import Rules
     from tpop3d.config.addresses import Tls
     from tpop3d.privsep.channel import Message
-    from tpop3d.settings import Config
     from tpop3d.tls.relay_channel import Failed, Secured
+
+    class MonitorRules(Rules, Protocol):
+        """What a monitor goes by, beyond what the auth switch does: directives, by their names."""
+
+        drivers: dict[str, Driver]
+        login_seconds: int
+        timeout_seconds: int
+
+        def takes_plaintext(self, client: str) -> bool: ...
+
+        def local_domain(self, host: str, port: int) -> bytes: ...
+
 
 MAX_FAILED_LOGINS = 3
 MAX_LINES = 2  # of one connection, without those of -v
@@ -40,15 +55,15 @@ class Monitor:
     """The monitor of one connection, from the address `client`, made at `local`."""
 
     def __init__(
-        self, config: Config, client: str, local: tuple[str, int], tls: Tls = PLAIN
+        self, rules: MonitorRules, client: str, local: tuple[str, int], tls: Tls = PLAIN
     ) -> None:
         self.summary = Summary(client)
         self.state = lifecycle.HANDSHAKE if tls.mode == IMMEDIATE else lifecycle.AUTHORIZING
         self.end = ERROR  # how it ended, once it is over; "" where its session has logged that
         self.verdict = Verdict.no("nothing was tried")
-        self._config = config
+        self._rules = rules
         self._local = local
-        self._switch = Switch(config.drivers, config)
+        self._switch = Switch(rules.drivers, rules)
         self._failed = 0
         self._undecided = 0
         self._closed = False
@@ -56,21 +71,21 @@ class Monitor:
         self._is_verbose = logs.is_verbose()  # as the gatekeeper is, whatever a reload says
         self.tls = tls
         self._octets = (0, 0)  # in and out, before TLS
-        is_open = tls.mode == IMMEDIATE or config.takes_plaintext(client)
+        is_open = tls.mode == IMMEDIATE or rules.takes_plaintext(client)
         timestamp = apop_timestamp() if is_open and self._switch.offers_apop() else b""
-        plaintext = is_open and not config.apop_only
+        plaintext = is_open and not rules.apop_only
         self.policy = Policy(timestamp, plaintext, stls=tls.mode == STLS)
         self.summary.needs_tls = not is_open
 
     @property
     def patience(self) -> float:
-        """How many seconds a client may take nothing of what there is for it."""
-        return self._config.timeout_seconds
+        """How many seconds a client may take no octet of what is sent to it."""
+        return self._rules.timeout_seconds
 
     @property
     def seconds_left(self) -> float:
         """How many seconds there are to log in. Negotiating TLS gives nobody more of them."""
-        return max(0.0, self.summary.started + self._config.login_seconds - monotonic())
+        return max(0.0, self.summary.started + self._rules.login_seconds - monotonic())
 
     def receive(self, message: Message) -> str:
         """Take a gatekeeper's message; returns the state that the connection has come to, "" if the
@@ -103,16 +118,15 @@ class Monitor:
         self._count(wanted)
 
     def secure(self, secured: Secured) -> None:
-        """The connection has TLS: nothing is in the clear any more, and nothing else is known of
-        the client than before it said anything."""
+        """The connection has TLS from now on. Nothing that the client said in the clear counts."""
         self.note(lifecycle.SECURED)
         self.summary.tls, self.summary.cipher = secured.version, secured.cipher
         self._octets = self.summary.octets_in, self.summary.octets_out
         self.policy = Policy(self.policy.apop_timestamp, plaintext=True, secured=True)
 
     def log_failed_tls(self, failed: Failed) -> None:
-        """Say why there is no TLS, or no more of it: where it is not the client's doing, in words
-        that nobody takes for that."""
+        """Log why there is no TLS, or no more of it. Where the fault is ours, no filter may take it
+        for the client's."""
         what, log = ("tls trouble", logs.error) if failed.is_ours else ("tls failed", logs.notice)
         log(logs.event(what, rip=self.summary.client, reason=failed.reason))
 
@@ -146,7 +160,7 @@ class Monitor:
             # Only now: a host name in listen-address may have to be looked up.
             if self._switch.appends_to(attempt.name):
                 try:
-                    domain = self._config.local_domain(*self._local)
+                    domain = self._rules.local_domain(*self._local)
                 except Unresolved as error:
                     unresolved = str(error)
             client = self.summary.client
@@ -178,10 +192,9 @@ class Monitor:
         return self.verdict
 
     def _log(self, line: Line) -> None:
-        """Write a gatekeeper's line: that it has failed; and with -v, what it does, in as many as
-        it likes.
+        """Write a gatekeeper's line to the log: one about a failure, or with -v any.
 
-        It is marked as such: whoever reads the log must not take it for ours.
+        The line is marked as the gatekeeper's: whoever reads the log must not take it for ours.
         """
         is_error = line.level == channels.LOG_ERR
         self._lines += is_error
@@ -190,7 +203,7 @@ class Monitor:
         logs.write(line.level, logs.event("gatekeeper", rip=self.summary.client, says=line.text))
 
     def answer(self, answer: str) -> bytes:
-        """What the gatekeeper is told of a verdict's answer, and whether it was the last one."""
+        """The message that tells the gatekeeper of a verdict, and whether it was the last one."""
         if answer == YES:
             self._closed = True
             return channels.ADMITTED
@@ -204,7 +217,7 @@ class Monitor:
 
 
 def _event(message: ReceivedLogin | TlsWanted | Ending) -> str:
-    """What a gatekeeper's message tells of."""
+    """The event that a gatekeeper's message tells of."""
     if isinstance(message, ReceivedLogin):
         return lifecycle.ASKS_LOGIN
     if isinstance(message, TlsWanted):
@@ -215,18 +228,18 @@ def _event(message: ReceivedLogin | TlsWanted | Ending) -> str:
 
 
 def apop_timestamp() -> bytes:
-    """A msg-id that no greeting had before, in the form of RFC 1939's example (section 7): two
-    numbers and a host. There are clients that know no other."""
+    """Make a msg-id that no greeting had before, in the form of RFC 1939's example (section 7): two
+    numbers and a host. Some clients know no other form."""
     host = bytes(c for c in os.fsencode(os.uname().nodename) if c in HOST_NAME)
     number = int.from_bytes(os.urandom(8), "big")
     return b"<%d.%d@%b>" % (number, time_ns(), host[:64] or b"localhost")
 
 
 def log_violation(client: str, number: int, what: object, who: str = "gatekeeper") -> None:
-    """A gatekeeper, or a relay, that does what ours never do is in somebody else's hands; `client`
-    is "" where it has no connection.
+    """Log that a gatekeeper, or a relay, does what ours never do: it is in somebody else's hands.
+    `client` is "" where it has no connection.
 
-    Whoever took a gatekeeper over may have been served before: the client is named in words of
-    which no filter makes a culprit.
+    An earlier client may have taken the gatekeeper over: so this one is named as `serving`, which
+    no filter takes for the culprit.
     """
     logs.error(logs.event("attack", serving=client, **{who: number}, reason=str(what)))
