@@ -15,8 +15,8 @@ ROOT = CHECKOUT / "tpop3d"
 DESIGN = (CHECKOUT / "DESIGN").read_text()
 # From the top down: nobody imports what stands above it.
 ROOMS = [
-    "__main__", "cli", "options", "commands", "doors", "listener", "privsep", "proxy", "tls",
-    "session", "configuration", "settings", "auth", "mailspool", "pop3", "config", "system",
+    "__main__", "cli", "options", "commands", "doors", "listener", "privsep", "configuration",
+    "settings", "proxy", "tls", "session", "auth", "mailspool", "pop3", "config", "system",
 ]  # fmt: skip
 FILES = {
     ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -110,6 +110,16 @@ def test_protocol_and_engine_know_no_connection_and_no_driver(engine):
                 if other in FILES:
                     assert room_of(other) in ("", engine, "system"), f"{module}: {other}"
                 assert other not in ("socket", "_socket", "ssl"), f"{module}: {other}"
+
+
+@pytest.mark.parametrize("room", ["proxy", "tls", "session", "auth", "mailspool", "pop3"])
+def test_what_stands_below_the_settings_does_not_know_them(room):
+    """Not even as a type: it says in a Protocol what it goes by."""
+    assert ROOMS.index("settings") < ROOMS.index(room)
+    for module, path in FILES.items():
+        if room_of(module) == room:
+            others = {room_of(other) for other, _ in imports_of(path) if other in FILES}
+            assert not others & {"settings", "configuration"}, module
 
 
 @pytest.mark.parametrize("name", ["signal", "socket"])
