@@ -112,7 +112,7 @@ def test_anything_else_is_left_alone(path, lock, content):
     path.write_bytes(content)
     inode = path.stat().st_ino
     age(path, 1e8)
-    why = lock.take()
+    why = lock.take().reason
     assert str(path) in why
     assert lock.remove() == ""
     assert (path.read_bytes(), path.stat().st_ino) == (content, inode)
@@ -132,14 +132,14 @@ def test_what_is_no_file_is_waited_for_and_then_left_alone(path, lock, kind):
         path.symlink_to(target if kind == "link" else "nothing")
     assert lock.take() is False
     age(path)
-    assert str(path) in lock.take()
+    assert str(path) in lock.take().reason
     assert sorted(os.listdir(path.parent)) == ["john.lock", "target"]
 
 
 @pytest.mark.parametrize("content", [MAIL, b"\n" + MAIL, b"7\nhost\n" + MAIL, MAIL * 4])
 def test_nobody_waits_for_mail(path, lock, content):
     path.write_bytes(content)
-    assert "not certainly a lock" in lock.take()
+    assert "not certainly a lock" in lock.take().reason
     assert path.read_bytes() == content
 
 
@@ -155,7 +155,7 @@ def test_a_lock_that_cannot_be_read_is_left_alone(path, lock, monkeypatch):
         return real(name, flags, *rest, **more)
 
     monkeypatch.setattr(os, "open", open_)
-    assert "not certainly a lock" in lock.take()
+    assert "not certainly a lock" in lock.take().reason
     assert path.exists()
 
 
@@ -303,7 +303,7 @@ def test_where_no_file_can_be_made_our_clock_is_all_there_is(path, lock, monkeyp
         assert lock.take() is False
     age(path)
     monkeypatch.setattr(os, "open", open_)
-    assert "cannot be made (No space left on device)" in lock.take()
+    assert "cannot be made (No space left on device)" in lock.take().reason
     assert not path.exists()  # it was stale
 
 
@@ -395,7 +395,7 @@ def test_a_file_that_takes_a_stale_locks_place_is_not_lost(path, lock, monkeypat
     done = replace_at(monkeypatch, "rename", path, content)
     taken = lock.take()  # mail is no lock that one could wait for
     assert done
-    assert isinstance(taken, str) if content == MAIL else taken is False
+    assert isinstance(taken, Refusal) if content == MAIL else taken is False
     assert path.read_bytes() == content
     assert os.listdir(path.parent) == [path.name]
 
@@ -422,7 +422,7 @@ def test_what_cannot_be_put_back_is_kept_aside_and_named(path, lock, monkeypatch
         real(source, target, **named)
 
     monkeypatch.setattr(os, "link", link)
-    why = lock.take()
+    why = lock.take().reason
     (aside,) = set(os.listdir(path.parent)) - {path.name}
     assert aside in why
     assert aside.startswith("john.lock.")
@@ -457,7 +457,7 @@ def test_mail_that_came_to_our_lock_stays(path, lock):
     assert path.read_bytes().endswith(MAIL)
     assert os.listdir(path.parent) == [path.name]
     age(path)
-    assert isinstance(lock.take(), str)
+    assert isinstance(lock.take(), Refusal)
     assert path.read_bytes().endswith(MAIL)
 
 
@@ -480,7 +480,7 @@ def test_nobody_waits_for_an_old_lock_that_somebody_has_open(path):
     with path.open("ab"):
         assert lock.take() is False
         age(path)
-        assert str(path) in lock.take()
+        assert str(path) in lock.take().reason
         assert os.listdir(path.parent) == [path.name]
     assert lock.take() is True
     lock.remove()

@@ -61,7 +61,7 @@ def test_what_is_sent_is_what_is_stored(tmp_path_factory, octets, block, lines):
 def test_a_missing_spool_is_an_empty_maildrop(tmp_path):
     spool = good(tmp_path / "spool")
     assert len(spool) == 0
-    assert spool.changed() == ""
+    assert spool.changed() is None
     assert list(spool.unique_ids()) == []
     spool.close()
 
@@ -156,8 +156,8 @@ GROWTH = [
 def test_growing_is_no_change(path, grown):
     spool = good(path)
     append(path, grown)
-    assert spool.changed() == ""
-    assert spool.changed() == ""
+    assert spool.changed() is None
+    assert spool.changed() is None
     spool.close()
 
 
@@ -211,7 +211,7 @@ def test_any_other_change_is_noticed_and_nothing_is_removed(path, change):
     spool = good(path)
     change(path)
     after = path.read_bytes() if path.exists() else None
-    assert spool.changed() != ""
+    assert spool.changed() is not None
     refused = spool.expunge(bytearray([1, 0]))
     assert isinstance(refused, Refusal)
     assert (path.read_bytes() if path.exists() else None) == after
@@ -225,7 +225,7 @@ def test_messages_of_the_same_length_are_told_apart(tmp_path):
     path.write_bytes(b"".join(reports))
     spool = good(path)
     path.write_bytes(b"".join(reports[1:]) + reports[0].replace(b":00 ", b":59 "))
-    assert "message 1" in spool.changed()
+    assert "message 1" in spool.changed().reason
     spool.close()
 
 

@@ -26,6 +26,7 @@ from time import time
 
 from tpop3d.mailspool.lockfile import STALE_AFTER, Seen, here, is_dead, look
 from tpop3d.system import reasons
+from tpop3d.system.refusal import Refusal
 
 NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of O_TMPFILE
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of link(2)
@@ -49,13 +50,13 @@ class Dotlock:
         self._clock: float | None = None  # the file system's time, at the last try
         self._here = b""  # what it says of where it was made
 
-    def take(self) -> bool | str:
-        """Make it. False: somebody has it. A text: why it can be neither made nor removed, so that
-        nobody need wait for it. Raises OSError."""
-        gone: bool | str = True
+    def take(self) -> bool | Refusal:
+        """Make the lock. False: somebody has it. A refusal: it can be neither made nor removed, so
+        it is no use to wait. Raises OSError."""
+        gone: bool | Refusal = True
         for _ in range(2):  # the second time after what was in the way is gone
             self._clock = None
-            cannot = ""
+            cannot = None
             try:
                 self._make()
                 return True
@@ -64,7 +65,7 @@ class Dotlock:
             except OSError as error:
                 if error.errno not in CANNOT:
                     raise
-                cannot = f"{self.path} cannot be made ({reasons.why(error)})"
+                cannot = Refusal(f"{self.path} cannot be made ({reasons.why(error)})")
             seen = look(self.path)
             if seen is None and cannot:
                 return cannot
@@ -77,11 +78,12 @@ class Dotlock:
             if not seen.is_none and not self._is_stale(seen):
                 return False
             if not seen.is_lock:
-                return f"{self.path} is in the way, is not certainly a lock, and is left alone"
+                why = "is in the way, is not certainly a lock, and is left alone"
+                return Refusal(f"{self.path} {why}")
             gone = self._take_away(seen)
-            if isinstance(gone, str):
+            if isinstance(gone, Refusal):
                 return gone
-        return False if gone else f"{self.path} is old, and somebody writes to it"
+        return False if gone else Refusal(f"{self.path} is old, and somebody writes to it")
 
     def refresh(self) -> None:
         """Say that it is still held, so that nobody takes it for stale."""
@@ -96,7 +98,7 @@ class Dotlock:
         ours, self._ours, self._left = self._ours, None, None
         if ours is None:
             return ""
-        gone: bool | str = False
+        gone: bool | Refusal = False
         try:
             # A close look comes later, where nobody knows its name.
             is_untouched = _is_untouched(os.lstat(self.path), ours.status)
@@ -108,11 +110,13 @@ class Dotlock:
         except FileNotFoundError:
             return ""
         except OSError as error:
-            gone = f"{self.path} cannot be removed ({error.strerror})"
+            gone = Refusal(f"{self.path} cannot be removed ({error.strerror})")
         if gone is True:
             return ""
         self._left = ours
-        return gone or f"{self.path} was our lock, and somebody writes to it: it is left alone"
+        if isinstance(gone, Refusal):
+            return gone.reason
+        return f"{self.path} was our lock, and somebody writes to it: it is left alone"
 
     @staticmethod
     def _is(ours: Seen | None, seen: Seen | None) -> bool:
@@ -126,9 +130,8 @@ class Dotlock:
         now = time() if self._clock is None else self._clock
         return now - seen.touched > STALE_AFTER
 
-    def _take_away(self, seen: Seen) -> bool | str:
-        """Unlink what was seen. False: it was another file in the end, and is where it was. A text:
-        why it cannot be done."""
+    def _take_away(self, seen: Seen) -> bool | Refusal:
+        """Unlink what was seen. False: by then it was another file, which is where it was."""
         side = self._another_name()
         try:
             os.rename(self.path, side)
@@ -136,7 +139,7 @@ class Dotlock:
             return True
         except OSError as error:
             if error.errno not in (*NO_SPACE, errno.ENAMETOOLONG):
-                return f"{self.path} cannot be removed ({error.strerror})"
+                return Refusal(f"{self.path} cannot be removed ({error.strerror})")
             side = self.path  # there is no room for another name
         try:
             if seen.is_still(look(side, alone=self._is_local)):
@@ -147,7 +150,7 @@ class Dotlock:
                 os.unlink(side)
         except OSError as error:
             was = "" if side == self.path else f", which was {self.path},"
-            return f"{side}{was} cannot be removed or put back ({error.strerror})"
+            return Refusal(f"{side}{was} cannot be removed or put back ({error.strerror})")
         return False
 
     def _another_name(self) -> str:

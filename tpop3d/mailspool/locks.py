@@ -187,10 +187,10 @@ class SpoolLocks:
         if isinstance(taken, bool):
             return taken
         if self._dotlocks == REQUIRE:
-            self._refused = Refusal(f"{taken}, and a dotlock is required", TEMPORARY)
+            self._refused = Refusal(f"{taken.reason}, and a dotlock is required", TEMPORARY)
             return False
         rest = "fcntl and flock have" if self._flock else "fcntl has"
-        self._warn(f"{taken}; {rest} to do")
+        self._warn(f"{taken.reason}; {rest} to do")
         return True
 
     def _warn(self, warning: str) -> None:

@@ -108,15 +108,15 @@ class Spool:
         # O_NONBLOCK: if it has become a FIFO since, opening it must not hang.
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            if wrong := _wrong_file(status, owner):
-                return Refusal(f"{self.path}: {wrong}", PERMANENT)
+            if refused := _refuse_file(self.path, status, owner):
+                return refused
             try:
                 # Whether there is new mail is told by the atime, which our reading must not move.
                 self._fd = os.open(self.path, flags | os.O_NOATIME)
             except PermissionError:
                 self._fd = os.open(self.path, flags)
-            if wrong := _wrong_file(os.fstat(self._fd), owner):
-                return Refusal(f"{self.path}: {wrong}", PERMANENT)
+            if refused := _refuse_file(self.path, os.fstat(self._fd), owner):
+                return refused
         except OSError as error:
             return of_error(error, self.path)
         locks = SpoolLocks(
@@ -196,9 +196,9 @@ class Spool:
         leads = self._listing.separators_lead
         return scan(self._fd, start, end, separators_lead=leads, refresh=self._refresh)
 
-    def changed(self) -> str:
-        """How the spool changed other than by growing; "" if it did not."""
-        return self._watch.changed(self._listing) if self._watch is not None else ""
+    def changed(self) -> Refusal | None:
+        """Refuse a spool that has changed other than by growing."""
+        return self._watch.changed(self._listing) if self._watch is not None else None
 
     def blocks(self, index: int) -> Iterator[bytes]:
         """Yield the stored content of a message. Raises `Truncated` where it is gone."""
@@ -243,8 +243,8 @@ class Spool:
             return refused
         try:
             is_touched = watch.is_touched()
-            if why := self.changed():
-                return Refusal(f"nothing removed: {why}", TEMPORARY)
+            if changed := self.changed():
+                return Refusal(f"nothing removed: {changed.reason}", TEMPORARY)
             return self._expunge_locked(deleted, watch, is_touched)
         except Unfinished as error:
             self._is_news = False
@@ -366,9 +366,9 @@ def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Ref
     session_lock = take_session_lock(f"{state}/lock", terms.pause)
     if isinstance(session_lock, Refusal):
         return session_lock
-    if left := statefile.remove_left(state):
+    if refused := statefile.remove_left(state):
         os.close(session_lock)
-        return Refusal(f"{left} cannot be removed", PERMANENT)
+        return refused
     try:
         path = journaled_path(state)
     except OSError as error:
@@ -384,10 +384,9 @@ def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Ref
         spool.close()
 
 
-def _wrong_file(status: os.stat_result, owner: int) -> str:
-    """Why a spool of this status is none that we touch; "" if it is one."""
-    if kind := named_by(status.st_mode):
-        return kind
-    if status.st_uid != owner:
-        return f"owned by uid {status.st_uid}, not by the mailbox's user (uid {owner})"
-    return ""
+def _refuse_file(path: str, status: os.stat_result, owner: int) -> Refusal | None:
+    """Refuse to touch a spool that is no regular file of its user's."""
+    why = named_by(status.st_mode)
+    if not why and status.st_uid != owner:
+        why = f"owned by uid {status.st_uid}, not by the mailbox's user (uid {owner})"
+    return Refusal(f"{path}: {why}", PERMANENT) if why else None

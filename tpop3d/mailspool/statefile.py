@@ -10,6 +10,8 @@ import errno
 import os
 import stat
 
+from tpop3d.system.refusal import PERMANENT, Refusal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
@@ -137,8 +139,10 @@ def write_all(fd: int, octets: Octets) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def remove_left(directory: str) -> str:
-    """Remove what is left of files that were being written; returns "", or one that cannot be
-    removed. Whoever calls has the session lock: nobody is writing."""
-    left = [f"{directory}/{name}" for name in LEFT]
-    return next((path for path in left if not remove(path)), "")
+def remove_left(directory: str) -> Refusal | None:
+    """Remove what is left of files that were being written. The caller has the session lock: nobody
+    is writing."""
+    for name in LEFT:
+        if not remove(f"{directory}/{name}"):
+            return Refusal(f"{directory}/{name} cannot be removed", PERMANENT)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from tpop3d.mailspool import index as indexes
+from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,37 +34,37 @@ class Watch:
             self.status = None
         return self.status is None or _look(os.lstat(self._path)) != _look(self.status)
 
-    def changed(self, listing: Listing) -> str:
-        """How it changed other than by growing; "" if it did not.
+    def changed(self, listing: Listing) -> Refusal | None:
+        """Refuse a spool that has changed other than by growing.
 
-        Cheap as long as nothing has touched it. Otherwise the start of every message must be what
-        and where it was, and what follows the last one must be new messages.
+        This is cheap as long as nobody has touched it. Otherwise every message must begin where and
+        as it did, and only new messages may follow the last one.
         """
         try:
             named = os.lstat(self._path)
             if self.status is not None and _look(named) == _look(self.status):
-                return ""
+                return None
             status = os.fstat(self._fd)
             if (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino):
-                return "another file has its name"
+                return Refusal("another file has its name")
             if status.st_size < listing.end:
-                return "it became shorter"
-            if why := self._differs(listing, status.st_size):
-                return why
+                return Refusal("it became shorter")
+            if refused := self._differs(listing, status.st_size):
+                return refused
         except OSError as error:
-            return error.strerror or "it cannot be read"
+            return Refusal(error.strerror or "it cannot be read")
         self.saw(status)
-        return ""
+        return None
 
-    def _differs(self, listing: Listing, size: int) -> str:
+    def _differs(self, listing: Listing, size: int) -> Refusal | None:
         if (index := indexes.differing(self._fd, listing)) >= 0:
-            return f"message {index + 1} is another"
+            return Refusal(f"message {index + 1} is another")
         if size > listing.end and len(listing):
             # A deliverer may be at work: it is enough that nothing contradicts a new message.
             grown = os.pread(self._fd, 64, listing.end).lstrip(b"\r\n")
             if not (grown.startswith(b"From ") or b"From ".startswith(grown)):
-                return "its last message grew"
-        return ""
+                return Refusal("its last message grew")
+        return None
 
 
 def _look(status: os.stat_result) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from tpop3d.pop3.authorization import Policy
+    from tpop3d.system.refusal import Refusal
 
     class Ids(Protocol):
         """An id of each message."""
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
         def octets(self) -> Sequence[int]:
             """The size of each message as RETR sends it, without dot-stuffing."""
 
-        def changed(self) -> str:
-            """How the maildrop changed other than by growing; "" if it did not."""
+        def changed(self) -> Refusal | None:
+            """Refuse a maildrop that has changed other than by growing."""
 
         def blocks(self, index: int) -> Iterator[bytes]:
             """The stored octets of a message."""

@@ -181,7 +181,8 @@ class _Session:
         if last.outcome == replies.UPDATE:
             return self._update(conversation, spool, transaction)
         if last.outcome == replies.BROKEN:
-            logs.error(summary.line("maildrop changed", reason=spool.changed()))
+            changed = spool.changed()
+            logs.error(summary.line("maildrop changed", reason=changed.reason if changed else ""))
         self._wire.flush()
         return ERROR
 
