@@ -122,6 +122,20 @@ def test_what_stands_below_the_settings_does_not_know_them(room):
             assert not others & {"settings", "configuration"}, module
 
 
+@pytest.mark.parametrize(
+    "room", ["listener", "proxy", "tls", "session", "auth", "mailspool", "pop3", "system"]
+)
+def test_no_text_stands_for_a_failure(room):
+    """What is returned in place of something is a Refusal, which says that it is one (DESIGN,
+    FAILURES)."""
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())) if room_of(module) == room else ():
+            if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.BinOp):
+                parts = {*ast.unparse(node.returns).split(" | ")}
+                is_text_alone = parts <= {"str", "list[str]", "None", "Refusal"}
+                assert is_text_alone or not parts & {"str", "list[str]"}, f"{module}: {node.name}"
+
+
 @pytest.mark.parametrize("name", ["signal", "socket"])
 def test_what_is_used_of_a_light_module_is_there_at_run_time(name):
     """mypy looks at `signal` and `socket`; what runs are `_signal` and `_socket`."""
