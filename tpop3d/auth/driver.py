@@ -27,7 +27,7 @@ It may have
 - `hosts`, a `tpop3d.auth.hosts.Hosts`, where it asks hosts that may be silent: a listener remembers
   which are. Then it has `try_host(number)`, too, which tells `hosts` whether one answers again;
 - `on_login(login)`, or None for it: called after every good login, whichever driver said yes;
-  returns "", or what went wrong. It always runs in a process of its own.
+  returns None, or a `tpop3d.system.refusal.Refusal`. It always runs in a process of its own.
 
 Drivers of other packages are found in the entry-point group `tpop3d.auth`; `auth-NAME-enable: yes`
 switches one on. A driver that raises has said *cannot say*.

@@ -16,6 +16,7 @@ from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, che
 from tpop3d.system import logs, signal, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.io import MAX_POLL, ready
+from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +47,17 @@ def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
     return _run(lambda: checked(driver.authenticate(login)), seconds, _needed(driver))
 
 
-def tell(driver: Driver, on_login: Callable[[Login], str], login: Login, seconds: float) -> str:
-    """Tell a driver of a good login; returns "", or what went wrong."""
-    return _run(lambda: Verdict.no(on_login(login)), seconds, _needed(driver)).reason
+def tell(
+    driver: Driver, on_login: Callable[[Login], Refusal | None], login: Login, seconds: float
+) -> Refusal | None:
+    """Tell a driver of a good login."""
+
+    def work() -> Verdict:
+        refused = on_login(login)
+        return Verdict.no("" if refused is None else refused.reason)
+
+    why = _run(work, seconds, _needed(driver)).reason
+    return Refusal(why) if why else None
 
 
 def serve(work: Callable[[], object], seconds: float, keep: tuple[int, ...]) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from tpop3d.auth.mysql_tls import Tls
     from tpop3d.auth.sql_query import Query
+    from tpop3d.system.refusal import Refusal
 
 SCHEME = "md5"  # of a hash that names none
 VMAIL_SQL = (
@@ -231,19 +232,21 @@ class MySQL:
         account = Account(name, owner.uid, gid, [mailbox], required=required, lock_gid=lock_gid)
         return Verdict.yes(account)
 
-    def _note_login(self, login: Login) -> str:
-        """Run the on-login query; returns "", or what went wrong."""
+    def _note_login(self, login: Login) -> Refusal | None:
+        """Run the on-login query."""
+        from tpop3d.system.refusal import Refusal  # not before the greeting
+
         query = self._on_login_query
         assert query is not None
         try:
             parameters = query.parameters(login)
         except UnicodeDecodeError:
-            return "the name is not UTF-8"
+            return Refusal("the name is not UTF-8")
         try:
             self._database.ask(lambda connection: execute(connection, query.sql, parameters))
         except Unanswered as error:
-            return str(error)
-        return ""
+            return Refusal(str(error))
+        return None
 
 
 def _tls(settings: Mapping[str, Any]) -> Tls | None:

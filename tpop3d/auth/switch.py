@@ -165,8 +165,9 @@ class Switch:
             from tpop3d.auth import isolation
 
             seconds = self._rules.auth_timeout_seconds
-            if why := isolation.tell(driver, on_login, login, seconds):
-                logs.error(logs.event("driver not told", driver=name, user=login.name, reason=why))
+            if refused := isolation.tell(driver, on_login, login, seconds):
+                told = {"driver": name, "user": login.name, "reason": refused.reason}
+                logs.error(logs.event("driver not told", **told))
 
 
 def _is_not_known() -> bool:

@@ -64,14 +64,18 @@ def start(facility: str, level: str, to_stderr: bool) -> None:
 
 
 def trouble() -> str:
-    """Why nobody will see the log, as far as one can say now; "" if somebody will."""
+    """A warning where nobody will see the log, as far as that can be told now; else ""."""
     return no_syslogd(_outlet) if isinstance(_outlet, Syslog) and not _to_journal else ""
 
 
 def no_syslogd(syslog: Syslog) -> str:
-    """What is to be done where there is no syslogd; "" where there is one."""
-    why = syslog.connect()
-    return why and f"{SOCKET}: {why}: nothing is logged; start a syslogd, or give log-stderr: yes"
+    """A warning where there is no syslogd, and what is to be done; else ""."""
+    try:
+        syslog.connect()
+    except OSError as error:
+        why = error.strerror or "it cannot be connected to"
+        return f"{SOCKET}: {why}: nothing is logged; start a syslogd, or give log-stderr: yes"
+    return ""
 
 
 def prepare() -> None:
@@ -114,7 +118,10 @@ def _use_syslog() -> None:
     assert isinstance(_outlet, Syslog)
     _outlet.facility = _facility
     if not _to_journal:
-        _outlet.connect()
+        try:
+            _outlet.connect()
+        except OSError:
+            pass  # `trouble` tells of it, and each line tries again
 
 
 def _let_out(kind: type[Outlet]) -> None:

@@ -112,14 +112,10 @@ class Syslog(Outlet):
         self._socket: socket.socket | None = None
         self._end = b""
 
-    def connect(self) -> str:
-        """Connect now; returns why that cannot be, "" if it can."""
-        try:
-            if self._socket is None:
-                self._connect()
-        except OSError as error:
-            return error.strerror or "it cannot be connected to"
-        return ""
+    def connect(self) -> None:
+        """Connect now, unless that is done. Raises OSError."""
+        if self._socket is None:
+            self._connect()
 
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors that it needs besides stderr."""
