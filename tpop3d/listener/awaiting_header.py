@@ -89,20 +89,20 @@ class AwaitingHeader:
         self._call_expire(one.deadline)
 
     def drop_all(self) -> None:
-        """End all that wait."""
+        """Close all connections that wait."""
         for one in list(self._waiting):
             self._forget(one)
             one.connection.close()
 
     def _read(self, one: Waiting) -> None:
-        """More of a header has come, or an end."""
+        """Read more of a header."""
         found = one.reading.read()
         if found is not None:
             self._forget(one)
             self._settle(one, found)
 
     def _settle(self, one: Waiting, found: Header | Refusal) -> None:
-        """A header has been read, or is refused."""
+        """Serve a connection whose header has come, or close one whose header is refused."""
         if isinstance(found, Refusal):
             key = f"{source_of(one.peer)} {found.kind}"
             if not is_news(found) or self._seldom.may(key):
@@ -112,7 +112,7 @@ class AwaitingHeader:
             self._serve(one.connection, *origin(found, one.peer, one.local), one.tls)
 
     def _forget(self, one: Waiting) -> None:
-        """It waits no more."""
+        """Let a connection wait no more."""
         self._waiting.discard(one)
         self._limits.remove(NOBODY)
         self._loop.remove_reader(one.connection.fileno())
@@ -124,7 +124,7 @@ class AwaitingHeader:
             self._loop.call_later(moment - monotonic(), self._expire)
 
     def _expire(self) -> None:
-        """End those whose time is over."""
+        """Close connections whose time is over."""
         now = monotonic()
         if self._alarm <= now:
             self._alarm = 0.0

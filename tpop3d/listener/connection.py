@@ -1,4 +1,4 @@
-"""What the listener remembers of a connection, and of the gatekeeper that it was given to."""
+"""What the listener remembers of a connection, and of the gatekeeper that has it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER = float("inf")
 
 
 class Connection:
-    """A connection, and who has it. Where it stands is its monitor's to say (`lifecycle`)."""
+    """A connection, and which processes have it. Its monitor knows its state (`lifecycle`)."""
 
     __slots__ = ("admitted_by", "asked", "deadline", "fd", "gatekeeper", "login_process", "monitor",
                  "relay", "source")  # fmt: skip
@@ -41,11 +41,11 @@ class Connection:
         self.deadline = monotonic() + monitor.seconds_left + GRACE
 
     def put_off(self) -> None:
-        """Give the gatekeeper some time more; the time that something took was not its own."""
+        """Give the gatekeeper some time more: another process has used what is over."""
         self.deadline = max(self.deadline, monotonic() + GRACE)
 
     def leave_to_session(self) -> None:
-        """The session alone has the connection from now on."""
+        """Close the listener's duplicate: the session alone has the connection from now on."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -83,7 +83,7 @@ class Gatekeeper:
 
 
 def turn_away(connection: socket.socket, tls: Tls) -> None:
-    """One line, if it can be sent at once, and the end; where TLS is spoken, only the end."""
+    """Close a connection; before that send one line, if it goes at once and no TLS is spoken."""
     try:
         if tls.mode != IMMEDIATE:
             connection.send(TOO_MANY_CONNECTIONS, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -4,8 +4,8 @@ A waiting gatekeeper gets it, and the listener keeps a duplicate. For a login re
 process on the duplicate, which asks the auth switch and, if the answer is yes, becomes the session.
 The listener reads nothing from any client, and keeps no password.
 
-A connection's monitor knows its state, and `privsep.lifecycle` which may follow. This module does
-what the state wants.
+A connection's monitor knows its state, and `privsep.lifecycle` which states may follow. This module
+does what the state wants.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Connections:
         return 0 if self._is_full else self._rules.max_children - len(self.all)
 
     def stop_filling(self) -> None:
-        """There will be no further connections."""
+        """Have no more gatekeepers and relays wait: there will be no further connections."""
         self._is_full = True
         self._relays.is_stopping = True
         self._gatekeepers.drop_spares()
@@ -152,7 +152,7 @@ class Connections:
         return True
 
     def _secured(self, connection: Connection, secured: Secured) -> None:
-        """A relay has made the handshake."""
+        """Take note that a relay has made the handshake."""
         monitor = connection.monitor
         if monitor.state != lifecycle.HANDSHAKE:
             return
@@ -199,7 +199,7 @@ class Connections:
             self._evict(connection.gatekeeper, violation)
 
     def _finish(self, connection: Connection) -> None:
-        """The connection is over."""
+        """Let go of a connection that is over."""
         self.all.discard(connection)
         self.limits.remove(connection.source)
         connection.hang_up()
@@ -211,7 +211,7 @@ class Connections:
     # What gatekeepers say
 
     def _on_message(self, one: Gatekeeper) -> None:
-        """A gatekeeper has said something."""
+        """Receive a gatekeeper's message."""
         try:
             try:
                 message = one.channel.receive()
@@ -261,7 +261,7 @@ class Connections:
                 self._finish(connection)
 
     def _evict(self, one: Gatekeeper, what: object) -> None:
-        """End a gatekeeper that is not ours any more, and its connection with it."""
+        """End a gatekeeper that is in somebody else's hands, and its connection with it."""
         connection = one.connection
         log_violation(connection.monitor.summary.client if connection else "", one.pid, what)
         if connection is not None:
@@ -280,7 +280,7 @@ class Connections:
             self._lose_gatekeeper(one.connection, is_dropped=one.is_dropped)
 
     def _lose_gatekeeper(self, connection: Connection, is_dropped: bool) -> None:
-        """A gatekeeper has died with a connection."""
+        """Take note that a gatekeeper has died with a connection."""
         connection.gatekeeper = None
         has_login_process = connection.monitor.state == lifecycle.DECIDING
         if not is_dropped and not has_login_process:
@@ -296,7 +296,7 @@ class Connections:
     # The end
 
     def end_all(self) -> None:
-        """Tell all that are left to end. It is called again until there are none."""
+        """Tell all connections to end. This is called again until none is left."""
         self._relays.hurry()
         for connection in list(self.all):
             tell_to_end(connection)

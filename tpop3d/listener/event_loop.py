@@ -1,4 +1,4 @@
-"""A loop that waits for descriptors and for moments, and knows nothing of what they are for."""
+"""A loop that waits for descriptors and for moments, and does not know what they are for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Loop:
         self._handlers[fd] = handler
 
     def remove_reader(self, fd: int) -> None:
-        """Do so no more. A descriptor that is not watched is forgotten already."""
+        """Wait for `fd` no more. Nothing happens if the loop did not wait for it."""
         if self._handlers.pop(fd, None):
             self._poll.unregister(fd)
 

@@ -23,10 +23,10 @@ MAX_RETRY = 5.0  # and after gatekeeper upon gatekeeper has died at once
 
 
 class Gatekeepers:
-    """All gatekeepers, by pid; those that wait are spares.
+    """All gatekeepers, by pid. Spares are those that wait for a connection.
 
-    `room` says how many connections could come; `on_message` is called with a gatekeeper that has
-    said something; `log_throttled` logs what may last.
+    `room` tells how many connections could come; `on_message` is called with a gatekeeper that has
+    said something; `log_throttled` logs trouble that may last.
     """
 
     def __init__(
@@ -51,15 +51,14 @@ class Gatekeepers:
         self._is_to_fill = False
 
     def renew(self, sandbox: Sandbox, limit: int) -> None:
-        """Another configuration: those that wait are ended; those that are busy are not used
-        again."""
+        """Go by another configuration: end the spares, and use no busy gatekeeper again."""
         self._sandbox = sandbox
         self._limit = limit
         self._generation += 1
         self.drop_spares()
 
     def fill(self, at_least: int = 0) -> None:
-        """Have gatekeepers wait if there are few, but no more than could get a connection."""
+        """Have gatekeepers wait, if few do, but not more than could get a connection."""
         wanted = max(at_least, self._room())
         if len(self._spares) >= min(wanted, LEAST):
             return
@@ -77,7 +76,7 @@ class Gatekeepers:
         return lambda: self._on_message(one)
 
     def _fill_later(self, seconds: float) -> None:
-        """Once, however often it is asked for."""
+        """Call `_fill_now` later, once, however often this is asked for."""
         if not self._is_to_fill:
             self._is_to_fill = True
             self._loop.call_later(seconds, self._fill_now)
@@ -87,13 +86,13 @@ class Gatekeepers:
         self.fill()
 
     def take(self) -> Gatekeeper | None:
-        """A gatekeeper that waits, or None where there can be none."""
+        """Take a gatekeeper that waits; None where there can be none."""
         if not self._spares:
             self.fill(at_least=1)
         return self._spares.pop() if self._spares else None
 
     def give_back(self, one: Gatekeeper) -> None:
-        """A gatekeeper has finished with a connection."""
+        """Take a gatekeeper back that has finished with a connection."""
         one.connection = None
         one.served += 1
         self._retry = RETRY
@@ -104,13 +103,13 @@ class Gatekeepers:
             self._spares.append(one)
 
     def drop(self, one: Gatekeeper) -> None:
-        """End a gatekeeper, whatever it is doing. Its death is noticed later, and not logged."""
+        """End a gatekeeper, whatever it is doing. Its death is seen later, and not logged."""
         one.is_dropped = True
         self._loop.remove_reader(one.channel.fileno())
         self.kill(one)
 
     def kill(self, one: Gatekeeper) -> None:
-        """End a gatekeeper, if it has not ended by itself; what ended it is logged."""
+        """End a gatekeeper, if it has not ended by itself. How it ended is logged."""
         if one in self._spares:
             self._spares.remove(one)
         if self.all.get(one.pid) is not one:
@@ -124,17 +123,17 @@ class Gatekeepers:
             one.channel.close()  # one that is well ends by that
 
     def drop_spares(self) -> None:
-        """End those that wait."""
+        """End the gatekeepers that wait."""
         for one in list(self._spares):
             self.drop(one)
 
     def drop_all(self) -> None:
-        """End all."""
+        """End all gatekeepers."""
         for one in list(self.all.values()):
             self.drop(one)
 
     def reap(self, pid: int, status: int) -> Gatekeeper | None:
-        """A process has ended: if it was a gatekeeper, it is one no longer, and is returned."""
+        """Take note of a process that has ended; returns the gatekeeper that it was, if any."""
         one = self.all.pop(pid, None)
         if one is None:
             return None
@@ -147,7 +146,7 @@ class Gatekeepers:
         return one
 
     def _log_death(self, one: Gatekeeper, status: int) -> None:
-        """Say what a gatekeeper has died of, unless we have ended it."""
+        """Log what a gatekeeper has died of, unless we have ended it."""
         if one.is_dropped:
             return
         processes.log_death("gatekeeper", one.pid, status, gatekeeper.UNCONFINED)

@@ -1,6 +1,5 @@
-"""What the listener remembers of hosts that drivers ask: those that do not answer are not asked by
-each login, but by a process of their own, now and then.
-"""
+"""What the listener remembers of hosts that drivers ask. A host that does not answer is not asked
+by each login, but by a process of its own, now and then."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ REPORTS = 64  # read before anything else is looked at
 
 
 class SilentHosts:
-    """Those of the drivers of one configuration. `known` are those of the one before."""
+    """The silent hosts of one configuration's drivers. `known` are those of the one before."""
 
     def __init__(
         self,
@@ -60,18 +59,18 @@ class SilentHosts:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What a login attempt needs for its reports; nobody else is to have it."""
+        """The descriptors that a login process needs for its reports; no other process has them."""
         return self._fds[1:]
 
     def known(self) -> frozenset[tuple[str, str]]:
-        """The silent ones, by their driver's name and their own."""
+        """The silent hosts, each by its driver's name and its own."""
         return frozenset(
             (name, hosts.names[n]) for name, _, hosts in self._by_number for n in hosts.silent
         )
 
     def retire(self) -> None:
-        """Take no reports any more, and try no host. Connections that were there before a reload
-        have the drivers of that time: to these no host is silent, and nothing is to be told."""
+        """Take no more reports, and try no host. Connections from before a reload keep the drivers
+        of that time: for these no host is silent, and they report nothing."""
         for pid in self._trials:
             os.kill(pid, signal.SIGKILL)
         if self._fds:
@@ -85,11 +84,11 @@ class SilentHosts:
         self._by_number = []
 
     def reap(self, pid: int) -> bool:
-        """A process has ended: was it one that has tried a host?"""
+        """Take note of a process that has ended: was it one that has tried a host?"""
         return self._trials.pop(pid, None) is not None
 
     def _on_message(self) -> None:
-        """Take reports. Whatever is not of their form is none."""
+        """Take reports. Messages of another form are none."""
         for _ in range(REPORTS):
             try:
                 message = os.read(self._fds[0], REPORT.size + 1)
@@ -117,13 +116,13 @@ class SilentHosts:
             logs.notice(logs.event("host answers", driver=name, host=hosts.names[host]))
 
     def _try_later(self) -> None:
-        """Once, however often it is asked for."""
+        """Call `_try` later, once, however often this is asked for."""
         if not self._is_to_try:
             self._is_to_try = True
             self._loop.call_later(RETRY, self._try)
 
     def _try(self) -> None:
-        """Try each silent host that nobody tries now."""
+        """Try each silent host that no process is trying."""
         self._is_to_try = False
         for number, (_, driver, hosts) in enumerate(self._by_number):
             for host in hosts.silent:

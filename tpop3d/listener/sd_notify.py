@@ -1,4 +1,4 @@
-"""What systemd is told of the listener (sd_notify(3)); nothing where it does not ask."""
+"""What the listener tells systemd (sd_notify(3)), if systemd asks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ MAX_STATUS = 400  # octets of a reason in it
 
 
 def asks() -> bool:
-    """Does whoever started us want to be told?"""
+    """Does systemd ask to be told?"""
     return "NOTIFY_SOCKET" in os.environ
 
 
 def notify(state: str) -> None:
-    """Tell systemd, through systemd-python. When it does not listen, it is told the next time."""
+    """Tell systemd, through systemd-python. If it does not listen, it is told the next time."""
     if asks():
         from systemd import daemon
 
@@ -24,7 +24,7 @@ def notify(state: str) -> None:
 
 
 def summary(problems: list[str]) -> str:
-    """Problems as a part of STATUS=, which is one line, and UTF-8 or systemd takes none of it."""
+    """Write problems as a part of STATUS=: in one line of UTF-8, or systemd takes none of it."""
     from tpop3d.system.logs import printable
 
     further = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -32,7 +32,7 @@ def summary(problems: list[str]) -> str:
 
 
 def tell_failure(problems: list[str]) -> None:
-    """Tell why the listener does not start: it stays there when the process is gone."""
+    """Tell why the listener does not start: the status stays when the process is gone."""
     try:
         notify(f"STATUS=not started: {summary(problems)}")
     except ImportError:
@@ -40,7 +40,8 @@ def tell_failure(problems: list[str]) -> None:
 
 
 def watchdog_interval() -> float:
-    """Seconds between two signs of life, half of what systemd waits for; 0: it does not wait."""
+    """Seconds from one sign of life to the next, half of what systemd waits for; 0: it does not
+    wait."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     pid = os.environ.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or (pid and pid != str(os.getpid())):

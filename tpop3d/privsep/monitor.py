@@ -1,8 +1,8 @@
 """The decisions about one connection: who is let in, and what the gatekeeper may ask.
 
-The monitor has all the privileges that the program has, and reads nothing from the client. It does
-no input or output but for the log: a door hands it each message (`receive`) and whatever else
-happens (`note`), is told in which state the connection is then, and does what that state wants.
+The monitor has all the program's privileges, and reads nothing from the client. Its only input and
+output is the log. A door hands it each message (`receive`) and whatever else happens (`note`). Both
+return the connection's state, and the door does what that state wants.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Monitor:
         return max(0.0, self.summary.started + self._rules.login_seconds - monotonic())
 
     def receive(self, message: Message) -> str:
-        """Take a gatekeeper's message; returns the state that the connection has come to, "" if the
-        message was but a line for the log. Raises `Violation`: see `lifecycle`."""
+        """Take a gatekeeper's message; returns the connection's new state, "" if the message was
+        only a line for the log. Raises `Violation`: see `lifecycle`."""
         if isinstance(message, Line):
             self._log(message)
             return ""
@@ -104,8 +104,8 @@ class Monitor:
         return self.note(event, message.how if isinstance(message, Ending) else ERROR)
 
     def note(self, event: str, how: str = ERROR) -> str:
-        """Take what has happened; returns the state that the connection has come to. `how` is how
-        it ended, should it be over. Raises `Violation`."""
+        """Take note of an event; returns the connection's new state. `how` is how the connection
+        ended, if it is over. Raises `Violation`."""
         before, self.state = self.state, lifecycle.after(self.state, event)
         if self.state == lifecycle.OVER:
             is_told = event == lifecycle.SESSION_OVER or before == lifecycle.ENDED_EARLY
@@ -136,7 +136,7 @@ class Monitor:
         self.summary.octets_out = self._octets[1] + told.octets_out
 
     def _check(self, request: ReceivedLogin) -> None:
-        """Raises `Violation` for a request that cannot come now."""
+        """Raise `Violation` for a request that must not come now."""
         self._count(request)
         self.summary.method = request.method
         if self._closed:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     T = TypeVar("T", covariant=True)
 
     class State(Protocol[T]):
-        """AUTHORIZATION or TRANSACTION. T: what it may answer besides a reply."""
+        """AUTHORIZATION or TRANSACTION. T is what it may answer besides a reply."""
 
         @property
         def limit(self) -> int: ...
@@ -58,9 +58,9 @@ class Conversation:
         self.is_speaking = False
 
     def run(self, state: State[T]) -> Reply | T:
-        """Answer commands until the state gives something other than a reply to go on after.
+        """Answer commands until the state answers with something other than a reply to go on after.
 
-        That is returned; of a reply, every one but UPDATE's has been put on the wire.
+        Returns that answer. If it is a reply, it is on the wire by then, unless it is UPDATE's.
         Raises `wire.Ended`.
         """
         while True:
@@ -88,7 +88,7 @@ class Conversation:
 
 
 def _loggable(line: bytes, confidential: bool) -> str:
-    """A command for the log, without anything that might be a secret."""
+    """Write a command for the log, without anything that might be a secret."""
     keyword = line.partition(b" ")[0].upper()
     if confidential:
         return "(a response)"

@@ -80,8 +80,8 @@ def serve(
 ) -> None:
     """Become the account's user, for good, and serve the session to its end.
 
-    `pending` is what the client sent after the login. Whatever happens, one line says how the
-    session ended.
+    `pending` is what the client sent after the login. Whatever happens, one line of the log says
+    how the session ended.
 
     Everything that a session needs is imported by now: the user may not be allowed to read the
     program's own files.
@@ -156,7 +156,7 @@ class _Session:
             spool.close()
 
     def _transact(self, conversation: Conversation, spool: Spool) -> str:
-        """TRANSACTION, from the answer to the login on."""
+        """Serve TRANSACTION, from the answer to the login on; returns how the session ended."""
         summary = self._summary
         if spool.warning:
             logs.warning(spool.warning)
@@ -187,7 +187,7 @@ class _Session:
         return ERROR
 
     def _update(self, conversation: Conversation, spool: Spool, transaction: Transaction) -> str:
-        """UPDATE: remove what is marked, let go of the maildrop, and only then answer."""
+        """Serve UPDATE: remove what is marked, let go of the maildrop, and only then answer."""
         if any(transaction.deleted) and self._has_left_early():
             # It may read on: then it gets the answers to all that came before QUIT, and this one.
             conversation.say(replies.LEFT_EARLY)
@@ -210,7 +210,7 @@ class _Session:
         return QUIT if refused is None else ERROR
 
     def _has_left_early(self) -> bool:
-        """Has the client hung up before QUIT is answered, and is that to be minded?"""
+        """Has the client hung up before QUIT is answered, and does that matter?"""
         news = RELAYED_SECONDS if self._policy.secured else 0
         return self._rules.no_commit_on_early_close and self._wire.has_hung_up(news)
 
@@ -247,7 +247,7 @@ def open_chosen(choice: Choice | Refusal, account: Account, terms: Terms) -> Spo
 
 
 def terms_of(rules: SpoolRules, pause: Pause, account: Account) -> Terms:
-    """How a session opens its spool."""
+    """The terms on which a session opens its spool."""
     return Terms(
         dotlocks=rules.dotlocks,
         lock_timeout=rules.lock_timeout_seconds,

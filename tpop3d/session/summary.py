@@ -1,4 +1,4 @@
-"""The lines that the log has of a connection: who, from where, and how it went."""
+"""The log's lines about a connection: who, from where, and how it went."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Summary:
         self.user = verdict.account.name if verdict.account else b""
 
     def line(self, what: str, **more: object) -> str:
-        """A line about what happened to whom."""
+        """Make a line about what happened to whom."""
         return logs.event(
             what,
             rip=self.client,  # first: some log daemons cut long lines
@@ -46,13 +46,13 @@ class Summary:
         )
 
     def secured(self) -> dict[str, str]:
-        """The fields that say what TLS there is, if any, or if it is all that is missing."""
+        """The fields about TLS: version and cipher; or that a login would need TLS."""
         if not self.tls:
             return {"tls": "needed"} if self.needs_tls else {}
         return {"tls": self.tls, "cipher": self.cipher}
 
     def log_end(self, end: str) -> None:
-        """The one line at the end."""
+        """Log the one line at the end."""
         line = self.line(
             "session",
             retr=self.retrieved,

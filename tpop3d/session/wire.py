@@ -74,29 +74,29 @@ class Wire:
         self.octets_out = 0
 
     def peer(self) -> str:
-        """The client's address, or a word for what it is connected by."""
+        """The client's address, or a word for the kind of connection."""
         return "pipe" if self._socket is None else name_of(self._socket, "getpeername")[0]
 
     def local(self) -> tuple[str, int]:
-        """The address and port that the client connected to; ("", 0) without."""
+        """The address and port that the client connected to; ("", 0) where there is none."""
         host, port = ("", 0) if self._socket is None else name_of(self._socket, "getsockname")
         return (host, port) if port else ("", 0)
 
     def keep_alive(self) -> None:
-        """Have the kernel ask whether the client is there; it finds out, too, if it is not."""
+        """Have the kernel ask whether the client is still there."""
         if self._socket is not None:
             keep_alive(self._socket)
 
     @staticmethod
     def now() -> float:
-        """The clock that deadlines are told by, in seconds."""
+        """The time in seconds, by the clock of deadlines."""
         return monotonic()
 
     def read_line(self, limit: int) -> bytes:
         """The next line of at most `limit` octets, as `LineBuffer.next_line` returns it.
 
-        Sends what was gathered before it waits. Raises `Ended`; of a signal also where a line is
-        there already, so that a client with many commands under way does not put the end off.
+        What was gathered is sent before waiting. Raises `Ended`; on a signal also where a line has
+        come already, so that a client cannot put the end off with many commands.
         """
         line = self._lines.next_line(limit)
         if line is not None and self.pause(0):
@@ -116,7 +116,7 @@ class Wire:
         return line
 
     def beginning(self) -> bytes:
-        """How the line began that was too long for `read_line`."""
+        """The beginning of a line that was too long for `read_line`."""
         return self._lines.beginning
 
     def send(self, blocks: Iterable[bytes]) -> None:
@@ -130,7 +130,7 @@ class Wire:
                 self.flush()
 
     def when_sent(self, action: Callable[[], None]) -> None:
-        """Do this as soon as all that was put here so far is sent; never, where it is not."""
+        """Call `action` when all that was gathered so far is sent; never, if it is not."""
         self._marks.append((self.octets_out + self._gathered_octets, action))
         self._reach_marks()
 
@@ -171,12 +171,12 @@ class Wire:
             raise Ended(SIGNAL)
 
     def pause(self, seconds: float) -> bool:
-        """Do nothing for a while; True, at once, if the session is told to end."""
+        """Wait; True, at once, if the session is told to end."""
         return bool(self._ending.poll(seconds * 1000))
 
     def has_hung_up(self, seconds: float = 0) -> bool:
-        """Has the client closed its sending side by now, whatever it sent before that? Of one that
-        is behind a relay, the news may take some `seconds`."""
+        """Has the client closed its sending side by now, whatever it sent before? The news of a
+        client behind a relay may take some `seconds`."""
         return bool(_poll({self._in: select.POLLRDHUP}).poll(seconds * 1000))
 
     def has_sent_more(self) -> bool:
@@ -193,15 +193,15 @@ class Wire:
         raise Ended(EOF)
 
     def has_unread(self) -> bool:
-        """Has the client sent anything that nobody has read as a line?"""
+        """Has the client sent anything that was not read as a line?"""
         ready = _poll({self._in: select.POLLIN}).poll(0)
         return self._lines.has_line() or any(mask & select.POLLIN for _, mask in ready)
 
     def part(self) -> None:
-        """End the connection from our side so that what was sent last is received.
+        """End the connection from our side so that the client receives what was sent last.
 
-        A socket that is closed with octets unread makes the kernel throw away what is on its way
-        to the client (RFC 1122 section 4.2.2.13), so what the client still sends is read.
+        If a socket is closed with octets unread, the kernel throws away what is on its way to the
+        client (RFC 1122 section 4.2.2.13): so what the client still sends is read.
         """
         if self._socket is None:
             return
@@ -216,17 +216,17 @@ class Wire:
             pass  # gone, or too slow to matter
 
     def pending(self) -> bytes:
-        """What was received and not used, for the process that may read on."""
+        """What was received and not used, for the process that reads on."""
         return self._lines.rest()
 
     def close(self) -> None:
-        """Let go of what this object opened; the descriptors it was given stay open."""
+        """Close what this object opened; the descriptors that it was given stay open."""
         if self._socket is not None:
             self._socket.close()
 
 
 def _poll(masks: dict[int, int]) -> select.poll:
-    """What waits for these descriptors."""
+    """Make a poll object for these descriptors."""
     poll = select.poll()
     for fd, mask in masks.items():
         poll.register(fd, mask)

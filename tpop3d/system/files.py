@@ -1,4 +1,4 @@
-"""Descriptors and directories: what several processes have at once."""
+"""Descriptors and directories: what several kinds of processes need."""
 
 from __future__ import annotations
 

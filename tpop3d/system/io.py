@@ -1,4 +1,4 @@
-"""Waiting, and what sockets are asked for: by those who may not block, and may not be held up."""
+"""Wait, and send, where a process may not block and may not be held up."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
 
 
 class Violation(Exception):
-    """A message that no process of ours sends: whoever sent it is in somebody else's hands."""
+    """A message that no process of ours sends: its sender is in somebody else's hands."""
 
 
 def milliseconds(seconds: float) -> float:
-    """Seconds for poll(2), as many of them as it takes at a time."""
+    """Convert seconds to poll(2)'s milliseconds, as many as it takes at a time."""
     return min(max(0.0, seconds), MAX_POLL) * 1000
 
 
 def ready(seconds: float | None, *fds: int) -> set[int]:
-    """Wait, so many seconds at most (None: for ever), until one of the descriptors can be read or
-    is closed; returns all of which that is true then, none where the time is over."""
+    """Wait until one of the descriptors can be read or is closed, `seconds` at most (None: for
+    ever); returns all that can be, and none when the time is over."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
@@ -55,16 +55,15 @@ class PacketSocket:
         self._socket.close()
 
     def send_packet(self, octets: bytes, *fds: int) -> None:
-        """Send a packet without waiting. Raises OSError where nobody is there, or the other side
-        does not read."""
+        """Send a packet without waiting. Raises OSError where the other side is gone, or does not
+        read."""
         rights = struct.pack(f"{len(fds)}i", *fds)
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
         self._socket.sendmsg([octets], control, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
     def receive_packet(self, size: int, count: int = 0) -> tuple[bytes, tuple[int, ...]]:
         """Wait for a packet of at most `size` octets, from a process that is trusted; returns it
-        with the descriptors that came along, `count` at most. No octets: the other end is closed.
-        """
+        with its descriptors, at most `count`. No octets: the other end is closed."""
         room = socket.CMSG_SPACE(struct.calcsize(f"{count}i")) if count else 0
         octets, rights, _, _ = self._socket.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
         if not rights:
@@ -73,9 +72,9 @@ class PacketSocket:
 
 
 def writable(fd: int) -> bool:
-    """Can something be sent there now, or is nobody there to take it?
+    """Would something that is sent there now go at once, or fail at once?
 
-    Never select(2): it knows no descriptor beyond 1023, and a listener has as many clients.
+    This is never select(2): it knows no descriptor beyond 1023, and a listener has more clients.
     """
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
@@ -83,12 +82,12 @@ def writable(fd: int) -> bool:
 
 
 def packet_pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends for a `PacketSocket` each."""
+    """Make the two ends of a connection, for a `PacketSocket` each."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def say(fd: int, line: bytes) -> None:
-    """Send a line, if it can be sent at once. We may be root: nothing is read from there."""
+    """Send a line, if it can be sent at once. This process may be root: it reads nothing."""
     try:
         if writable(fd):
             os.write(fd, line + b"\r\n")
@@ -97,8 +96,8 @@ def say(fd: int, line: bytes) -> None:
 
 
 def send_now(connection: socket.socket | None, fd: int, view: memoryview) -> int:
-    """Send on a socket, or else into a pipe, without blocking; returns how many octets went, 0
-    where none could. Raises OSError where nobody is there any more."""
+    """Send on a socket, or into a pipe if it is None, without blocking; returns how many octets
+    went, which may be 0. Raises OSError where nobody is there any more."""
     try:
         if connection is not None:
             return connection.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -110,7 +109,7 @@ def send_now(connection: socket.socket | None, fd: int, view: memoryview) -> int
 
 
 def name_of(connection: socket.socket, call: str) -> tuple[str, int]:
-    """The address and port that `getpeername` or `getsockname` gives; or a word, and 0."""
+    """Call `getpeername` or `getsockname`; returns the address and port, or a word and 0."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return "unix", 0
     try:
@@ -121,12 +120,13 @@ def name_of(connection: socket.socket, call: str) -> tuple[str, int]:
 
 
 def plain(host: str) -> str:
-    """An address as people know it: of IPv4, also where it came over IPv6."""
+    """Write an address as people know it: an IPv4 address so, too, where it came over IPv6."""
     return host.removeprefix("::ffff:")
 
 
 def set_no_delay(connection: socket.socket) -> None:
-    """What is sent here is whole; the kernel must not hold it for the client's next ACK."""
+    """Have the kernel send at once: what is sent here is whole, and must not wait for the client's
+    next ACK."""
     if connection.family in (socket.AF_INET, socket.AF_INET6):
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -137,7 +137,8 @@ def set_no_delay(connection: socket.socket) -> None:
 def keep_alive(connection: socket.socket) -> None:
     """Have the kernel ask whether the peer is there, and end the connection if it is not.
 
-    No TCP_USER_TIMEOUT: it would also end those that are there, and take nothing for a while.
+    This is not TCP_USER_TIMEOUT, which also ends connections of peers that are there and take
+    nothing for a while.
     """
     if connection.family in (socket.AF_INET, socket.AF_INET6):
         try:

@@ -1,8 +1,9 @@
 """Processes of ours: how one begins, and how one is told to end.
 
-A child begins in `spawn`, and nowhere else does one come back from fork(2): it never returns into
-what its parent was doing. The signals that end a session interrupt nothing: they make a descriptor
-readable. Whoever waits, waits for that descriptor too; whoever writes to a mailspool does not look.
+A child begins in `spawn`, and fork(2) returns twice nowhere else: no child ever returns into its
+parent's code. The signals that end a session interrupt nothing: they make a descriptor readable.
+Code that waits, waits for that descriptor, too; code that writes to a mailspool does not look at
+it.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ class Interrupted(BaseException):
 
 
 def spare_from_hangup() -> None:
-    """From now on SIGHUP ends nothing, in this process and in those that it forks: to a listener
-    it means something else, and people send it to all processes of a name."""
+    """Have SIGHUP end nothing from now on, in this process and in its children: to a listener it
+    means a reload, and people send it to all processes of a name."""
     global _endings
     _endings = (signal.SIGTERM, signal.SIGINT)
 
 
 def unblock() -> None:
-    """Whoever started us may have had them blocked, which is inherited."""
+    """Unblock the ending signals: blocked ones are inherited from whoever started us."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING, signal.SIGCHLD, signal.SIGUSR1))
 
 
 def catch(*more: int) -> int:
-    """From now on the ending signals, and `more`, make the returned descriptor readable.
+    """Have the ending signals, and `more`, make the returned descriptor readable from now on.
 
-    One octet a signal, its number (signal.set_wakeup_fd); nothing else happens.
+    Each signal writes one octet, its number (signal.set_wakeup_fd); nothing else happens.
     """
     global _pipe
     before, _pipe = _pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -67,9 +68,9 @@ def catch(*more: int) -> int:
 def spawn(work: Callable[[], int | None], failed: int = 1) -> int:
     """Do `work` in a process of its own; returns its pid.
 
-    The process ends with the status that `work` returns (None: 0). If it raises, that is a bug: it
-    is logged, and the status is `failed`. The process has called `catch`, so a signal that it gets,
-    however soon, is its own. Raises OSError where there can be no further process.
+    The process ends with the status that `work` returns (None: 0). If `work` raises, that is a bug:
+    it is logged, and the status is `failed`. The process has called `catch`, so a signal is its
+    own, however soon it comes. Raises OSError where there can be no further process.
     """
     pid = _fork()
     if pid:
@@ -84,8 +85,8 @@ def spawn(work: Callable[[], int | None], failed: int = 1) -> int:
 
 
 def log_death(what: str, pid: int, status: int, told: int = 0) -> None:
-    """Log how a process has ended (`status` as waitpid(2) gives it), unless it did so well, or with
-    the exit status `told`, before which it says why itself."""
+    """Log how a process has ended (`status` as waitpid(2) gives it), unless it ended well, or with
+    the exit status `told`: then it has logged the reason itself."""
     if os.WIFSIGNALED(status):
         logs.error(f"{what} {pid} was ended by signal {os.WTERMSIG(status)}")
     elif os.WEXITSTATUS(status) not in (0, told):
@@ -93,7 +94,7 @@ def log_death(what: str, pid: int, status: int, told: int = 0) -> None:
 
 
 def _fork() -> int:
-    """fork(2), with the child's signals caught before it can get any. Raises OSError."""
+    """fork(2), with the child's signals caught before any can come. Raises OSError."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         pid = os.fork()
@@ -105,7 +106,8 @@ def _fork() -> int:
 
 
 def _catch_or_exit() -> None:
-    """An exception would take the child for its parent, whose fork has failed."""
+    """Catch the child's signals, or exit: an exception would look to the parent's code as if the
+    parent's fork had failed."""
     try:
         catch()
     except OSError:
@@ -113,7 +115,7 @@ def _catch_or_exit() -> None:
 
 
 def received() -> bytes:
-    """The numbers of the signals that have come since `catch`; they are forgotten."""
+    """The numbers of the signals that have come since `catch`, or since the last call."""
     try:
         return os.read(_pipe[0], 4096)
     except OSError:  # none, or nothing was caught
@@ -121,13 +123,13 @@ def received() -> bytes:
 
 
 def descriptors() -> tuple[int, int]:
-    """Both ends of what `catch` made last: the one that becomes readable, and the other."""
+    """Both ends of the pipe that `catch` made last: first the one that becomes readable."""
     return _pipe
 
 
 def interrupt(on: bool) -> None:
-    """While on, the first ending signal raises `Interrupted`, too, wherever the process is; and so
-    does one that came before."""
+    """While this is on, the first ending signal also raises `Interrupted`, wherever the process is;
+    and so does a signal that came before."""
     for number in _caught.intersection(ENDING):
         signal.signal(number, _interrupt if on else _ignore)
     if on and _caught and ready(0, _pipe[0]):
@@ -140,4 +142,4 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _ignore(number: int, frame: object) -> None:
-    """A handler must exist for the wakeup descriptor to be written to (signal(7))."""
+    """Do nothing: a handler must exist for the wakeup descriptor to be written to (signal(7))."""

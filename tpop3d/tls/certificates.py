@@ -28,14 +28,14 @@ SOON = 7 * 86400  # seconds before a certificate's end in which that is worth a 
 
 
 class UnusableCertificate(Exception):
-    """A certificate, a key or a setting that cannot be used: the text says which, and why. `pair`
-    are the files of both, if it is known which."""
+    """A certificate, a key or a setting cannot be used: the text says which, and why. `pair` are
+    the files of certificate and key, if it is known which."""
 
     pair: tuple[str, str] | None = None
 
 
 class CertificateNotGiven(UnusableCertificate):
-    """A file that systemd would have given, and we were not started by systemd."""
+    """A file that systemd would provide is missing: systemd has not started us."""
 
 
 class Serving:
@@ -49,8 +49,8 @@ class Serving:
 def serving(pairs: Pairs, min_version: str, ciphers: str, *, tickets: bool, look: bool) -> Serving:
     """Load certificates and keys. Raises `UnusableCertificate`.
 
-    `tickets`: clients may resume their sessions, which needs a context that lives longer than a
-    connection. `look`: is there time to look at a lone certificate, too?
+    `tickets`: may clients resume their sessions? That needs a context that outlives a connection.
+    `look`: is there time to look into a lone certificate, too?
     """
     how = min_version, ciphers
     loaded = [_alone(pair, *how, tickets=tickets) for pair in pairs]
@@ -64,8 +64,8 @@ def serving(pairs: Pairs, min_version: str, ciphers: str, *, tickets: bool, look
     made = {(number,): context for number, context in enumerate(loaded)}
 
     def together(numbers: list[int]) -> ssl.SSLContext:
-        """A context with the first of these for each kind of key: OpenSSL takes the one that the
-        client can use."""
+        """Make a context with the first of these for each kind of key: OpenSSL takes the one that
+        the client can use."""
         kinds: dict[bytes, int] = {}
         for number in numbers:
             kinds.setdefault(found[number].kind, number)
@@ -75,7 +75,7 @@ def serving(pairs: Pairs, min_version: str, ciphers: str, *, tickets: bool, look
         return made[chosen]
 
     def of(name: str) -> list[int]:
-        """Which certificates are for a host; before those with an asterisk, those with the name."""
+        """The certificates for a host: first those with its name, then those with an asterisk."""
         return [
             number
             for wanted in (name, _with_asterisk(name))
@@ -112,7 +112,7 @@ def _with_asterisk(name: str) -> str:
 def _alone(
     pair: tuple[str, str], min_version: str, ciphers: str, *, tickets: bool
 ) -> ssl.SSLContext:
-    """The context of one certificate."""
+    """Make the context of one certificate."""
     try:
         return _context([pair], min_version, ciphers, tickets=tickets)
     except UnusableCertificate as error:
@@ -123,7 +123,7 @@ def _alone(
 def _context(
     pairs: list[tuple[str, str]], min_version: str, ciphers: str, *, tickets: bool
 ) -> ssl.SSLContext:
-    """The context of certificates with keys of different kinds."""
+    """Make the context of certificates with keys of different kinds."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[min_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -141,7 +141,7 @@ def _context(
 
 
 def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Let a context have one more certificate."""
+    """Load one more certificate into a context."""
     try:
         files = located(certificate), located(key)
     except ValueError as error:
@@ -158,7 +158,8 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
 
 
 def _check_readable(path: str) -> None:
-    """OpenSSL would not say which file it means, and wait for somebody to write to a pipe."""
+    """Raise `UnusableCertificate` where a file cannot be read: OpenSSL would not say which, and
+    would wait for somebody to write to a pipe."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -168,7 +169,7 @@ def _check_readable(path: str) -> None:
 
 
 class _Encrypted(ValueError):
-    """A private key that wants a passphrase."""
+    """The private key needs a passphrase."""
 
 
 def _no_passphrase() -> str:
@@ -176,7 +177,7 @@ def _no_passphrase() -> str:
 
 
 def _why_not_loaded(error: ssl.SSLError | ValueError, certificate: str, key: str) -> str:
-    """What is wrong with these two files, of which each can be read."""
+    """Say what is wrong with these two files, each of which can be read."""
     from tpop3d.tls.pem import certificates_in, wrong_with_certificate, wrong_with_key
 
     with open(certificate, "rb") as file, open(key, "rb") as other:
@@ -202,7 +203,7 @@ def _why_not_loaded(error: ssl.SSLError | ValueError, certificate: str, key: str
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """What OpenSSL says, as words: of its own vocabulary, nothing from the network."""
+    """Write what OpenSSL says as words: its own vocabulary, nothing from the network."""
     return (error.reason or type(error).__name__).replace("_", " ").lower()
 
 
@@ -222,9 +223,8 @@ class _Found:
 
 
 def _inspect(context: ssl.SSLContext, pair: tuple[str, str]) -> _Found:
-    """What is in a certificate, found in a handshake with ourselves, by a client that trusts this
-    very certificate. Raises `UnusableCertificate` where no client could make one.
-    """
+    """Look into a certificate, by a handshake with ourselves: the client trusts this very
+    certificate. Raises `UnusableCertificate` where no client could use it."""
     from tpop3d.tls.pem import Certificate
 
     certificate = pair[0]
@@ -255,7 +255,7 @@ def _inspect(context: ssl.SSLContext, pair: tuple[str, str]) -> _Found:
 
 
 def date(seconds: float) -> str:
-    """A moment, as OpenSSL writes it."""
+    """Write a moment as OpenSSL does."""
     return strftime("%b %e %H:%M:%S %Y GMT", gmtime(seconds))
 
 
@@ -271,7 +271,7 @@ def _about_time(start: str, end: str, certificate: str) -> str:
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
-    """A handshake in memory; returns the client's side. Raises ssl.SSLError."""
+    """Make a handshake in memory; returns the client's side. Raises ssl.SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     theirs = client.wrap_bio(to_client, to_server)
     ours = server.wrap_bio(to_server, to_client, server_side=True)

@@ -1,4 +1,4 @@
-"""What is no error of a certificate, and keeps clients away all the same: for `--check-config`."""
+"""What keeps clients away though a certificate can be used: for `--check-config`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FULL = "fullchain.pem"  # as ACME clients name what has the chain, beside what h
 
 
 def doubts(pair: tuple[str, str], min_version: str, ciphers: str) -> list[str]:
-    """What is doubtful about a certificate that can be used, each with its file or directive.
-    Raises `tls.Unusable`."""
+    """Say what is doubtful about a certificate that can be used, each with its file or directive.
+    Raises `certificates.UnusableCertificate`."""
     context = certificates.serving((pair,), min_version, ciphers, tickets=False, look=False).context
     path = located(pair[0])
     try:
@@ -31,7 +31,7 @@ def doubts(pair: tuple[str, str], min_version: str, ciphers: str) -> list[str]:
 
 
 def _of_chain(path: str, chain: list[Certificate], context: ssl.SSLContext) -> list[str]:
-    """What is doubtful about the way from a certificate to its root."""
+    """Say what is doubtful about the way from a certificate to its root."""
     found = []
     for one, following in pairwise(chain):
         if one.issuer != following.subject:
@@ -73,7 +73,7 @@ def _is_trusted(context: ssl.SSLContext) -> bool:
 
 
 def _of_ciphers(certificate: str, context: ssl.SSLContext, min_version: str) -> list[str]:
-    """What is doubtful about `tls-ciphers`."""
+    """Say what is doubtful about `tls-ciphers`."""
     found = []
     idle = [str(one["name"]) for one in context.get_ciphers() if one.get("kea") == "kx-dhe"]
     if idle:

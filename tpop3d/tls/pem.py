@@ -1,7 +1,8 @@
-"""What is in a file of a certificate or a private key (RFC 7468, RFC 5280), and what is wrong.
+"""What is in a file of a certificate or a private key (RFC 7468, RFC 5280), and what is wrong with
+it.
 
-OpenSSL says neither which of two files it means, nor what it is instead. What is read here is the
-administrator's, and nothing that comes from a client.
+OpenSSL says neither which of two files it means, nor what a file is instead. These files are the
+administrator's: nothing here comes from a client.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ CONVERT = {
 
 
 class Certificate:
-    """What this server has to know of one: subject and issuer in DER form, the kind of its key (an
-    OID in DER form), and the seconds since 1970 at which it ends."""
+    """What this server has to know of a certificate: subject and issuer in DER form, the kind of
+    its key (an OID in DER form), and its end in seconds since 1970."""
 
     __slots__ = ("end", "issuer", "kind", "subject")
 
@@ -54,12 +55,12 @@ class Certificate:
 
     @property
     def is_self_signed(self) -> bool:
-        """Is it its own issuer, as far as the names say?"""
+        """Is it its own issuer, as far as the names tell?"""
         return self.subject == self.issuer
 
 
 def name_of(name: bytes) -> str:
-    """What a person calls a subject or issuer: the common name, or the organization."""
+    """The name of a subject or issuer, for people: the common name, or the organization."""
     found: dict[bytes, str] = {}
     for _, group in _elements(name):
         for _, pair in _elements(group):
@@ -75,7 +76,7 @@ def certificates_in(octets: bytes) -> list[Certificate]:
 
 
 def wrong_with_certificate(path: str, octets: bytes) -> str:
-    """Why a file is no certificate, for people; "" if it is one."""
+    """Say why a file is no certificate, for people; "" if it is one."""
     labels = [label for label, _ in _blocks(octets)]
     if any(label in CERTIFICATES for label in labels):
         try:
@@ -87,7 +88,7 @@ def wrong_with_certificate(path: str, octets: bytes) -> str:
 
 
 def wrong_with_key(path: str, octets: bytes, certificate: str) -> str:
-    """The same of a private key, which belongs to the certificate of that file."""
+    """Say why a file is no private key for the certificate of the other file; "" if it is one."""
     blocks = list(_blocks(octets))
     labels = [label for label, _ in blocks]
     for label, body in blocks:
@@ -103,7 +104,8 @@ def wrong_with_key(path: str, octets: bytes, certificate: str) -> str:
 
 
 def _off_the_line(path: str, octets: bytes) -> str:
-    """OpenSSL takes no PEM that is indented; a byte order mark does not matter."""
+    """Say that something stands before a BEGIN in its line; "" if nothing does. OpenSSL takes no
+    PEM that is indented; a byte order mark does not matter."""
     octets = octets.removeprefix(BYTE_ORDER_MARK)
     start = octets.find(BEGIN)
     while start >= 0:
@@ -114,7 +116,7 @@ def _off_the_line(path: str, octets: bytes) -> str:
 
 
 def _instead(path: str, octets: bytes, labels: list[str], wanted: str) -> str:
-    """What a file is instead of what is wanted."""
+    """Say what a file is instead."""
     if not octets.strip():
         return f"{path}: is empty"
     if octets.startswith(UTF_16):
@@ -141,7 +143,7 @@ def _of_label(label: str) -> str:
 
 
 def _in_der(octets: bytes) -> str:
-    """What a file in DER form is; "" if it is none."""
+    """Say what a file in DER form is; "" if it is none."""
     try:
         ((tag, whole), *_) = _elements(octets)
         tags = [one for one, _ in _elements(whole)]
@@ -160,7 +162,7 @@ def _in_der(octets: bytes) -> str:
 
 
 def _blocks(octets: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """Each label of a PEM file, with its text, or None where it does not end."""
+    """Yield each label of a PEM file, with its text; None where it does not end."""
     position = 0
     while (start := octets.find(BEGIN, position)) >= 0:
         position = start + len(BEGIN)
@@ -178,7 +180,7 @@ def _blocks(octets: bytes) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _decoded(text: bytes | None) -> bytes:
-    """The octets of a PEM block. Raises ValueError."""
+    """Decode a PEM block. Raises ValueError."""
     if text is None:
         raise ValueError("cut off")
     try:
@@ -188,7 +190,7 @@ def _decoded(text: bytes | None) -> bytes:
 
 
 def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and content of each element of DER. Raises ValueError."""
+    """Yield tag and content of each element of DER. Raises ValueError."""
     position = 0
     while position < len(der):
         tag, length, position = der[position], *_length(der, position + 1)
@@ -199,7 +201,7 @@ def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _length(der: bytes, position: int) -> tuple[int, int]:
-    """The length that stands there, and where it ends."""
+    """Read a length; returns it, and where it ends."""
     if position >= len(der):
         raise ValueError("damaged")
     first = der[position]
@@ -210,7 +212,7 @@ def _length(der: bytes, position: int) -> tuple[int, int]:
 
 
 def _seconds(text: bytes, *, has_century: bool) -> int:
-    """A moment (RFC 5280 section 4.1.2.5) in seconds since 1970."""
+    """Read a moment (RFC 5280 section 4.1.2.5); returns seconds since 1970."""
     digits = text.decode("ascii", "replace").removesuffix("Z")
     if not digits.isdecimal() or len(digits) != (14 if has_century else 12):
         raise ValueError("damaged")

@@ -1,9 +1,9 @@
 """TLS with the client, in a process that does nothing else.
 
 A relay stands between the client and a socket on which gatekeeper and session speak POP3 as if
-there were no TLS. It has the private keys, and what OpenSSL knows of the connection; it reads no
-command and no mailbox, and it is locked in as a gatekeeper is. It serves one connection and ends,
-so nobody's mail meets anybody else's in its memory.
+there were no TLS. It has the private keys, and what OpenSSL knows of the connection. It reads no
+command and no mailbox, and is locked in as a gatekeeper is. It serves one connection and ends:
+nobody's mail meets anybody else's in its memory.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _serve(order: RelayOrder, channel: RelayChannel, context: ssl.SSLContext, wa
 
 
 class RelayPump:
-    """What stands between a client behind TLS and the `inner` socket, where POP3 is spoken."""
+    """Passes octets between a client behind TLS and the `inner` socket, where POP3 is spoken."""
 
     def __init__(self, client: TlsClient, inner: int, wakeup: int, patience: float) -> None:
         self._client = client
@@ -84,8 +84,8 @@ class RelayPump:
         self._end = 0.0  # when it must have taken all
 
     def pump(self) -> None:
-        """Pass octets on, both ways, until the session is over. No side is read from while the
-        other takes nothing, and deadlines are the session's."""
+        """Pass octets on, both ways, until the session is over. No side is read while the other
+        takes nothing. Deadlines are the session's."""
         poll, client, inner = select.poll(), self._client, self._inner.fileno()
         masks: dict[int, int] = {}
         before: tuple[bool, ...] = ()
@@ -119,12 +119,12 @@ class RelayPump:
         return self._session_is_over or (self._client.is_gone and not self._to_session)
 
     def _be_patient(self) -> None:
-        """After the session's end a client that takes something gets further time."""
+        """Give a client that takes something further time, after the session's end."""
         if self._linger:
             self._linger = min(monotonic() + self._patience, self._end)
 
     def _take(self, octets: list[bytes]) -> None:
-        """Have something more for the session."""
+        """Keep decrypted octets for the session."""
         if self._to_session or len(octets) > 1:
             octets = [b"".join((self._to_session, *octets))]
         if octets:
@@ -137,7 +137,8 @@ class RelayPump:
         return (bool(self._to_session), unsent > 0, unsent < MAX_UNSENT, *over)
 
     def _interests(self) -> dict[int, int]:
-        """What to wait for: nothing from a side while the other has not taken what is there."""
+        """The descriptors to wait for: a side is not read while the other has not taken what is
+        there."""
         client, wanted = self._client, {}
         if not client.is_over:
             wanted[self._wakeup] = select.POLLIN
@@ -174,7 +175,7 @@ class RelayPump:
             self._session_is_over = True
 
     def _pass_on(self) -> None:
-        """Give the session what the client sent, and then the end of it."""
+        """Give the session what the client sent, and after that its end."""
         try:
             while self._to_session:
                 sent = self._inner.send(self._to_session, socket.MSG_NOSIGNAL)

@@ -1,4 +1,4 @@
-"""A relay of one's own: what a door that serves a single connection forks."""
+"""The relay of a door that serves a single connection."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class RelayProcess:
         self._descriptor = os.pidfd_open(pid)  # readable when the process has ended
 
     def await_end(self, wakeup: int, seconds: float) -> Failed | None:
-        """Wait until the client has what was sent, or does not take it, `seconds` at most; returns
-        what has broken the TLS, if anything. For one that is told to end, by `wakeup`, that is no
-        reason to stay."""
+        """Wait, `seconds` at most, until the client has what was sent, or takes no more; returns
+        what has broken the TLS, if anything. A process that is told to end, by `wakeup`, waits
+        less."""
         self.channel.give_no_more()
         is_over = self._is_over(seconds, wakeup) or self._is_over(PARTING_SECONDS + GRACE)
         return self._reap() if is_over else self.kill()
 
     def kill(self) -> Failed | None:
-        """End it; returns what has broken the TLS, if anything."""
+        """End the relay; returns what has broken the TLS, if anything."""
         try:
             os.kill(self._pid, signal.SIGKILL)
         except PermissionError:
@@ -43,7 +43,7 @@ class RelayProcess:
         return self._reap(is_killed=True)
 
     def _is_over(self, seconds: float, *wakeup: int) -> bool:
-        """Has it ended, when so many seconds are over, or we are told to end?"""
+        """Has the relay ended, when so many seconds are over or this process is told to end?"""
         return self._descriptor in ready(seconds, self._descriptor, *wakeup)
 
     def _reap(self, is_killed: bool = False) -> Failed | None:
@@ -60,9 +60,9 @@ class RelayProcess:
 
 
 def start(sandbox: Sandbox, pairs: Pairs, min_version: str, ciphers: str) -> RelayProcess:
-    """Fork a relay, which reads its keys itself: nobody else ever has them.
+    """Fork a relay, which reads its keys itself: no other process ever has them.
 
-    It says when it is ready, or why it cannot be. Raises OSError.
+    Its first message says that it is ready, or why it cannot be. Raises OSError.
     """
     ours, theirs = relay_channel.pair()
 
