@@ -13,6 +13,7 @@ from tpop3d.system.io import say
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.doors.activation import Passed
+    from tpop3d.pop3.replies import Reply
     from tpop3d.settings import Config
 
 OK = 0
@@ -194,60 +195,63 @@ def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> i
     if not stderr_is_free:
         logs.start("mail", "info", to_stderr=False)
     try:
-        problems = _serve_or_problems(options, fd_in, fd_out, stderr_is_free)
+        reply = _serve_or_refuse(options, fd_in, fd_out, stderr_is_free)
     except Exception as error:
         logs.error(f"internal error: {logs.describe(error)}")
-        say(fd_out, replies.INTERNAL_ERROR.line)
-        return FAILED
-    if not problems:
+        reply = replies.INTERNAL_ERROR
+    if reply is None:
         return OK
-    from tpop3d.config.directive import Passing
-
-    for problem in problems:
-        logs.error(problem)
-    may_pass = all(isinstance(problem, Passing) for problem in problems)
-    reply = replies.SERVER_NOT_READY if may_pass else replies.SERVER_MISCONFIGURED
     say(fd_out, reply.line)
     return FAILED
 
 
-def _serve_or_problems(
+def _serve_or_refuse(
     options: Options, fd_in: int, fd_out: int, stderr_is_free: bool
-) -> list[str]:
-    """Serve one connection; returns why that could not be, if so."""
+) -> Reply | None:
+    """Serve one connection. If that cannot be, log why and return the reply for the client."""
     from tpop3d import settings
     from tpop3d.config.addresses import IMMEDIATE, Tls
-    from tpop3d.configuration import load
+    from tpop3d.configuration import WrongConfiguration, load
+    from tpop3d.pop3 import replies
 
-    config = load(options.file)
-    if isinstance(config, list):
-        return config
+    try:
+        config = load(options.file)
+    except WrongConfiguration as error:
+        for problem in error.problems:
+            logs.error(problem)
+        return replies.SERVER_NOT_READY if error.may_pass else replies.SERVER_MISCONFIGURED
     settings.start_log(config, options.verbose, stderr_is_free)
     settings.log_warnings(config)
     from tpop3d.privsep.sandbox import prepare_sandbox
 
     sandbox = prepare_sandbox(config)
     if isinstance(sandbox, str):
-        return [sandbox]
+        from tpop3d.config.directive import Passing
+
+        logs.error(sandbox)
+        may_pass = isinstance(sandbox, Passing)
+        return replies.SERVER_NOT_READY if may_pass else replies.SERVER_MISCONFIGURED
     tls = config.tls
     if options.tls or tls.mode == IMMEDIATE:
         tls = Tls(IMMEDIATE, tls.pairs)
         if not tls.pairs:
-            return [f"{options.file}: tls-certificate: TLS is asked for, and there is none"]
+            logs.error(f"{options.file}: tls-certificate: TLS is asked for, and there is none")
+            return replies.SERVER_MISCONFIGURED
     from tpop3d.doors import per_connection
 
     per_connection.serve(config, sandbox, fd_in, fd_out, tls)
-    return []
+    return None
 
 
 def _recover(options: Options) -> int:
     """Carry out all journals; what was done is told on stderr, or in the log."""
     from tpop3d import settings
-    from tpop3d.configuration import load
+    from tpop3d.configuration import WrongConfiguration, load
 
-    config = load(options.file)
-    if isinstance(config, list):
-        for problem in config:
+    try:
+        config = load(options.file)
+    except WrongConfiguration as error:
+        for problem in error.problems:
             _complain(problem)
         return FAILED
     from tpop3d.privsep import sandbox
@@ -266,7 +270,7 @@ def _recover(options: Options) -> int:
 def _listen(options: Options, passed: Passed | None) -> int:
     """Run the listener on sockets from systemd, or on those of the configuration."""
     from tpop3d import settings
-    from tpop3d.configuration import load
+    from tpop3d.configuration import WrongConfiguration, load
     from tpop3d.doors import standalone
     from tpop3d.listener import sd_notify
 
@@ -274,11 +278,12 @@ def _listen(options: Options, passed: Passed | None) -> int:
     # A detached process leaves the directory that these are meant in.
     options.file = os.path.abspath(options.file)
     options.pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
-    config = load(options.file)
-    if isinstance(config, list):
-        for problem in config:
+    try:
+        config = load(options.file)
+    except WrongConfiguration as error:
+        for problem in error.problems:
             _complain(problem)
-        sd_notify.tell_failure(config)
+        sd_notify.tell_failure(error.problems)
         return FAILED
     if sd_notify.asks():
         try:

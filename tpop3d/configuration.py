@@ -1,13 +1,14 @@
 """Reading the configuration: what no directive can tell of itself.
 
-Which drivers there are, what belongs together, and what is known to nobody. Every error is found
-and told with file, line and key, and nothing is served with half a configuration.
+This module finds the drivers, checks what belongs together, and refuses what nobody knows. It
+collects every error, with file, line and key, and raises them together as `WrongConfiguration`:
+nothing is served with half a configuration.
 """
 
 from __future__ import annotations
 
 from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN
-from tpop3d.config.directive import Directive, boolean
+from tpop3d.config.directive import Directive, Passing, boolean
 from tpop3d.config.reader import DOUBTFUL, OPEN, SECRET, Reader, content_without_secrets
 from tpop3d.settings import DIRECTIVES, Config
 from tpop3d.system import logs
@@ -22,34 +23,46 @@ LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
 LIKENESS_OF_DRIVERS = 0.6  # the same of their names, which are short
 
 
-class Problems(list[str]):
-    """The errors of a configuration, each with file, line and key; what is none, `warnings`; and
-    the `rest`, with defaults in the place of what is wrong, None where nothing could be read."""
+class WrongConfiguration(Exception):
+    """The configuration has errors.
 
-    def __init__(self, errors: list[str], warnings: list[str], rest: Config | None) -> None:
-        super().__init__(errors)
-        self.warnings = warnings
+    `problems` are all of them, each with file, line and key; `warnings` are not errors. `rest` is
+    the configuration with defaults in place of what is wrong, or None if the file was not read.
+    """
+
+    def __init__(
+        self, problems: list[str], warnings: list[str] | None = None, rest: Config | None = None
+    ) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+        self.warnings = warnings or []
         self.rest = rest
 
+    @property
+    def may_pass(self) -> bool:
+        """Could the same file be right in a moment, without anybody changing it?"""
+        return all(isinstance(problem, Passing) for problem in self.problems)
 
-def load(file: str) -> Config | Problems:
-    """Read a configuration file; returns what is wrong with it, if anything is."""
+
+def load(file: str) -> Config:
+    """Read a configuration file. Raises `WrongConfiguration`."""
     try:
         content, is_exposed, oddities = content_without_secrets(file, _secrecy)
     except OSError as error:
         from tpop3d.system import reasons
 
-        return Problems([f"{file}: {reasons.why(error)}"], [], None)
+        raise WrongConfiguration([f"{file}: {reasons.why(error)}"]) from None
     except ValueError as error:
-        return Problems([f"{file}: {error}"], [], None)
-    config = read(content, file, oddities)
+        raise WrongConfiguration([f"{file}: {error}"]) from None
     if not is_exposed:
-        return config
+        return read(content, file, oddities)
     what = "holds a user name or password of the server's own, and every user can read it"
     exposed = f"{file}: {what}: chmod o-rwx {file}"
-    if isinstance(config, Problems):
-        return Problems([exposed, *config], config.warnings, config.rest)
-    return Problems([exposed], config.warnings, config)
+    try:
+        config = read(content, file, oddities)
+    except WrongConfiguration as error:
+        raise WrongConfiguration([exposed, *error.problems], error.warnings, error.rest) from None
+    raise WrongConfiguration([exposed], config.warnings, config)
 
 
 def _secrecy(key: str) -> int:
@@ -70,8 +83,8 @@ def _secrecy(key: str) -> int:
     return OPEN if parts[2] in getattr(found, "misspelled", ()) else DOUBTFUL
 
 
-def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Config | Problems:
-    """What `load` does, for the content of a file that is named `file` in errors."""
+def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Config:
+    """Read the content of a file, which errors name `file`. Raises `WrongConfiguration`."""
     reader = Reader(content, file, _is_known)
     reader.warn_of_secrets(oddities or [])
     config = Config()
@@ -87,8 +100,9 @@ def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Confi
     if not reader.errors and config.auth_drivers:
         config.drivers = {name: config.drivers[name] for name in config.auth_drivers}
     config.warnings = reader.told(reader.warnings)
-    errors = reader.told(reader.errors)
-    return Problems(errors, config.warnings, config) if errors else config
+    if problems := reader.told(reader.errors):
+        raise WrongConfiguration(problems, config.warnings, config)
+    return config
 
 
 def _take_drivers(reader: Reader, config: Config) -> dict[str, Driver]:

@@ -8,10 +8,11 @@ import sys
 import time
 from contextlib import suppress
 
+import pytest
+
 from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE
 from tpop3d.auth.driver import Account, Login, Verdict
-from tpop3d.configuration import read
-from tpop3d.settings import Config
+from tpop3d.configuration import WrongConfiguration, load, read
 
 SERVER = [sys.executable, "-m", "tpop3d"]
 CANARY = "hunter2-sesame"  # a password that must turn up nowhere
@@ -44,15 +45,21 @@ def text_of(settings):
 def config_of(settings=None, **more):
     """The configuration of `settings`; keywords are directives with underscores."""
     more = {key.replace("_", "-"): value for key, value in more.items()}
-    config = read(text_of(LEAST | (settings or {}) | more), "test.conf")
-    assert isinstance(config, Config), config
-    return config
+    return read(text_of(LEAST | (settings or {}) | more), "test.conf")
 
 
 def errors_of(content):
-    errors = read(content, "test.conf")
-    assert isinstance(errors, list), "no error was found"
-    return errors
+    """The errors of a configuration that has some."""
+    with pytest.raises(WrongConfiguration) as caught:
+        read(content, "test.conf")
+    return caught.value.problems
+
+
+def errors_in(file):
+    """The same of a file."""
+    with pytest.raises(WrongConfiguration) as caught:
+        load(str(file))
+    return caught.value.problems
 
 
 def login(local_part, domain=b"", password=b"secret", **more):

@@ -166,7 +166,6 @@ class MariaDB:
 
 def decide(config, name, password=b"secret", *, client="", **attempt):
     """What the switch says, asking the driver in a process of its own as the server does."""
-    assert not isinstance(config, list), config
     name = name if isinstance(name, bytes) else name.encode()
     return Switch(config.drivers, config).decide(
         Attempt("USER", name, password=password, **attempt), b"", client

@@ -16,8 +16,8 @@ from doors import free_port
 from mailsite import ENVIRONMENT, IS_ROOT
 from tpop3d.commands import check_config
 from tpop3d.config.reader import MASK
-from tpop3d.configuration import read
-from tpop3d.settings import DIRECTIVES, Config
+from tpop3d.configuration import WrongConfiguration, read
+from tpop3d.settings import DIRECTIVES
 
 DRIVER = """
 from tpop3d.auth.driver import Verdict
@@ -158,8 +158,9 @@ keys = st.sampled_from(["mailbox", "state-directory", "auth-flatfile-mailbox"])
 
 @given(keys, st.text(st.sampled_from(' \\#:$()/ab\t\r"'), max_size=12))
 def test_whatever_the_value_the_output_is_the_same_configuration(key, value):
-    config = read(text_of(LEAST) + f"{key}: /{value}\n", "test.conf")
-    if not isinstance(config, Config):
+    try:
+        config = read(text_of(LEAST) + f"{key}: /{value}\n", "test.conf")
+    except WrongConfiguration:
         return
     printed = []
     with pytest.MonkeyPatch.context() as patch:
@@ -168,7 +169,6 @@ def test_whatever_the_value_the_output_is_the_same_configuration(key, value):
         assert check_config.check_config("test.conf") == 0
     lines = [line for fd, line in printed if fd == sys.stdout.fileno()]
     again = read("".join(lines), "test.conf")
-    assert isinstance(again, Config), again
     assert [one[:2] for one in again.effective] == [one[:2] for one in config.effective]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from authkit import LEAST, config_of, read, text_of
+from authkit import LEAST, config_of, errors_of, read, text_of
 from databases import PASSWORD
 from mailsite import CHECKOUT, ENVIRONMENT, MAIL_USER
 from tpop3d.auth import passwords, system_users
@@ -348,7 +348,7 @@ def test_lines_about_the_server_itself(counted, logged, tmp_path):
     unsafe.chmod(0o777)
     logs.error(unsafe_state(config_of({"state-directory": unsafe})))
     logs.error(inetd.LISTENING)
-    wrong = read(f"listen-address: {CLIENT}00\n{FORGED}\nlogin failed: x\n" + text_of(LEAST), "x")
+    wrong = errors_of(f"listen-address: {CLIENT}00\n{FORGED}\nlogin failed: x\n" + text_of(LEAST))
     for line in wrong:
         logs.error(line)
     logs.error("reload: the configuration has errors, and is kept as it was")

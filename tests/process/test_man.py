@@ -12,7 +12,7 @@ from tpop3d import cli
 from tpop3d.auth import registry
 from tpop3d.auth.mysql import VMAIL_SQL
 from tpop3d.config.directive import Directive, boolean, user_id
-from tpop3d.configuration import read
+from tpop3d.configuration import WrongConfiguration, read
 from tpop3d.settings import DIRECTIVES
 from tpop3d.system import logs
 from tpop3d.system.journald import fields_of
@@ -81,18 +81,18 @@ def test_what_is_required_is_documented(name):
     """One after the other is given, until the driver asks for no more."""
     pytest.importorskip({"mysql": "MySQLdb", "pam": "pam"}.get(name, "os"))
     settings, required = {f"auth-{name}-enable": "yes"}, set()
-    while errors := read(text_of(settings), "test.conf"):
-        found = (
-            re.search(r"(auth-\S+) must be given", str(errors))
-            if isinstance(errors, list)
-            else None
-        )
-        if not found:
+    while True:
+        try:
+            read(text_of(settings), "test.conf")
+        except WrongConfiguration as wrong:
+            found = re.search(r"(auth-\S+) must be given", str(wrong.problems))
+            if not found:
+                raise
+        else:
             break
         required.add(found[1])
         is_user = directives()[found[1]].parse is user_id
         settings[found[1]] = MAIL_USER.pw_name if is_user else example(found[1])
-    assert not isinstance(errors, list), errors
     documented = {key for key in directives() if "\nRequired.\n" in entry(key)}
     assert required == {key for key in documented if key.startswith(f"auth-{name}-")}
 

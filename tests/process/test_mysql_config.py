@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import doors
-from authkit import NO_TLS, but_for_syslogd, text_of, tpop3d
+from authkit import NO_TLS, but_for_syslogd, errors_in, text_of, tpop3d
 from databases import DATABASE, PASSWORD, USERNAME, decide
 from tpop3d.auth.driver import YES
 from tpop3d.auth.mysql import VMAIL_SQL
@@ -45,7 +45,7 @@ def test_without_mysqlclient_its_extra_is_named(conf, monkeypatch):
             return None if name == "MySQLdb" else self.finder.find_spec(name, path, target)
 
     monkeypatch.setattr("sys.meta_path", [WithoutIt(finder) for finder in sys.meta_path])
-    (error,) = load(str(conf()))
+    (error,) = errors_in(conf())
     assert error.endswith("auth-mysql-enable: needs the package mysqlclient: pip install "
                           "'tpop3d[mysql]'")  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_only_a_blank_is_one(tmp_path, blank):
     file = tmp_path / "tpop3d.conf"
     file.touch(mode=0o600)
     file.write_text(f"{blank}auth-mysql-password: {PASSWORD}\n{text_of(NEEDED)}")
-    errors = load(str(file))
+    errors = errors_in(file)
     assert any("1: must be 'key: value'" in error for error in errors), errors
     content, *_ = content_without_secrets(str(file), _secrecy)
     assert PASSWORD not in content
@@ -135,25 +135,24 @@ def test_a_database_and_two_secrets_are_enough(conf):
     ],
 )
 def test_wrong_settings_are_errors(conf, key, value):
-    errors = load(str(conf(**{key: value})))
-    assert isinstance(errors, list)
+    errors = errors_in(conf(**{key: value}))
     assert f"auth-mysql-{key}" in errors[0]
 
 
 @pytest.mark.parametrize("key", ["ssl-ca", "ssl-cert"])
 def test_no_tls_and_its_files_do_not_go_together(conf, key):
-    errors = load(str(conf(**{"ssl": "no", key: "/etc/ssl/some.pem"})))
+    errors = errors_in(conf(**{"ssl": "no", key: "/etc/ssl/some.pem"}))
     assert errors[0].endswith(f"auth-mysql-ssl is no, and auth-mysql-{key} is given")
 
 
 def test_more_hosts_than_anybody_has(conf):
     assert load(str(conf(hostname=" ".join(f"db{n}" for n in range(255))))).drivers
-    (error,) = load(str(conf(hostname=" ".join(f"db{n}" for n in range(256)))))
+    (error,) = errors_in(conf(hostname=" ".join(f"db{n}" for n in range(256))))
     assert "auth-mysql-hostname: must be at most 255 hosts" in error
 
 
 def test_somebody_must_be_able_to_log_in(conf):
-    errors = load(str(conf(pass_query="none", apop_query="none")))
+    errors = errors_in(conf(pass_query="none", apop_query="none"))
     assert (
         "auth-mysql-enable: auth-mysql-pass-query and auth-mysql-apop-query are none" in errors[0]
     )
@@ -174,7 +173,7 @@ def test_the_spelling_of_the_first_readme_is_taken_with_a_warning(vmail, tmp_pat
 
 def test_both_spellings_are_an_error(conf):
     file = conf(databse=DATABASE)
-    errors = load(str(file))
+    errors = errors_in(file)
     assert errors == [f"{file}:6: auth-mysql-databse: is auth-mysql-database, given as well"]
     assert tpop3d("--check-config", "-f", file).returncode == 2
 
@@ -211,7 +210,7 @@ def test_a_file_of_all_may_not(conf, mode):
     file.chmod(mode)
     what = "holds a user name or password of the server's own, and every user can read it"
     why = f"{file}: {what}: chmod o-rwx {file}"
-    assert load(str(file)) == [why]
+    assert errors_in(file) == [why]
     done = tpop3d("--check-config", "-f", file)
     assert (done.returncode, done.stderr.decode().splitlines()[0]) == (2, why)
 
@@ -220,4 +219,4 @@ def test_a_file_of_all_may_have_a_database_without_secrets(conf):
     """One line less: the error is that the user name is missing, and not the file's mode."""
     file = conf(username=None, password=None)
     file.chmod(0o644)
-    assert load(str(file)) == [f"{file}:2: auth-mysql-enable: auth-mysql-username must be given"]
+    assert errors_in(file) == [f"{file}:2: auth-mysql-enable: auth-mysql-username must be given"]

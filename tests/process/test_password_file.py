@@ -7,14 +7,13 @@ import pytest
 
 import doors
 import test_readme
-from authkit import NO_TLS, converse, tpop3d
+from authkit import NO_TLS, converse, errors_in, tpop3d
 from databases import PASSWORD, USERNAME, connections
 from mailsite import ENVIRONMENT, poll
 from samples import MESSAGES, spool_of
 from test_hazard_database_secrets import LOGIN, assert_silent
 from test_hazard_secrets import memory_of
 from tpop3d.config.password_file import MAX_PASSWORD, PasswordFile, UnusablePasswordFile
-from tpop3d.configuration import load
 
 NAME = "$CREDENTIALS_DIRECTORY/database"
 NEW = "new-" + PASSWORD
@@ -113,7 +112,7 @@ def test_a_directory_and_nothing_are_no_file(tmp_path):
 
 def test_one_of_both_is_enough(mail_site):
     mail_site.configure({"auth-mysql-password": PASSWORD})
-    (error,) = load(str(mail_site.conf))
+    (error,) = errors_in(mail_site.conf)
     assert error.endswith(
         "auth-mysql-enable: auth-mysql-password and auth-mysql-password-file are both given"
     )
@@ -122,7 +121,7 @@ def test_one_of_both_is_enough(mail_site):
 @pytest.mark.parametrize("path", ["secret", "./secret", "$HOME/secret", ""])
 def test_the_path_is_absolute(mail_site, path):
     mail_site.configure({"auth-mysql-password-file": path})
-    errors = load(str(mail_site.conf))
+    errors = errors_in(mail_site.conf)
     assert "auth-mysql-password-file: must be an absolute path, or $CRED" in errors[0]
 
 

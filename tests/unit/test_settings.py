@@ -4,17 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authkit import LEAST, config_of, errors_of, text_of
-from tpop3d.configuration import load, read
-from tpop3d.settings import DIRECTIVES, Config
+from authkit import LEAST, config_of, errors_in, errors_of, text_of
+from tpop3d.configuration import WrongConfiguration, load, read
+from tpop3d.settings import DIRECTIVES
 
 LINES = text_of(LEAST)
 
 
 def config(content):
-    found = read(LINES + content, "test.conf")
-    assert isinstance(found, Config), found
-    return found
+    return read(LINES + content, "test.conf")
 
 
 def errors(content):
@@ -80,7 +78,7 @@ def test_octets_that_are_no_text_are_kept(tmp_path):
 def test_octets_that_are_no_text_may_be_an_error(tmp_path, line):
     file = tmp_path / "conf"
     file.write_bytes(line + b"\n" + LINES.encode())
-    assert [error.startswith(f"{file}:1: ") for error in load(str(file))] == [True]
+    assert [error.startswith(f"{file}:1: ") for error in errors_in(file)] == [True]
 
 
 WRONG = [
@@ -218,8 +216,8 @@ def test_a_driver_that_is_off_is_still_checked():
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
-    assert load(str(tmp_path / "missing")) == [f"{tmp_path}/missing: No such file or directory"]
-    assert load(str(tmp_path)) == [f"{tmp_path}: Is a directory"]
+    assert errors_in(tmp_path / "missing") == [f"{tmp_path}/missing: No such file or directory"]
+    assert errors_in(tmp_path) == [f"{tmp_path}: Is a directory"]
 
 
 def test_drivers_are_asked_in_the_order_of_the_documentation():
@@ -288,18 +286,21 @@ keys = st.sampled_from([*DIRECTIVES, *LEAST, "x", "auth-x-y", "", "a b"])
 
 @given(st.lists(st.tuples(keys, words)))
 def test_any_file_is_a_configuration_or_a_list_of_errors(lines):
-    found = read("".join(f"{key}: {value}\n" for key, value in lines), "test.conf")
-    if isinstance(found, list):
-        assert found
-        assert all(error.startswith("test.conf:") for error in found)
+    try:
+        config = read("".join(f"{key}: {value}\n" for key, value in lines), "test.conf")
+    except WrongConfiguration as wrong:
+        errors = wrong.problems
     else:
-        assert found.drivers
+        assert config.drivers
+        return
+    assert errors
+    assert all(error.startswith("test.conf:") for error in errors)
 
 
 @given(st.binary(max_size=60))
 def test_any_octets_at_all_are_read(octets):
     content = octets.decode("utf-8", "surrogateescape")
-    assert isinstance(read(content, "test.conf"), list)
+    assert errors_of(content)
 
 
 def test_every_value_is_there_and_drivers_know_the_general_mailbox():

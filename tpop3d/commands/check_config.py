@@ -11,7 +11,7 @@ from tpop3d.commands.unit_sandbox import Sandboxes
 from tpop3d.config.addresses import Unresolved, located
 from tpop3d.config.directive import absolute_path
 from tpop3d.config.templates import Mailbox, Template
-from tpop3d.configuration import Problems, load
+from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.privsep.sandbox import gatekeeper_user, lacking, unsafe_state
 from tpop3d.settings import Config
 from tpop3d.system import logs
@@ -29,13 +29,19 @@ def check_config(file: str) -> int:
     With errors: print each on stderr, with file, line and key, and return 2. Warnings go there,
     too, behind them.
     """
-    config = load(file)
-    errors = list(config) if isinstance(config, Problems) else []
-    rest = config.rest if isinstance(config, Problems) else config
-    problems, warnings = ([], config.warnings) if rest is None else _look(rest, file, errors)
+    config: Config | None
+    errors: list[str] = []
+    problems: list[str] = []
+    try:
+        config = load(file)
+        warnings = config.warnings
+    except WrongConfiguration as wrong:
+        config, errors, warnings = wrong.rest, wrong.problems, wrong.warnings
+    if config is not None:
+        problems, warnings = _look(config, file, errors)
     for line in (*errors, *problems, *(f"warning: {warning}" for warning in warnings)):
         _print(line, sys.stderr.fileno())
-    if problems or isinstance(config, Problems):
+    if config is None or errors or problems:
         return 2
     _print(f"# {file}: no errors. In effect:", sys.stdout.fileno())
     for key, value, is_default in config.effective:

@@ -175,7 +175,4 @@ def _furnish(directory: str) -> Config:
             file.write(f"{user}:{{plaintext}}{password}\n")
     user_name = owner.pw_name if owner is not None else str(os.geteuid())
     content = CONFIGURATION.format(directory=directory, user=user_name)
-    config = read(content, "the demo's configuration")
-    if isinstance(config, list):
-        raise AssertionError(config)
-    return config
+    return read(content, "the demo's configuration")

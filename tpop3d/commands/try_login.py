@@ -15,7 +15,7 @@ from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.commands.check_config import in_sandboxes
 from tpop3d.commands.unit_sandbox import Sandboxes
 from tpop3d.config.directive import Unanswered, size_text
-from tpop3d.configuration import load
+from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.privsep.sandbox import lacking
@@ -53,9 +53,10 @@ class UnusableInput(Exception):
 def try_login(file: str, user: str, client: str) -> int:
     """Try a login of `user` by the configuration `file`, as from the address `client` ("": none),
     and print what comes of it; returns the exit code. The password is read from stdin."""
-    config = load(file)
-    if isinstance(config, list):
-        for problem in config:
+    try:
+        config = load(file)
+    except WrongConfiguration as error:
+        for problem in error.problems:
             _complain(problem)
         return FAILED
     for warning in config.warnings:

@@ -9,7 +9,7 @@ import sys
 
 from tpop3d.config.addresses import IMMEDIATE, NONE, PLAIN, Tls, Unresolved
 from tpop3d.config.directive import found
-from tpop3d.configuration import load
+from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.listener import sd_notify
 from tpop3d.settings import Config
 from tpop3d.system import logs, signal, socket
@@ -179,32 +179,27 @@ def run(
     places = _all_shown(listening)
     logs.notice(f"listening on {places}")
 
-    def reload() -> Changed | list[str]:
+    def reload() -> Changed | str:
         nonlocal places
         again = load(file)
-        sandbox = prepare_sandbox(again) if isinstance(again, Config) else ""
-        why = sandbox if isinstance(sandbox, str) else gatekeeper.trial(sandbox)
-        if isinstance(again, list) or isinstance(sandbox, str) or why:
-            problems = again if isinstance(again, list) else [why]
-            for problem in problems:
-                logs.error(problem)
-            logs.error("reload: the configuration has errors, and is kept as it was")
-            return problems
+        sandbox = prepare_sandbox(again)
+        if isinstance(sandbox, str):
+            raise WrongConfiguration([sandbox])
+        if why := gatekeeper.trial(sandbox):
+            raise WrongConfiguration([why])
         # Before any address changes: a certificate that cannot be used must change nothing.
         wanted = [address.tls or PLAIN for address in again.listen_address]
         if passed is not None:
             wanted = [again.tls, Tls(IMMEDIATE, again.tls.pairs)] if again.tls.pairs else []
         keyholder = _keyholder(again, sandbox, wanted)
         if isinstance(keyholder, str):
-            logs.error(f"reload: {keyholder}; the configuration is kept as it was")
-            return [keyholder]
+            return keyholder
         try:
             now = bind(again)
         except CannotListen as error:
-            logs.error(f"reload: {error}; the configuration is kept as it was")
             if keyholder is not None:
                 keyholder.retire()
-            return [str(error)]
+            return str(error)
         start_log(again)
         _warn_of_no_tls(now, again)
         if (others := _all_shown(now)) != places:
@@ -213,8 +208,9 @@ def run(
         return again, sandbox, now, keyholder
 
     def look_up() -> None:
-        again = load(file)
-        if isinstance(again, list):
+        try:
+            again = load(file)
+        except WrongConfiguration:
             return
         if os.geteuid() == 0:
             gatekeeper_user(again)

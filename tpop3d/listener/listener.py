@@ -12,6 +12,7 @@ from time import monotonic
 
 from tpop3d.auth import registry
 from tpop3d.config.addresses import NONE, PLAIN
+from tpop3d.configuration import WrongConfiguration
 from tpop3d.listener import sd_notify
 from tpop3d.listener.awaiting_header import AwaitingHeader
 from tpop3d.listener.connection import turn_away
@@ -63,7 +64,7 @@ class Listener:
         self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
         self._stopping = False
         self._total = 0
-        self.reload: Callable[[], Changed | list[str]] = lambda: ["nothing was read"]
+        self.reload: Callable[[], Changed | str] = lambda: "nothing was read"
         self._trouble = ""  # why the latest reload has changed nothing, if so
         self._look_up: LookUp | None = None  # of a reload, while it waits for that
         self.look_up: Callable[[], None] = lambda: None  # what `reload` looks up by name
@@ -246,12 +247,17 @@ class Listener:
         try:
             if answers is None:
                 self._keep("the users, groups and hosts of the configuration cannot be looked up")
-            elif isinstance(result := knowing(answers, self.reload), list):
-                self._trouble = sd_notify.summary(result)
+            elif isinstance(result := knowing(answers, self.reload), str):
+                self._keep(result)
             else:
                 self._change(*result)
                 self._trouble = ""
                 logs.notice("reload: the configuration is read again")
+        except WrongConfiguration as error:
+            for problem in error.problems:
+                logs.error(problem)
+            logs.error("reload: the configuration has errors, and is kept as it was")
+            self._trouble = sd_notify.summary(error.problems)
         except NotAsked:
             if tries > 1:
                 self._begin_reload(tries - 1)
@@ -263,7 +269,7 @@ class Listener:
 
     def _keep(self, why: str) -> None:
         """Go on with the configuration that there is."""
-        self._trouble = why
+        self._trouble = sd_notify.summary([why])
         logs.error(f"reload: {why}; the configuration is kept as it was")
 
     def _change(

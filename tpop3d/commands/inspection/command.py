@@ -9,7 +9,7 @@ from tpop3d import DEFAULT_FILE
 from tpop3d.commands.inspection import report
 from tpop3d.commands.inspection.mailbox import Settings, look
 from tpop3d.config.directive import size, size_text
-from tpop3d.configuration import load
+from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.settings import DIRECTIVES
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
@@ -20,9 +20,10 @@ FAILED = 1  # there is no mailspool to be read, or the configuration has errors
 
 def inspect(path: str, file: str, as_json: bool) -> int:
     """Print what there is to know of the mailspool `path`; returns the exit code."""
-    settings = _settings(file)
-    if isinstance(settings, list):
-        for problem in settings:
+    try:
+        settings = _settings(file)
+    except WrongConfiguration as error:
+        for problem in error.problems:
             print(f"tpop3d: {problem}", file=sys.stderr)
         return FAILED
     try:
@@ -56,17 +57,15 @@ def _print(path: str, settings: Settings, as_json: bool) -> int:
     return OK if mailbox.listing is not None else FAILED
 
 
-def _settings(file: str) -> Settings | list[str]:
-    """What the configuration says, or its errors. Where there is none in its usual place, or none
-    that we may read, all is by default."""
+def _settings(file: str) -> Settings:
+    """Take the settings from the configuration; from the defaults if there is no file in the usual
+    place, or we may not read it. Raises `WrongConfiguration`."""
     if file == DEFAULT_FILE and not os.access(file, os.R_OK):
         if os.path.exists(file):
             print(f"tpop3d: {file} cannot be read; this is by the defaults", file=sys.stderr)
         memory = size(_default("session-memory"))
         return Settings(_default("state-directory"), _default("uidl-style"), True, memory)
     config = load(file)
-    if isinstance(config, list):
-        return config
     return Settings(
         config.state_directory, config.uidl_style, config.mailspool_index, config.session_memory
     )
