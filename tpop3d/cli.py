@@ -177,8 +177,8 @@ def _activated(options: Options) -> int:
     stderr_is_free = sys.stderr is not None and sys.stderr is sys.__stderr__
     inetd.have_standard_descriptors()
     passed = activation.take()
-    if isinstance(passed, str):
-        (logs.error if not stderr_is_free else _complain)(passed)
+    if not isinstance(passed, activation.Passed):
+        (logs.error if not stderr_is_free else _complain)(passed.reason)
         return FAILED
     if passed.connected is not None:
         options.tls = options.tls or passed.is_tls(passed.connected)
@@ -223,13 +223,14 @@ def _serve_or_refuse(
     settings.start_log(config, options.verbose, stderr_is_free)
     settings.log_warnings(config)
     from tpop3d.privsep.sandbox import prepare_sandbox
+    from tpop3d.system.privileges import Sandbox
 
     sandbox = prepare_sandbox(config)
-    if isinstance(sandbox, str):
-        from tpop3d.config.directive import Passing
+    if not isinstance(sandbox, Sandbox):
+        from tpop3d.system.refusal import TEMPORARY
 
-        logs.error(sandbox)
-        may_pass = isinstance(sandbox, Passing)
+        logs.error(sandbox.reason)
+        may_pass = sandbox.kind == TEMPORARY
         return replies.SERVER_NOT_READY if may_pass else replies.SERVER_MISCONFIGURED
     tls = config.tls
     if options.tls or tls.mode == IMMEDIATE:
@@ -258,8 +259,8 @@ def _recover(options: Options) -> int:
     from tpop3d.session.recover_all import recover_all
     from tpop3d.system import processes
 
-    if os.geteuid() == 0 and (why := sandbox.lacking()):
-        _complain(why)
+    if os.geteuid() == 0 and (refused := sandbox.refuse_lacking_root()) is not None:
+        _complain(refused.reason)
         return FAILED
     processes.unblock()
     processes.catch()
@@ -308,14 +309,8 @@ def _listen(options: Options, passed: Passed | None) -> int:
         settings.log_warnings(config)
 
     log_as(config)
-    return standalone.run(
-        config,
-        options.file,
-        passed,
-        pidfile=options.pidfile,
-        detach=options.detach,
-        start_log=log_as,
-    )
+    door = standalone.Standalone(options.file, passed, log_as)
+    return door.run(config, pidfile=options.pidfile, detach=options.detach)
 
 
 def _complain(problem: str) -> None:

@@ -59,9 +59,11 @@ START = "from tpop3d.cli import main; raise SystemExit(main())"
 NOT_NEEDED = {  # of our own
     "tpop3d.auth.isolation", "tpop3d.commands.check_config", "tpop3d.commands.demo",
     "tpop3d.commands.inspection", "tpop3d.commands.try_login", "tpop3d.config.networks",
-    "tpop3d.doors.activation", "tpop3d.doors.standalone", "tpop3d.listener.awaiting_header",
+    "tpop3d.doors.activation", "tpop3d.doors.daemon", "tpop3d.doors.standalone",
+    "tpop3d.listener.awaiting_header",
     "tpop3d.listener.gatekeepers", "tpop3d.listener.limits", "tpop3d.listener.listener",
-    "tpop3d.listener.relays", "tpop3d.listener.sd_notify", "tpop3d.mailspool.expunge",
+    "tpop3d.listener.relays", "tpop3d.listener.sd_notify", "tpop3d.listener.sockets",
+    "tpop3d.mailspool.expunge",
     "tpop3d.mailspool.locks", "tpop3d.mailspool.scan", "tpop3d.mailspool.spool",
     "tpop3d.mailspool.state_directory", "tpop3d.proxy.header", "tpop3d.proxy.origin",
     "tpop3d.session.session", "tpop3d.system.journald", "tpop3d.tls.certificates",

@@ -25,7 +25,7 @@ from tpop3d.pop3.authorization import Attempt
 from tpop3d.privsep.channel import LOG_ERR, Line, LoginRequest, Violation
 from tpop3d.privsep.lifecycle import HANDSHAKE
 from tpop3d.privsep.monitor import Monitor, log_violation
-from tpop3d.privsep.sandbox import unsafe_state
+from tpop3d.privsep.sandbox import refuse_unsafe_state
 from tpop3d.proxy import origin
 from tpop3d.system import logs
 from tpop3d.tls.relay_channel import Failed, Secured
@@ -346,7 +346,7 @@ def test_lines_about_the_server_itself(counted, logged, tmp_path):
     unsafe = tmp_path / "state"
     unsafe.mkdir()
     unsafe.chmod(0o777)
-    logs.error(unsafe_state(config_of({"state-directory": unsafe})))
+    logs.error(refuse_unsafe_state(config_of({"state-directory": unsafe})).reason)
     logs.error(inetd.LISTENING)
     wrong = errors_of(f"listen-address: {CLIENT}00\n{FORGED}\nlogin failed: x\n" + text_of(LEAST))
     for line in wrong:

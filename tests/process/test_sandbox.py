@@ -15,6 +15,7 @@ from test_listener import greeted_or_none
 from test_listener_signals import free_port
 from tpop3d.privsep.sandbox import prepare_sandbox
 from tpop3d.system.privileges import Sandbox
+from tpop3d.system.refusal import Refusal
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root can lock a process in")
 
@@ -102,9 +103,9 @@ def test_a_directory_that_is_not_empty_and_roots_is_refused(config, how):
     assert isinstance(prepare_sandbox(config), Sandbox)
     spoil(empty(config))
     refused = prepare_sandbox(config)
-    assert isinstance(refused, str)
-    assert complaint in refused
-    assert refused.startswith(empty(config))
+    assert isinstance(refused, Refusal)
+    assert complaint in refused.reason
+    assert refused.reason.startswith(empty(config))
 
 
 def test_in_a_spoiled_directory_no_session_begins(site):

@@ -12,11 +12,12 @@ from tpop3d.config.addresses import Unresolved, located
 from tpop3d.config.directive import absolute_path
 from tpop3d.config.templates import Mailbox, Template
 from tpop3d.configuration import WrongConfiguration, load
-from tpop3d.privsep.sandbox import gatekeeper_user, lacking, unsafe_state
+from tpop3d.privsep.sandbox import gatekeeper_user, refuse_lacking_root, refuse_unsafe_state
 from tpop3d.settings import Config
 from tpop3d.system import logs
 from tpop3d.system.outlets import Syslog
 from tpop3d.system.reasons import HOMES
+from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list
     sandboxes = Sandboxes()
     wrong = [error.removeprefix(f"{file}:").partition(": ")[2] for error in errors]
     if os.geteuid() == 0:
-        user = gatekeeper_user(config)
-        problems += [user] if isinstance(user, str) else []
-        problems += [why] if (why := unsafe_state(config)) else []
-        warnings += [why] if (why := lacking()) else []
+        found = gatekeeper_user(config), refuse_unsafe_state(config)
+        problems += [one.reason for one in found if isinstance(one, Refusal)]
+        lacks = refuse_lacking_root()
+        warnings += [lacks.reason] if lacks is not None else []
     if not any(one.startswith("listen-address: ") for one in wrong):
         _check_addresses(config, warnings)
         if not any(one.startswith("tls-") for one in wrong):

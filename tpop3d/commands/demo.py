@@ -16,8 +16,10 @@ from tpop3d.config.addresses import PLAIN
 from tpop3d.configuration import read
 from tpop3d.listener.listener import Listener
 from tpop3d.privsep import gatekeeper
-from tpop3d.privsep.sandbox import lacking, prepare_sandbox
+from tpop3d.privsep.sandbox import prepare_sandbox, refuse_lacking_root
 from tpop3d.settings import Config, start_log
+from tpop3d.system.privileges import Sandbox
+from tpop3d.system.refusal import Refusal
 
 HOST = "127.0.0.1"
 PASSWORDS = {"anna": "wonderland", "bert": "open sesame", "clara": "empty"}
@@ -123,8 +125,8 @@ def demo(port: int, verbose: bool) -> int:
     listener.set_inheritable(False)
     directory = tempfile.mkdtemp(prefix="tpop3d-demo-")
     try:
-        if os.geteuid() == 0 and (why := lacking()):
-            print(f"tpop3d: {why}", file=sys.stderr)
+        if os.geteuid() == 0 and (refused := refuse_lacking_root()) is not None:
+            print(f"tpop3d: {refused.reason}", file=sys.stderr)
             return 1
         try:
             config = _furnish(directory)
@@ -133,10 +135,11 @@ def demo(port: int, verbose: bool) -> int:
             return 1
         start_log(config, verbose, stderr_is_free=True)
         sandbox = prepare_sandbox(config)
-        if why := sandbox if isinstance(sandbox, str) else gatekeeper.trial(sandbox):
-            print(f"tpop3d: {why}", file=sys.stderr)
+        refused = sandbox if isinstance(sandbox, Refusal) else gatekeeper.prove(sandbox)
+        if refused is not None:
+            print(f"tpop3d: {refused.reason}", file=sys.stderr)
             return 1
-        assert not isinstance(sandbox, str)
+        assert isinstance(sandbox, Sandbox)
         port = listener.getsockname()[1]
         print(WELCOME.format(host=HOST, port=port, directory=directory), flush=True)
         Listener(config, sandbox, {listener: PLAIN}).run()

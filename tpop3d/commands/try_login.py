@@ -18,7 +18,7 @@ from tpop3d.config.directive import Unanswered, size_text
 from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
-from tpop3d.privsep.sandbox import lacking
+from tpop3d.privsep.sandbox import refuse_lacking_root
 from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.session import enter, open_chosen, prepare, terms_of
 from tpop3d.settings import Config
@@ -297,7 +297,10 @@ def _barred(account: Account, sandboxes: Sandboxes, all_else: list[str]) -> dict
 def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
     """Open the maildrop in a process that becomes its user; returns the exit code."""
     refused = cannot_become(account.uid, account.gid, account.lock_gid)
-    if why := refused.reason if refused else lacking() if os.geteuid() == 0 else "":
+    if refused is None and os.geteuid() == 0:
+        refused = refuse_lacking_root()
+    if refused is not None:
+        why = refused.reason
         for path in account.mailboxes:
             _say("mailbox", f"{path} (not looked at)")
         _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")

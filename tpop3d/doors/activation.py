@@ -6,6 +6,10 @@ import os
 
 from tpop3d.system import socket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.system.refusal import Refusal
+
 FIRST = 3  # SD_LISTEN_FDS_START
 TLS_NAME = "pop3s"  # FileDescriptorName= of a socket that speaks TLS from the first octet on
 MISSING = (
@@ -15,8 +19,10 @@ MISSING = (
 
 
 class Passed:
-    """What systemd has passed: one connected socket, or listening ones. `named_tls` are the
-    descriptors of those that are named so."""
+    """What systemd has passed: one connected socket, or listening ones.
+
+    `named_tls` are the descriptors of the sockets whose name is `TLS_NAME`.
+    """
 
     def __init__(
         self, connected: int | None, listening: list[socket.socket], named_tls: set[int]
@@ -38,23 +44,26 @@ def is_ours() -> bool:
     )
 
 
-def take() -> Passed | str:
-    """Take the sockets; returns why that cannot be, if so."""
+def take() -> Passed | Refusal:
+    """Take the sockets over from systemd."""
+    from tpop3d.system.refusal import PERMANENT, Refusal
+
     try:
         from systemd import daemon
     except ImportError:
-        return MISSING
+        return Refusal(MISSING, PERMANENT)
     passed = daemon.listen_fds_with_names(unset_environment=True)
     fds = list(passed)
     named_tls = {fd for fd, name in passed.items() if name == TLS_NAME}
     listening = []
     for fd in fds:
         if not daemon.is_socket(fd, socket.AF_UNSPEC, socket.SOCK_STREAM, -1):
-            return f"descriptor {fd} from systemd is no stream socket"
+            return Refusal(f"descriptor {fd} from systemd is no stream socket", PERMANENT)
         if daemon.is_socket(fd, socket.AF_UNSPEC, socket.SOCK_STREAM, 1):
             listening.append(socket.socket(fileno=fd))
     if len(listening) == len(fds):
         return Passed(None, listening, named_tls)
     if listening or len(fds) > 1:
-        return "systemd must pass one connected socket (Accept=yes), or only listening ones"
+        why = "systemd must pass one connected socket (Accept=yes), or only listening ones"
+        return Refusal(why, PERMANENT)
     return Passed(fds[0], [], named_tls)

@@ -24,6 +24,7 @@ from tpop3d.privsep.lifecycle import SERVING
 from tpop3d.system import logs, processes, signal, socket, titles
 from tpop3d.system.files import close_all_but
 from tpop3d.system.io import keep_alive, name_of, plain
+from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 
     from tpop3d.config.addresses import Tls
     from tpop3d.listener.lookups import Answers
+    from tpop3d.listener.sockets import Listening
     from tpop3d.settings import Config
     from tpop3d.system.privileges import Sandbox
     from tpop3d.tls.keyholder import Keyholder
 
-    Sockets = dict[socket.socket, Tls]  # the listening ones, each with its TLS
-    Changed = tuple[Config, Sandbox, Sockets, Keyholder | None]
+    Changed = tuple[Config, Sandbox, Listening, Keyholder | None]
 
 TRIES = 3  # of a reload, where the file changes meanwhile
 ACCEPTS = 16  # connections taken before anything else is looked at
@@ -52,7 +53,11 @@ class Listener:
     """
 
     def __init__(
-        self, config: Config, sandbox: Sandbox, sockets: Sockets, keyholder: Keyholder | None = None
+        self,
+        config: Config,
+        sandbox: Sandbox,
+        sockets: Listening,
+        keyholder: Keyholder | None = None,
     ) -> None:
         self.config = config
         self._sockets = sockets
@@ -64,7 +69,7 @@ class Listener:
         self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
         self._stopping = False
         self._total = 0
-        self.reload: Callable[[], Changed | str] = lambda: "nothing was read"
+        self.reload: Callable[[], Changed | Refusal] = lambda: Refusal("nothing was read")
         self._trouble = ""  # why the latest reload has changed nothing, if so
         self._look_up: LookUp | None = None  # of a reload, while it waits for that
         self.look_up: Callable[[], None] = lambda: None  # what `reload` looks up by name
@@ -247,8 +252,8 @@ class Listener:
         try:
             if answers is None:
                 self._keep("the users, groups and hosts of the configuration cannot be looked up")
-            elif isinstance(result := knowing(answers, self.reload), str):
-                self._keep(result)
+            elif isinstance(result := knowing(answers, self.reload), Refusal):
+                self._keep(result.reason)
             else:
                 self._change(*result)
                 self._trouble = ""
@@ -273,7 +278,7 @@ class Listener:
         logs.error(f"reload: {why}; the configuration is kept as it was")
 
     def _change(
-        self, config: Config, sandbox: Sandbox, sockets: Sockets, keyholder: Keyholder | None
+        self, config: Config, sandbox: Sandbox, sockets: Listening, keyholder: Keyholder | None
     ) -> None:
         gone = {one: tls for one, tls in self._sockets.items() if one not in sockets}
         new = [one for one in sockets if one not in self._sockets]

@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.pop3.authorization import Attempt
     from tpop3d.system.privileges import Sandbox
+    from tpop3d.system.refusal import Refusal
 
 ANSWERS = {
     channels.REFUSED: replies.LOGIN_FAILED,
@@ -92,10 +93,10 @@ def _lock_in(sandbox: Sandbox, channel: Channel) -> int:
     return wakeup
 
 
-def trial(sandbox: Sandbox) -> str:
-    """Have a gatekeeper come up, and end it; returns why either cannot be, if so.
+def prove(sandbox: Sandbox) -> Refusal | None:
+    """Start a gatekeeper and end it again, to prove that both can be done.
 
-    Whoever serves many says only then that it serves: otherwise each of them would find out.
+    The listener does this before it says that it serves: otherwise each client would find out.
     """
     ours, theirs = channels.pair()
 
@@ -113,7 +114,9 @@ def trial(sandbox: Sandbox) -> str:
     try:
         pid = processes.spawn(work)
     except OSError as error:
-        return f"no gatekeeper: {error.strerror}"
+        from tpop3d.system.refusal import Refusal
+
+        return Refusal(f"no gatekeeper: {error.strerror}")
     theirs.close()
     said = ours.receive() if ready(PATIENCE, ours.fileno()) else None
     why = said.text if isinstance(said, channels.Line) else "gatekeepers die as they are born"
@@ -128,7 +131,11 @@ def trial(sandbox: Sandbox) -> str:
         os.waitpid(pid, 0)
     except ChildProcessError:
         pass  # whoever started us has SIGCHLD ignored
-    return why
+    if not why:
+        return None
+    from tpop3d.system.refusal import Refusal
+
+    return Refusal(why)
 
 
 def _is_told_to_end(wakeup: int, channel: Channel) -> bool:
