@@ -1,4 +1,4 @@
-"""The command line: what was asked for, and through which door it is done."""
+"""The command line: find out what is asked for, and have a door or a command do it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OK = 0
 FAILED = 1
 WRONG_USE = 2  # argparse's, and that of a configuration with errors
 LAST_WORDS = b"-ERR [SYS/PERM] the server is not set up as it should be\r\n"
-# For people, not clients.
+# Options that print for people: no client reads their output.
 PRINTING = frozenset(
     (
         "-h", "--help", "-V", "--check-config", "--demo", "--recover", "--test-login", "--inspect",
@@ -48,7 +48,7 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `tpop3d`; returns its exit code."""
+    """Be the command `tpop3d`; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if inetd.stderr_is_connection(arguments) and not PRINTING.intersection(arguments):
         return _without_stderr(arguments)
@@ -86,9 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quick_options(arguments: list[str]) -> Options | None:
-    """The options of a session, without argparse, which costs more than a whole interpreter.
+    """Read the options of a session without argparse, which costs more than a whole interpreter.
 
-    None for anything but `--inetd`, `--tls`, `-v` and `-f FILE`: that can take its time.
+    None if there is any option but `--inetd`, `--tls`, `-v` and `-f FILE`: argparse reads those.
     """
     options = Options()
     words = iter(arguments)
@@ -109,15 +109,17 @@ def _quick_options(arguments: list[str]) -> Options | None:
 
 
 def _options(arguments: list[str]) -> Options:
-    """The options, as argparse reads them; it also prints the help and ends the program."""
+    """Read the options with argparse, which also prints the help and ends the program."""
     from tpop3d.options import parse
 
     return parse(arguments, Options())
 
 
 def _without_stderr(arguments: list[str]) -> int:
-    """Serve a connection that is on stderr, too. Whatever goes wrong from here on, the client sees
-    nothing of it but one line."""
+    """Serve a connection that is on stderr, too.
+
+    If anything goes wrong from here on, the client sees one line, and no traceback.
+    """
     import io
 
     logs.start("mail", "info", to_stderr=False)
@@ -131,14 +133,14 @@ def _without_stderr(arguments: list[str]) -> int:
                 fd_out = activation.FIRST
                 inetd.have_standard_descriptors(instead_of_sockets=True)
                 return _activated(_quick_options(arguments) or _options(arguments))
-        connection = inetd.Connection()
+        connection = inetd.take()
+        if not isinstance(connection, inetd.Connection):
+            logs.error(connection.reason)
+            _refuse_waiting()
+            return WRONG_USE
         fd_out = connection.fd_out
         options = _quick_options(arguments) or _options(arguments)
         return _serve(options, connection.fd_in, fd_out, stderr_is_free=False)
-    except inetd.NoConnection as error:
-        logs.error(str(error))
-        _refuse_waiting()
-        status = WRONG_USE
     except SystemExit:
         logs.error(complaint.getvalue().rstrip().rpartition("\n")[2])
         status = WRONG_USE
@@ -155,16 +157,23 @@ def _without_stderr(arguments: list[str]) -> int:
 def _inetd(options: Options) -> int:
     """Serve the connection on stdin and stdout."""
     try:
-        connection = inetd.Connection()
-    except (inetd.NoConnection, OSError) as error:
-        _complain(str(error))
-        _refuse_waiting()
-        return WRONG_USE
+        connection = inetd.take()
+    except OSError as error:
+        return _refuse_connection(str(error))
+    if not isinstance(connection, inetd.Connection):
+        return _refuse_connection(connection.reason)
     return _serve(options, connection.fd_in, connection.fd_out, connection.stderr_is_free)
 
 
+def _refuse_connection(why: str) -> int:
+    """Say why stdin and stdout are no connection; returns the exit code."""
+    _complain(why)
+    _refuse_waiting()
+    return WRONG_USE
+
+
 def _refuse_waiting() -> None:
-    """Refuse those who wait on stdin, where that is a listening socket."""
+    """Refuse the clients that wait on stdin, if that is a listening socket."""
     from tpop3d.pop3 import replies
 
     inetd.refuse_waiting(replies.SERVER_MISCONFIGURED)
@@ -189,7 +198,7 @@ def _activated(options: Options) -> int:
 
 
 def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> int:
-    """Serve one connection; a bug is logged, and the client learns nothing of it."""
+    """Serve one connection. A bug is logged, and the client does not learn what it is."""
     from tpop3d.pop3 import replies
 
     if not stderr_is_free:
@@ -245,7 +254,7 @@ def _serve_or_refuse(
 
 
 def _recover(options: Options) -> int:
-    """Carry out all journals; what was done is told on stderr, or in the log."""
+    """Carry out all journals, and log on stderr what was done."""
     from tpop3d import settings
     from tpop3d.configuration import WrongConfiguration, load
 
@@ -304,7 +313,7 @@ def _listen(options: Options, passed: Passed | None) -> int:
         else:
             settings.start_log(config, options.verbose, stderr_is_free=not options.detach)
             if options.detach:
-                settings.tell_of_no_log()  # who started us may still read it
+                settings.tell_of_no_log()  # whoever started us may still read it
         logs.prepare()
         settings.log_warnings(config)
 

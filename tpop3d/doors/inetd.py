@@ -1,5 +1,8 @@
-"""The inetd door: the connection is on stdin and stdout (xinetd, inetd, tcpserver, systemd with
-StandardInput=socket, or a pipe). One session, then the end."""
+"""The inetd door: the connection is on stdin and stdout.
+
+That is so under xinetd, inetd and tcpserver, under systemd with StandardInput=socket, and with a
+pipe. The process serves one session and ends.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tpop3d.system.io import say
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.pop3.replies import Reply
+    from tpop3d.system.refusal import Refusal
 
 LISTENING = (
     "stdin is a listening socket, and must be a connection: give xinetd wait = no, inetd nowait,"
@@ -20,45 +24,52 @@ MOST_WAITING = 1000  # connections that are refused there at a time
 FIRST_FREE = 3  # the descriptors below are stdin, stdout and stderr to everybody's code
 
 
-class NoConnection(Exception):
-    """stdin and stdout are none; the text says why."""
-
-
 class Connection:
-    """The connection, moved to descriptors of its own: `fd_in` and `fd_out`.
+    """The client's connection: the descriptors `fd_in` and `fd_out`, which may be the same.
 
-    Nothing but protocol must reach the client, so stdin and stdout become /dev/null; a driver, or
-    a library below it, may print. Under inetd and xinetd stderr, too, is the connection; then it
-    becomes the same. `stderr_is_free` says that it is another place, where a log may go.
-
-    Raises `NoConnection`, with nothing changed, and OSError.
+    `stderr_is_free`: is stderr something else than the connection, so that a log may go there?
     """
 
-    def __init__(self) -> None:
-        theirs = {_identity(0), _identity(1)}
-        self.stderr_is_free = _identity(2) not in {*theirs, None}
-        if None in theirs:
-            raise NoConnection("stdin or stdout is closed, so there is no connection")
-        if _is_listening(0):
-            raise NoConnection(LISTENING)
-        import fcntl
+    __slots__ = ("fd_in", "fd_out", "stderr_is_free")
 
-        self.fd_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
-        self.fd_out = self.fd_in
-        if len(theirs) > 1:
-            self.fd_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1) if self.stderr_is_free else (0, 1, 2):
-            os.dup2(null, fd)
-        if null >= FIRST_FREE:
-            os.close(null)
-        if sys.stderr is None:
-            # It was closed when we started, and `print` would fall back on stdout.
-            sys.stderr = sys.stdout
+    def __init__(self, fd_in: int, fd_out: int, stderr_is_free: bool) -> None:
+        self.fd_in = fd_in
+        self.fd_out = fd_out
+        self.stderr_is_free = stderr_is_free
+
+
+def take() -> Connection | Refusal:
+    """Move the connection from stdin and stdout to descriptors of its own. Raises OSError.
+
+    A driver, or a library below it, may print, and the client must see nothing but protocol. So
+    stdin and stdout become /dev/null. Under inetd and xinetd stderr is the connection, too, and
+    becomes the same. A refusal changes nothing.
+    """
+    theirs = {_identity(0), _identity(1)}
+    stderr_is_free = _identity(2) not in {*theirs, None}
+    why = "stdin or stdout is closed, so there is no connection" if None in theirs else ""
+    if why := why or (LISTENING if _is_listening(0) else ""):
+        from tpop3d.system.refusal import PERMANENT, Refusal
+
+        return Refusal(why, PERMANENT)
+    import fcntl
+
+    fd_in = fd_out = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
+    if len(theirs) > 1:
+        fd_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if stderr_is_free else (0, 1, 2):
+        os.dup2(null, fd)
+    if null >= FIRST_FREE:
+        os.close(null)
+    if sys.stderr is None:
+        # It was closed when we started, and `print` would fall back on stdout.
+        sys.stderr = sys.stdout
+    return Connection(fd_in, fd_out, stderr_is_free)
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
-    """What tells files apart; None for a descriptor that is not open."""
+    """Return device and inode, which tell files apart; None if the descriptor is not open."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -79,9 +90,9 @@ def _is_listening(fd: int) -> bool:
 
 
 def refuse_waiting(reply: Reply) -> None:
-    """Where stdin is a listening socket: tell those who wait there that they are not served.
+    """If stdin is a listening socket, tell the clients that wait there that nobody serves them.
 
-    If they went on waiting, whoever has started us would do so again at once, without end.
+    If they went on waiting, the program that has started us would do so again at once, without end.
     """
     from tpop3d.system import socket
 
@@ -90,7 +101,7 @@ def refuse_waiting(reply: Reply) -> None:
     listening = socket.socket(fileno=0)
     was_blocking = os.get_blocking(0)
     try:
-        listening.setblocking(False)  # for whoever has started us, too
+        listening.setblocking(False)  # also for the program that has started us
         for _ in range(MOST_WAITING):
             fd, _ = listening._accept()  # type: ignore[attr-defined]
             say(fd, reply.line)
@@ -121,10 +132,10 @@ def stdin_is_connection() -> bool:
 
 
 def stderr_is_connection(arguments: list[str]) -> bool:
-    """Is stderr the client's socket, as under xinetd and inetd, or closed beside one?
+    """Is stderr the client's socket, as under xinetd and inetd? Or is it closed, and there is one?
 
-    A socket on stdout alone is the client's only where we are told that it is: to a service of
-    systemd's it is the journal's.
+    A socket on stdout alone is the client's only if `--inetd` says so. A service of systemd's has
+    the journal's socket there.
     """
     import stat
 
@@ -147,7 +158,8 @@ def stderr_is_connection(arguments: list[str]) -> bool:
 
 
 def have_standard_descriptors(instead_of_sockets: bool = False) -> None:
-    """Whoever started us may have closed stdin, stdout or stderr; nothing of ours may be there."""
+    """Open stdin, stdout and stderr if we were started without them: no file of ours may get these
+    numbers. `instead_of_sockets`: replace sockets there, too."""
     import stat
 
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
