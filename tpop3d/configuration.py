@@ -1,4 +1,4 @@
-"""Reading the configuration: what no directive can tell of itself.
+"""Read the configuration file, and check what concerns several directives.
 
 This module finds the drivers, checks what belongs together, and refuses what nobody knows. It
 collects every error, with file, line and key, and raises them together as `WrongConfiguration`:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tpop3d.config.addresses import Tls
     from tpop3d.config.reader import Oddity
 
-LIKENESS = 0.75  # of 1, between an unknown directive and the one that was meant
-LIKENESS_OF_DRIVERS = 0.6  # the same of their names, which are short
+LIKENESS = 0.75  # of 1, from which on a known directive is taken for what was meant
+LIKENESS_OF_DRIVERS = 0.6  # the same for the names of drivers, which are short
 
 
 class WrongConfiguration(Exception):
@@ -66,8 +66,7 @@ def load(file: str) -> Config:
 
 
 def _secrecy(key: str) -> int:
-    """Does the directive of some driver say that its value is secret? What no driver knows may be
-    a misspelled one."""
+    """Is the value of this key secret? A key that no driver knows may be a misspelled one."""
     parts = key.split("-", 2)
     if len(parts) < 3 or parts[0] != "auth" or parts[2] == "enable" or key in DIRECTIVES:
         return OPEN
@@ -106,7 +105,7 @@ def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Confi
 
 
 def _take_drivers(reader: Reader, config: Config) -> dict[str, Driver]:
-    """The drivers that are enabled, in the order in which they are asked."""
+    """Make the enabled drivers; returns them in the order in which they are asked."""
     from tpop3d.auth import registry
 
     mentioned = [key.split("-")[1] for key in reader.lines if key.startswith("auth-")]
@@ -143,7 +142,7 @@ def _take_drivers(reader: Reader, config: Config) -> dict[str, Driver]:
 
 
 def _refuse_rest(reader: Reader) -> None:
-    """Whatever nobody took is unknown, or was the C program's."""
+    """Refuse each line that nobody took: it is unknown, or a directive of the C program."""
     if not reader.lines:
         return
     from tpop3d.auth import registry
@@ -174,7 +173,7 @@ def _refuse_rest(reader: Reader) -> None:
 
 
 def _settle_tls(reader: Reader, config: Config) -> None:
-    """Give every address its TLS; what lacks a certificate is an error."""
+    """Give every address its TLS; it is an error if one lacks a certificate."""
     if any(key == "listen-address" or key.startswith("tls-") for _, key, _ in reader.errors):
         return
     given = reader.numbers
@@ -202,7 +201,7 @@ def _settle_tls(reader: Reader, config: Config) -> None:
 
 
 def _refuse_contradictions(reader: Reader, config: Config) -> None:
-    """What is wrong with values that are right one by one."""
+    """Refuse values that are right one by one, and contradict each other."""
     if not config.drivers:
         from tpop3d.auth import registry
 
@@ -230,7 +229,7 @@ def _refuse_contradictions(reader: Reader, config: Config) -> None:
 
 
 def _is_known(key: str) -> bool:
-    """Is this a directive, of the server or of a driver?"""
+    """Is this a directive of the server or of a driver?"""
     if key in DIRECTIVES:
         return True
     parts = key.split("-", 2)
@@ -246,7 +245,7 @@ def _is_known(key: str) -> bool:
 
 
 def _meant(key: str) -> str:
-    """The directive that looks most like an unknown one, or ""."""
+    """Return the directive that is most like an unknown one, or ""."""
     from tpop3d.auth import registry
 
     known = list(DIRECTIVES)
@@ -254,14 +253,14 @@ def _meant(key: str) -> str:
         try:
             found = registry.find(name)
         except ValueError:
-            continue  # what it needs is not installed
+            continue  # it needs a package that is not installed
         if found is not None:
             known += [f"auth-{name}-{one}" for one in ("enable", *found.directives)]
     return _like(key.lower().replace("_", "-"), known, LIKENESS)
 
 
 def _like(word: str, known: list[str], likeness: float) -> str:
-    """Which of the known words is most like this one, if any is like enough, or ""."""
+    """Return the known word that is most like this one, or "" if none is like enough."""
     from difflib import get_close_matches
 
     return "".join(get_close_matches(word, known, 1, likeness))

@@ -1,4 +1,4 @@
-"""The whole command line, for people: with help, and with what goes with what."""
+"""The whole command line, read with argparse: the help, and which options exclude each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Options = TypeVar("Options")
 
 DEMO_PORT = 1110
-# Options by where they are kept. Each of these is something else to do.
+# Options by their attribute. Each of these asks for a job of its own, so they exclude each other.
 MODES = {
     "inetd": "--inetd",
     "check_config": "--check-config",
@@ -27,15 +27,17 @@ NOT_IN_DEMO = {"file": "-f", "tls": "--tls", "inetd": "--inetd"} | LISTENERS
 
 
 def parse(arguments: list[str], into: Options) -> Options:
-    """Read the options into an object that has their defaults, and return it. Prints the help, or
-    what is wrong, and ends the program, where that is what to do."""
+    """Read the options into an object that has their defaults, and return it.
+
+    For --help, -V and a wrong command line argparse prints what is to say, and ends the program.
+    """
     parser = argparse.ArgumentParser(
         prog="tpop3d",
         description="POP3 server for BSD mailspools. Started by xinetd, inetd or a systemd socket,"
         " it serves what it is given; otherwise it listens to the addresses of its configuration.",
         epilog="See tpop3d(8) and tpop3d.conf(5).",
     )
-    # Only what is given is set: the rest has the defaults of its class.
+    # argparse sets only what is given; the class has the defaults.
     parser.add_argument(
         "-f", dest="file", metavar="FILE", help=f"the configuration file (default {DEFAULT_FILE})"
     )

@@ -1,4 +1,4 @@
-"""The settings of this server: its directives, and what they come to."""
+"""The settings of this server: its directives, and the configuration that their values make."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ DIRECTIVES: dict[str, Directive] = {
     "tls-certificate": Directive(files_of_tls, ""),
     "tls-private-key": Directive(files_of_tls, ""),
     "tls-min-version": Directive(one_of("1.2", "1.3"), "1.2"),
-    # Forward secrecy and authenticated encryption; of TLS 1.3 all are of that kind.
+    # Forward secrecy and authenticated encryption. All ciphers of TLS 1.3 have both.
     "tls-ciphers": Directive(str, "ECDHE+AESGCM:ECDHE+CHACHA20"),
     "mailbox": Directive(mailbox, "bsd:/var/mail/$(user)"),
     "mailspool-no-dotfile-locking": Directive(boolean, "no"),
@@ -74,7 +74,7 @@ DIRECTIVES: dict[str, Directive] = {
 
 
 class Config:
-    """The values of all directives: `timeout-seconds` is `timeout_seconds`. Holds no secret."""
+    """The values of all directives: `timeout-seconds` is `timeout_seconds`. It holds no secret."""
 
     listen_address: list[Address]
     proxy_protocol_from: Networks | None
@@ -89,7 +89,7 @@ class Config:
     session_memory: int  # octets
     auth_failure_delay_seconds: int
     auth_timeout_seconds: int
-    auth_drivers: list[str]  # in the order in which they are asked; none: in that of BUILT_IN
+    auth_drivers: list[str]  # in the order in which they are asked; empty: in that of BUILT_IN
     append_domain: bool
     strip_domain: bool
     domain_separators: str
@@ -114,14 +114,14 @@ class Config:
     log_facility: str
     log_level: str
     log_stderr: bool
-    drivers: dict[str, Driver]  # those that are enabled, by name, in the order they are asked
+    drivers: dict[str, Driver]  # the enabled ones by name, in the order in which they are asked
     effective: list[tuple[str, str, bool]]  # key, value as text, is it the default?
-    lines: dict[str, int]  # in which line of the file a directive is
-    warnings: list[str]  # what is no error, each with the file
+    lines: dict[str, int]  # the number of each directive's line in the file
+    warnings: list[str]  # each with the file
 
     @property
     def tls(self) -> Tls:
-        """The TLS of a door, and of an address that says nothing else."""
+        """The TLS of a door, and of each address that has none of its own."""
         certificates = self.tls_certificate
         if not certificates:
             return PLAIN if self.tls_mode == STLS else Tls(self.tls_mode)
@@ -130,7 +130,7 @@ class Config:
 
     @property
     def dotlocks(self) -> str:
-        """Which dotlocks are made: try, require or no."""
+        """Should sessions make dotlocks: try, require or no?"""
         return "no" if self.mailspool_no_dotfile_locking else self.mailspool_dotfile_locking
 
     def takes_plaintext(self, client: str) -> bool:
@@ -140,9 +140,10 @@ class Config:
         return self.plaintext_logins == "yes"
 
     def local_domain(self, host: str, port: int) -> bytes:
-        """The domain of logins made at a local address: that of its `listen-address`, or b"".
+        """Return the domain of logins made at a local address, which its `listen-address` names, or
+        b"".
 
-        Raises `addresses.Unresolved`, where a host name could not be looked up.
+        Raises `addresses.Unresolved` if a host name cannot be looked up.
         """
         for address in self.listen_address:
             if address.domain and address.is_port(port) and address.is_at(host):
@@ -151,7 +152,7 @@ class Config:
 
 
 def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
-    """Send the log where the configuration says. A client's connection is not stderr."""
+    """Send the log where the configuration says, but not to a stderr that is the client's."""
     level = level_of(config, verbose)
     logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
     if stderr_is_free:
@@ -159,17 +160,17 @@ def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
 
 
 def tell_of_no_log() -> None:
-    """Say on stderr that there is no log, if so. A reload may say so when nobody reads that."""
+    """Say on stderr if there is no log. After a reload nobody may read stderr any more."""
     if why := logs.trouble():
         Stderr().write(logs.LEVELS["err"], why)
 
 
 def log_warnings(config: Config) -> None:
-    """Log what is doubtful about a configuration."""
+    """Log the warnings of a configuration."""
     for warning in config.warnings:
         logs.warning(warning)
 
 
 def level_of(config: Config, verbose: bool) -> str:
-    """The least urgent level that is logged; `verbose` is -v."""
+    """Return the least urgent level that is logged; `verbose` is the option -v."""
     return "debug" if verbose else config.log_level

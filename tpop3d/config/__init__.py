@@ -1,1 +1,1 @@
-"""The language of the configuration file."""
+"""The language of the configuration file: it knows no directive of this server."""

@@ -8,8 +8,8 @@ from tpop3d.config.directive import found
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Files of certificates, each with that of its private key. The first is for clients that
-    # name no host, or one that is in no certificate.
+    # Certificate files, each with the file of its private key. Clients that name no host, or one
+    # that no certificate has, get the first.
     Pairs = tuple[tuple[str, str], ...]
 
 POP3_PORT = 110
@@ -24,7 +24,7 @@ CREDENTIALS = "$CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential
 
 
 class Tls:
-    """The TLS of an address or a door: its mode, and its certificates."""
+    """The TLS of an address or a door: its mode and its certificates."""
 
     __slots__ = ("mode", "pairs")
 
@@ -33,7 +33,7 @@ class Tls:
         self.pairs = pairs
 
     def is_like(self, other: Tls) -> bool:
-        """Is it the same?"""
+        """Are mode and certificates the same?"""
         return (self.mode, self.pairs) == (other.mode, other.pairs)
 
 
@@ -41,15 +41,15 @@ PLAIN = Tls(NONE)
 
 
 class Unresolved(Exception):
-    """Nobody could say which addresses a host name has: a nameserver does not answer, say."""
+    """Nobody could tell the addresses of a host name, for example because no nameserver answers."""
 
 
 class Address:
     """One `listen-address`: host, port, the domain of logins made there ("": none), and its TLS.
 
-    `tls` is None, and the port perhaps still to change, until `settle` has been called. `numeric`
-    are the addresses of the host, None until somebody has looked it up: whoever stays does so once.
-    Port 0 is any that is free; `bound` are then those that were found.
+    `tls` is None, and the port may still change, until `settle` is called. `numeric` are the
+    addresses of the host, None until somebody has looked them up; a process that stays does so
+    once. Port 0 is any free one: `bound` are then the ports that were found.
     """
 
     __slots__ = ("bound", "domain", "has_port", "host", "numeric", "port", "tls")
@@ -65,8 +65,8 @@ class Address:
 
     @property
     def place(self) -> tuple[str, int, str]:
-        """What only one socket can be bound to. Of any free port there are as many as are wanted
-        for different purposes."""
+        """What only one socket can be bound to. With port 0 each mode and domain is a place of its
+        own."""
         mode = self.tls.mode if self.tls is not None else NONE
         return self.host, self.port, "" if self.port else f"{mode} {self.domain}"
 
@@ -75,14 +75,14 @@ class Address:
         return number in self.bound if not self.port else number == self.port
 
     def settle(self, default: Tls) -> None:
-        """Take from the configuration's TLS what the address itself does not say."""
+        """Take from the TLS of the configuration what the address itself does not say."""
         own = self.tls or Tls(default.mode)
         self.tls = PLAIN if own.mode == NONE else Tls(own.mode, own.pairs + default.pairs)
         if not self.has_port:
             self.port = _default_port(self.tls)
 
     def is_at(self, numeric: str) -> bool:
-        """Is a numeric address one of the host's? "0.0.0.0" and "::" stand for all. Raises
+        """Is a numeric address one of this host? "0.0.0.0" and "::" stand for all. Raises
         `Unresolved`."""
         if self.host in (numeric, "0.0.0.0", "::"):
             return True
@@ -90,7 +90,7 @@ class Address:
         return self.numeric is not None and numeric in self.numeric
 
     def look_up(self) -> None:
-        """Find `numeric`, where it is not known yet. Raises `Unresolved`."""
+        """Find `numeric` if it is not known yet. Raises `Unresolved`."""
         from tpop3d.system import socket
 
         if self.numeric is not None:
@@ -103,7 +103,7 @@ class Address:
         try:
             numeric = found("host", self.host, ask)
         except socket.gaierror as error:
-            # A name that exists, without an address, is to some libraries another matter.
+            # Some C libraries have an error of its own for a name that exists and has no address.
             no_data = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
             if error.errno not in (socket.EAI_NONAME, no_data):
                 raise Unresolved(f"listen-address: {self.host}: {error.strerror}") from None
@@ -112,8 +112,8 @@ class Address:
 
 
 def addresses(text: str) -> list[Address]:
-    """`host[:port][(domain)][;tls=mode[,certificate[,key]]]`, separated by spaces; an IPv6 address
-    stands in brackets."""
+    """Parse `host[:port][(domain)][;tls=mode[,certificate[,key]]]`, several separated by spaces. An
+    IPv6 address stands in brackets."""
     return [_address(word) for word in text.split()]
 
 
@@ -134,7 +134,7 @@ def _address(word: str) -> Address:
 
 
 def _no_host(host: str, is_bracketed: bool) -> str:
-    """Why this is neither an address nor a host's name; "" where it may be one."""
+    """Say why this is neither an address nor the name of a host; "" if it may be one."""
     from tpop3d.system import socket
 
     if "/" in host:
@@ -160,7 +160,7 @@ def _no_host(host: str, is_bracketed: bool) -> str:
 
 
 def _is_encodable(host: str) -> bool:
-    """Can a nameserver be asked for it (RFC 3490, RFC 1035 section 2.3.4, RFC 952)?"""
+    """Can a nameserver be asked for this name (RFC 3490, RFC 1035 section 2.3.4, RFC 952)?"""
     if host.isascii():
         if host.strip(HOST_NAME):
             return False
@@ -190,19 +190,19 @@ def _tls(settings: str, word: str) -> Tls:
 
 
 def file_or_credential(text: str) -> str:
-    """The path of a file, or of one that systemd provides; `located` finds it."""
+    """Check the path of a file, or of a credential, which `located` finds."""
     if not text.startswith(("/", CREDENTIALS + "/")):
         raise ValueError(f"must be an absolute path, or {CREDENTIALS}/NAME, not {text!r}")
     return text
 
 
 def files_of_tls(text: str) -> list[str]:
-    """Several of them, separated by spaces."""
+    """Check several such paths, separated by spaces."""
     return [file_or_credential(word) for word in text.split()]
 
 
 def located(path: str) -> str:
-    """The path without its variable. Raises ValueError where systemd has set none."""
+    """Return the path without its variable. Raises ValueError if systemd has not set that."""
     if not path.startswith(CREDENTIALS):
         return path
     directory = os.environ.get(CREDENTIALS[1:])
@@ -212,7 +212,7 @@ def located(path: str) -> str:
 
 
 def host_and_port(place: str) -> tuple[str, str]:
-    """The parts of `host[:port]`, the port "" without one. An IPv6 address stands in brackets."""
+    """Split `host[:port]`; the port is "" if there is none. An IPv6 address stands in brackets."""
     if place.startswith("["):
         host, bracket, port = place[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
@@ -230,8 +230,8 @@ def host_and_port(place: str) -> tuple[str, str]:
 
 
 def is_local(client: str) -> bool:
-    """Is a client on this host, as far as its address says? A socket of the file system and a pipe
-    are, too."""
+    """Is a client on this host, as far as its address says? A Unix socket and a pipe are local,
+    too."""
     return client in ("unix", "pipe", "::1") or client.startswith("127.")
 
 

@@ -1,4 +1,4 @@
-"""Directives: how the value of one is read, and what the values come to."""
+"""Directives: how their values are read, and the types that the values have."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MAX_SIZE = 1 << 50
 LEAST_MEMORY = 64 << 20  # octets; a process has nearly 16 MiB before it serves anybody
 MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
 MAX_DIGITS = 10  # of one
-NO_HOME = b"/nonexistent"  # the home of who has none, by convention (Debian Policy 9.2.3)
+NO_HOME = b"/nonexistent"  # stands for no home directory (Debian Policy 9.2.3)
 
 
 class Directive:
     """How a value is read: `parse` returns it, or raises ValueError with a text for people.
 
-    `default` is written as it would be in the file; None: there is none, and the value is None.
+    `default` is written as in the file. Without one (None) the value is None.
     """
 
     __slots__ = ("default", "parse", "secret")
@@ -64,7 +64,7 @@ def boolean(text: str) -> bool:
 
 
 def names(text: str) -> list[str]:
-    """Words, each of them once."""
+    """Words, none of them twice."""
     words = text.split()
     if len(set(words)) < len(words):
         raise ValueError(f"must name each one once, not {text!r}")
@@ -94,13 +94,13 @@ def size(text: str) -> int:
 
 
 def size_text(octets: int) -> str:
-    """A size as it is written, in the largest unit that it is a multiple of."""
+    """Write a size in the largest unit of which it is a multiple."""
     unit, factor = [one for one in UNITS.items() if octets % one[1] == 0][-1]
     return f"{octets // factor}{unit}"
 
 
 def memory(text: str) -> int:
-    """A size that is enough for a process to serve anybody."""
+    """A size that is enough for a process to serve a client."""
     octets = size(text)
     if octets < LEAST_MEMORY:
         raise ValueError(f"must be at least {size_text(LEAST_MEMORY)}, not {text!r}")
@@ -108,7 +108,7 @@ def memory(text: str) -> int:
 
 
 def per_source(text: str) -> int | None:
-    """A whole number from 0; or "half", of max-children, which is None."""
+    """A whole number from 0, or "half" of max-children, which is None."""
     return None if text == "half" else from_zero(text)
 
 
@@ -120,14 +120,14 @@ def absolute_path(text: str) -> str:
 
 
 def separators(text: str) -> str:
-    """Characters that split a name; none of them may be part of most names."""
+    """Characters that split a name; letters and digits cannot."""
     if not text or not text.isascii() or any(c.isalnum() or c.isspace() for c in text):
         raise ValueError(f"must be punctuation characters, not {text!r}")
     return text
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """One of these words."""
+    """Return what parses one of these words."""
 
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -138,14 +138,14 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def mailbox(text: str) -> Mailbox:
-    """Mailbox templates."""
+    """One or more mailbox templates."""
     from tpop3d.config.templates import Mailbox
 
     return Mailbox(text)
 
 
 def networks(text: str) -> Networks | None:
-    """Networks of IP addresses; None for none."""
+    """Networks of IP addresses; None if there are none."""
     if not text:
         return None
     from tpop3d.config.networks import Networks
@@ -154,30 +154,34 @@ def networks(text: str) -> Networks | None:
 
 
 class Unanswered(ValueError):
-    """Nobody could say now whether there is a user or a group of that name; the text says why."""
+    """Nobody could tell now whether there is a user or a group of that name; the text says why."""
 
 
 class Passing(str):
-    """What is wrong now, and may be right in a moment, without anybody changing the file."""
+    """A problem that may pass without anybody changing the file."""
 
     __slots__ = ()
 
 
-# Who knows already what is looked up by name, which may take long; None: nobody does.
+# The answers to look-ups by name, which may take long, if another process has got them already.
 answers: Answers | None = None
 
 
 def found(what: str, name: str, ask: Callable[[], Answer]) -> Answer:
-    """What `ask` gives, or has given to another process of ours, for a name: plain values.
+    """Look something up by name: call `ask`, or take the answer that another process of ours has
+    got.
 
-    Raises what `ask` does, of ValueError and OSError.
+    The answer is made of plain values. Raises what `ask` raises, of ValueError and OSError.
     """
     return ask() if answers is None else answers.answer(what, name, ask)
 
 
 def user_id(text: str) -> Principal:
-    """A system user, by name, or a number that need not have one: such a user has no home
-    directory, and the group of the same number, or ours if it is who we are."""
+    """Parse the name or number of a system user.
+
+    A number needs no entry in the user database: such a user has no home directory, and the group
+    of the same number, or our group if it is our own number.
+    """
     return Principal(*found("user", text, lambda: _user(text)))
 
 
@@ -205,7 +209,7 @@ def _user(text: str) -> tuple[str, int, int, bytes]:
 
 
 def group_id(text: str) -> Principal:
-    """A system group, by name, or a number that need not have one."""
+    """Parse the name or number of a system group. A number needs no entry in the group database."""
     gid = _id(text)
     if gid is None:
         gid = found("group", text, lambda: _group(text))
@@ -215,7 +219,8 @@ def group_id(text: str) -> Principal:
 
 
 def _id(text: str) -> int | None:
-    """The number of a user or a group; None for a name. Raises ValueError where it can be none."""
+    """Parse a number of a user or group; returns None for a name. Raises ValueError if it is too
+    large."""
     if not text.isdecimal() or not text.isascii():
         return None
     if len(text) > MAX_DIGITS or int(text) > MAX_ID:
@@ -234,7 +239,8 @@ def _group(text: str) -> int:
 
 
 def _refuse_absent(what: str, database: str, key: str | int) -> None:
-    """Raise why a user or a group was not found; return where it is there, for who asks now."""
+    """Raise why a user or group was not found. Return if it is there now, so that it is read
+    again."""
     from tpop3d.config import nsswitch
 
     try:

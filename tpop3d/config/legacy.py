@@ -1,7 +1,7 @@
-"""tpop3d 1.5.5, the C program: what becomes of those of its directives that are not here.
+"""The directives of tpop3d 1.5.5, the C program, that this server does not have.
 
-Each directive of its is known here, or is in exactly one of these tables. Imported only where a
-configuration file has something that is not known.
+Each directive of the C program is either known to this server or in exactly one of these tables.
+This module is imported only if a configuration file has an unknown directive or a wrong value.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NOTED = "auth-mysql-onlogin-query can note who logs in, and from where"
 NO_CACHE = "logins are not cached; each one is checked"
 NO_MAILDIR = "there are no maildirs here"
-# What can be left out without harm, and why.
+# Directives that can be left out without harm, and why.
 IGNORED = {
     "no-detach": "tpop3d stays in the foreground, unless started with --detach",
     "tcp-send-buffer": "the kernel finds the size of buffers itself",
@@ -30,8 +30,8 @@ IGNORED = {
     "authcache-use-client-host": NO_CACHE,
     "authcache-entry-lifetime": NO_CACHE,
 }
-# What a site may depend on: who gets in, whose mail it is, who may send. With the value no it does
-# nothing there, either.
+# Directives that a site may depend on: who gets in, whose mail it is, who may send. The value no
+# switches them off in the C program, too.
 UNSUPPORTED = {
     "tcp-wrappers-name": "hosts.allow and hosts.deny are not read; let xinetd, systemd"
     " (IPAddressDeny=) or a packet filter keep clients out",
@@ -44,7 +44,7 @@ UNSUPPORTED = {
 OWN_DRIVER = "a driver of your own can ask it: README, DRIVERS OF YOUR OWN"
 SQL = ("username", "password", "database", "hostname", "mail-group", "pass-query", "apop-query",
        "onlogin-query")  # fmt: skip
-# Drivers: what is to be done instead, and their directives besides `enable`.
+# The drivers of the C program: what to do instead, and their directives besides `enable`.
 DRIVERS = {
     "pgsql": ("a PAM module can ask PostgreSQL, with auth-pam-enable", SQL),
     "ldap": (
@@ -72,10 +72,10 @@ YES, NO = ("yes", "true"), ("no", "false")
 def fate(
     key: str, lines: Mapping[str, tuple[int, str]], *, has_driver: bool
 ) -> tuple[bool, str] | None:
-    """Is a directive of the C program an error here, and what is there to say of it?
+    """Is a directive of the C program an error here, and what is there to say about it?
 
-    `lines` are all that nobody took, with their values; `has_driver`: is there a driver of that
-    name, perhaps of another package? None: it is not the C program's, and nobody's.
+    `lines` are the lines that nobody took, with their values. `has_driver`: is there a driver of
+    that name, perhaps from another package? Returns None if the C program had no such directive.
     """
     value = lines[key][1].lower()
     if key in IGNORED:
@@ -102,7 +102,8 @@ def fate(
 
 
 def meaning(key: str, value: str) -> tuple[str, str] | None:
-    """What a value of the C program's is here, and what there is to say of that; None: nothing."""
+    """Return what a value of the C program means here, and the warning about it; None: it had no
+    such value."""
     if key == "mailspool-index" and value.startswith(("/", "$(")):
         return "yes", "is taken for yes; indexes are in state-directory"
     if (key, value) == ("uidl-style", "qmail"):

@@ -1,17 +1,17 @@
-"""Networks of IP addresses: how they are written, and who belongs to them."""
+"""Networks of IP addresses: how they are written, and which addresses they contain."""
 
 from __future__ import annotations
 
 from tpop3d.system import socket
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-MAPPED = b"\0" * 10 + b"\xff\xff"  # how an IPv6 address begins that stands for one of IPv4
+MAPPED = b"\0" * 10 + b"\xff\xff"  # begins an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2)
 
 
 class Networks:
     """Networks `address/bits`, or single addresses, of IPv4 and IPv6, separated by spaces.
 
-    Raises ValueError, with a text for people, for what is none.
+    Raises ValueError with a text for people if one is wrong.
     """
 
     __slots__ = ("_networks",)
@@ -20,7 +20,7 @@ class Networks:
         self._networks = [_network(word) for word in text.split()]
 
     def __contains__(self, address: str) -> bool:
-        """Is a numeric address in one of them? What is no address is in none."""
+        """Is this a numeric address in one of the networks?"""
         octets = packed(address.partition("%")[0])  # without the interface of a link-local one
         if octets is None:
             return False
@@ -42,13 +42,14 @@ def packed(address: str) -> bytes | None:
 
 
 def _network(word: str) -> tuple[int, int, int]:
-    """Octets of its addresses, how many bits of them are free, and those before."""
+    """Parse a network; returns the length of its addresses in octets, how many low bits are free,
+    and the value of the high bits."""
     address, slash, bits = word.partition("/")
     octets = packed(address)
     if octets is None:
         raise ValueError(f"must be addresses, or networks as 192.0.2.0/24, not {word!r}")
     if octets.startswith(MAPPED):
-        # No client has one: see `plain` in session.wire.
+        # Addresses of clients are never written so: see `plain` in system/io.py.
         raise ValueError(f"{word}: must be written as IPv4")
     width = 8 * len(octets)
     if not slash:

@@ -1,9 +1,9 @@
-"""The system's users and groups, where "there is none" and "nobody could say" are told apart.
+"""Ask for users and groups, and tell "there is none" from "nobody could say".
 
-getpwnam_r(3) and its like give 0 for who is not there, and an error's number where they could not
-ask; Python throws that number away. And it is lost before where nscd(8) has answered, or where a
-service that follows in nsswitch.conf(5) does not know the name. So whoever was not found is looked
-for once more, with services each of which has to answer.
+getpwnam_r(3) and its like return 0 if there is no such user, and an error number if a service could
+not be asked; Python drops that number. It is lost before that if nscd(8) answers, or if the next
+service in nsswitch.conf(5) does not know the name. So a name that was not found is looked for once
+more, and this time each service has to answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# By the database, and the kind of what is looked for: the C library's function.
+# The functions of the C library, by database and type of the key.
 FUNCTIONS = {
     ("passwd", str): "getpwnam_r",
     ("passwd", int): "getpwuid_r",
@@ -30,27 +30,27 @@ ERANGE = 34  # errno(3): the buffer is too small
 ENTRY = 256  # octets, more than a struct passwd or a struct group has
 STRICT = "UNAVAIL=return TRYAGAIN=return"
 LOCAL = ("files", "compat", "altfiles", "extrausers")  # services that are files of this machine
-# Services that need not answer: they have copies of files, or the passing users of systemd, which
-# may not be there, or not for who is as locked in as a unit of ours.
+# Services that need not answer: they have copies of files, or the transient users of systemd. They
+# may not be there, and a process in the sandbox of a unit may not reach them.
 SILENT = ("db", "systemd", "mymachines")
-# One that stands in the line on many a machine that has never had any use for it, and what is there
-# where it is used.
+# Services that many machines list without using them, and the files that are there if they do.
 UNUSED_WITHOUT = {"sss": ("/etc/sssd/sssd.conf", "/etc/sssd/conf.d")}
 
 
 def is_absent(database: str, key: str | int, services: list[str] | None = None) -> bool:
-    """Is what was not found in a database ("passwd", "group"), by name or number, not there? All
-    services are asked, or these; from now on this process asks so, and asks no nscd(8).
+    """Is a user or group that was not found really not there?
 
-    Raises `Unanswered` where one of them cannot say.
+    `database` is "passwd" or "group", `key` a name or a number. All services are asked, or those
+    given. From now on this process asks them directly, without nscd. Raises `Unanswered` if one
+    cannot say.
     """
-    # Rarely needed, and 3 ms. None: this program and the libraries that it has.
+    # Imported late: it is rarely needed and costs 3 ms. None is this program with its libraries.
     import ctypes
 
     library = ctypes.CDLL(None)
     function = getattr(library, FUNCTIONS[database, type(key)])
     services = services or _services(database)
-    # Of the GNU C library, <nss.h>; others have no such services.
+    # Only the GNU C library has it (<nss.h>), and such services.
     configure = getattr(library, "__nss_configure_lookup", None)
     if configure is not None and services:
         configure(database.encode(), _strict(services).encode())
@@ -68,16 +68,19 @@ def is_absent(database: str, key: str | int, services: list[str] | None = None) 
 
 
 def require_directories(name: str) -> None:
-    """See that every service that is not of this machine answers a question for a user, whether or
-    not a cache, or a file, knows that name. Raises `Unanswered`."""
+    """Check that every service beyond this machine answers a question about a user. Raises
+    `Unanswered`.
+
+    Whether a cache or a file knows that name does not matter.
+    """
     services = _without(_services("passwd"), lambda service: service in LOCAL)
     if services:
-        os.environ["SSS_NSS_USE_MEMCACHE"] = "NO"  # sssd(8): ask, however fresh that is
+        os.environ["SSS_NSS_USE_MEMCACHE"] = "NO"  # sssd(8) has to ask, however fresh its cache is
         is_absent("passwd", name, services)
 
 
 def _complaint(database: str, services: list[str], number: int) -> str:
-    """Who does not answer, for the administrator."""
+    """Say to the administrator which service does not answer."""
     names = [word for word in services if word[0] != "["]
     suspects = [name for name in names if name not in LOCAL] or names
     who = " or ".join(suspects) or "the system"
@@ -85,8 +88,10 @@ def _complaint(database: str, services: list[str], number: int) -> str:
 
 
 def _services(database: str) -> list[str]:
-    """The line of a database in nsswitch.conf(5): services, and [what is done when]; none without
-    a line. Those that need not answer are left out."""
+    """Return the line of a database in nsswitch.conf(5): services, and actions in brackets.
+
+    Services that need not answer are left out. Without a line the list is empty.
+    """
     try:
         with open(CONFIGURATION, encoding="utf-8", errors="replace") as file:
             lines = file.read().split("\n")
@@ -101,7 +106,7 @@ def _services(database: str) -> list[str]:
 
 
 def _without(words: list[str], is_unwanted: Callable[[str], bool]) -> list[str]:
-    """Services but for some, and what is done when."""
+    """Leave out some services, with the actions behind them."""
     kept: list[str] = []
     is_kept = True
     for word in words:
@@ -125,14 +130,14 @@ def _words(line: str) -> list[str]:
 
 
 def _is_used(service: str) -> bool:
-    """May its silence be trouble?"""
+    """Is it trouble if this service does not answer?"""
     if service in SILENT:
         return False
     return service not in UNUSED_WITHOUT or any(map(_is_there, UNUSED_WITHOUT[service]))
 
 
 def _is_there(path: str) -> bool:
-    """Is there a file, or a directory that is not empty?"""
+    """Is this a file, or a directory that is not empty?"""
     try:
         return bool(os.listdir(path))
     except NotADirectoryError:
@@ -140,12 +145,12 @@ def _is_there(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # and not for us to see
+        return True  # it is there, and we may not look
 
 
 def _strict(services: list[str]) -> str:
-    """The same line; but a service that cannot be asked is not passed over, unless that is what
-    the line says of it."""
+    """Write the line so that a service that cannot be asked is an error, unless the line itself
+    says what to do then."""
     words: list[str] = []
     for word in services:
         if word[0] != "[":

@@ -1,4 +1,5 @@
-"""A password of the server's own, alone in a file: read when it is needed, and kept nowhere."""
+"""A file that holds nothing but a password of the server's own. It is read when it is needed, and
+kept nowhere."""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ MAX_PASSWORD = 4096  # octets, more than any database takes
 
 
 class UnusablePasswordFile(Exception):
-    """There is no password to be had: the text says which file, and why. It quotes none of it."""
+    """The password cannot be read. The text says which file, and why, and quotes nothing of it."""
 
 
 class PasswordFileNotGiven(UnusablePasswordFile):
-    """A file that systemd would have given, and we were not started by systemd."""
+    """The file is a credential of systemd's, and systemd has not started us."""
 
 
 class PasswordFile:
@@ -26,16 +27,16 @@ class PasswordFile:
         self._path = path
 
     def read(self) -> str:
-        """The password as it stands in the file now, without the newline at its end.
+        """Read the password as it stands in the file now, without the newline at its end.
 
-        Raises `UnusablePasswordFile`. From here on it is in this process's memory.
+        Raises `UnusablePasswordFile`. From here on the password is in the memory of this process.
         """
         try:
             path = located(self._path)
         except ValueError as error:
             raise PasswordFileNotGiven(str(error)) from None
         try:
-            # Whoever opens a pipe would wait for somebody to write to it.
+            # Opening a pipe would wait until somebody writes to it.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
                 is_open_to_all = os.fstat(fd).st_mode & 0o004

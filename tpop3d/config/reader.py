@@ -1,7 +1,7 @@
-"""The language of a configuration file: lines become values, and errors with their places.
+"""The language of a configuration file: lines become values, and errors get their places.
 
-Lines `key: value`; `#` starts a comment; a trailing backslash continues the line, unless it is
-part of a comment. Secrets are read only by who needs them.
+A line is `key: value`; `#` starts a comment; a backslash at the end continues the line, unless it
+is part of a comment. A secret is read only by the process that needs it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
     from tpop3d.config.directive import Directive
 
-    # Of a key, what it is: one of OPEN, DOUBTFUL, SECRET.
+    # Tells of a key whether its value is OPEN, DOUBTFUL or SECRET.
     Secrecy = Callable[[str], int]
-    # Number of a line, its key, what is odd about the value.
+    # The number of a line, its key, and what is odd about its value.
     Oddity = tuple[int, str, str]
 
 MAX_KEY = 80  # octets of a key
 MAX_FILE = 1 << 18  # octets of a configuration file
 BACKSLASH, COLON, ASTERISK, CR = b"\\:*\r"
 BLANKS = b" \t\r"
-TEXT_BLANKS = " \t\r"  # and no others: what is blank must be so for both
+TEXT_BLANKS = " \t\r"  # and no others: octets and text must agree about what is blank
 SPARED = b" \t\r\n\\"
 KEY = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 QUOTES = b"\"'"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 OPEN, DOUBTFUL, SECRET = range(3)
 INCOMPLETE = "\n"  # at the end of a line that is continued, and nothing follows
-# What may be meant as a part of a secret, and is none; or the other way round.
+# Something looks like a part of a secret and is not; or it is a part, and does not look like one.
 IS_CUT = "ends before its #, with which a comment begins"
 IS_SHIFTED = "has more than one blank before it, and they are no part of it"
 IS_STRIPPED = "has blanks behind it, and they are no part of it"
@@ -43,7 +43,8 @@ MASK = "********"  # what is shown for a secret
 
 
 class Secret:
-    """A directive's value that is read from the file when it is needed, and kept nowhere."""
+    """The secret value of a directive. It is read from the file when it is needed, and kept
+    nowhere."""
 
     __slots__ = ("_file", "_key")
 
@@ -62,7 +63,7 @@ class Secret:
 
 
 class Reader:
-    """A file that is being read: its lines, and what was found wrong with them so far."""
+    """A file while it is read: its lines, and the errors and warnings so far."""
 
     def __init__(
         self, content: str, file: str, is_known: Callable[[str], bool] = lambda _: False
@@ -74,7 +75,7 @@ class Reader:
         self.errors: list[tuple[int, str, str]] = []  # line number or 0, key, what is wrong
         self.warnings: list[tuple[int, str, str]] = []
         self.effective: list[tuple[str, str, bool]] = []
-        # Lines that may be the value of the one before, which seems to lack it, and so a secret.
+        # Numbers of lines behind one that lacks its value: each may be that value, and so a secret.
         self.doubtful: set[int] = set()
         is_open = False
         for number, line in logical_lines(content):
@@ -83,12 +84,12 @@ class Reader:
             is_open = self._add(number, line)
 
     def _add(self, number: int, line: str) -> bool:
-        """Take a line. Does it lack its value, or seem to go on in the next?"""
+        """Add a line. Does it lack its value, or seem to go on in the next line?"""
         octets = os.fsencode(line)
         key, after = read_key(octets, 0, len(octets))
         value = line.partition(":")[2].strip()
         if not key or octets[after : after + 1] != b":":
-            # Nothing of the line is quoted but a directive: it may be a password.
+            # Only a known directive is quoted: the rest of the line may be a password.
             self.errors.append((number, key if self._is_known(key) else "", "must be 'key: value'"))
             return True
         if line.endswith(INCOMPLETE):
@@ -103,7 +104,8 @@ class Reader:
         return not value or value.endswith("\\")
 
     def warn_of_secrets(self, oddities: list[Oddity]) -> None:
-        """Warn of secrets that may be meant otherwise, and name the directive that takes any."""
+        """Warn about secrets that may be meant otherwise, and name the directive that takes any
+        secret."""
         for number, key, why in oddities:
             file = f"{key}-file"
             self.warnings.append(
@@ -111,7 +113,8 @@ class Reader:
             )
 
     def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
-        """The value of each directive, out of the lines or its default; None without either."""
+        """Take the value of each directive out of the lines; otherwise its default, or None without
+        one."""
         values: dict[str, Any] = {}
         for name, directive in directives.items():
             key = prefix + name
@@ -143,14 +146,15 @@ class Reader:
         return values
 
     def placed(self, why: str, otherwise: str) -> tuple[int, str, str]:
-        """What a driver says, at the directive that it begins with, if it is in the file."""
+        """Give a message of a driver the line of the directive that it begins with, if the file has
+        that."""
         key, colon, rest = why.partition(": ")
         if colon and key in self.numbers:
             return self.numbers[key], key, rest
         return self.numbers.get(otherwise, 0), otherwise, why
 
     def respell(self, misspelled: Mapping[str, str], prefix: str) -> None:
-        """Take directives by the names that they had, with a warning."""
+        """Take directives by old or wrong names, with a warning."""
         for wrong, right in misspelled.items():
             if (prefix + wrong) not in self.lines:
                 continue
@@ -162,7 +166,8 @@ class Reader:
             self.warnings.append((number, prefix + wrong, f"is taken for {prefix + right}"))
 
     def told(self, found: list[tuple[int, str, str]]) -> list[str]:
-        """Errors or warnings for people, in the order of the file; a key of "" is not shown."""
+        """Write errors or warnings for people, in the order of the file. A key of "" is not
+        shown."""
         lines = []
         for number, key, why in sorted(found):
             place = f"{self._file}:{number}" if number else self._file
@@ -172,13 +177,15 @@ class Reader:
 
 
 def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, list[Oddity]]:
-    """The text of a file, without comments, and with asterisks for the value of each secret key;
-    whether there was one in a file that every user can read; and what is odd about any.
+    """Read a file as text, without comments, and with asterisks for the value of each secret key.
 
-    A text cannot be wiped from memory, but a buffer can: secrets are overwritten in it before
-    anything becomes a text, so no process that serves a session has ever had them. What follows
-    a malformed or a doubtful key may be a secret, too, and so may a line that was not meant to
-    continue the one before. Raises OSError; ValueError where the file is too large.
+    Returns the text, whether every user can read a secret in it, and what is odd about secret
+    values.
+
+    A text cannot be wiped from memory, but a buffer can. So secrets are overwritten in the buffer
+    before anything becomes a text, and no process that serves a session ever has them. The rest of
+    a line with a malformed or doubtful key may be a secret, too, and so may a line that was not
+    meant to continue the one before. Raises OSError, and ValueError if the file is too large.
     """
     buffer = bytearray(MAX_FILE + 1)
     length = 0
@@ -190,7 +197,7 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
         raise ValueError(f"larger than {MAX_FILE} octets")
     if buffer.startswith(BYTE_ORDER_MARK):
         buffer[: len(BYTE_ORDER_MARK)] = b"   "
-    # By the end of its line, where a comment begins, and whether a blank follows its #.
+    # For the end of each line: where its comment begins, and whether a blank follows the #.
     comments: dict[int, tuple[int, bool]] = {}
     comment = buffer.find(b"#", 0, length)
     while comment >= 0:
@@ -208,14 +215,14 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
         secret = DOUBTFUL if malformed else secrecy(key)
         value = after if malformed else after + 1
         why = _oddity(buffer, value, end, comments)
-        # Of a value that is none, whoever sees it sees that; quotes and blanks do not matter there.
+        # An open value is shown, so people see its quotes and blanks, but not what a # cuts off.
         is_telling = why == IS_CUT and _first(buffer, value, end) < end
         if why and (secret == SECRET or (secret == OPEN and is_telling)):
             oddities.append((buffer.count(b"\n", 0, start) + 1, key, why))
         is_tabular |= value + 1 < _first(buffer, value, end) < end and not secret
         while end < length and _is_continued(buffer, start, end):
             start, end = end + 1, _end_of_line(buffer, end + 1, length)
-            # Not looked at where it may be a secret itself: a key is copied.
+            # A key is copied to be looked at, so not from a line that may be a secret itself.
             if secret != SECRET and COLON in buffer[start : min(end, start + MAX_KEY)]:
                 secret = max(secret, secrecy(read_key(buffer, start, end)[0]))
         if secret and _wipe(buffer, value, end) and secret == SECRET:
@@ -227,7 +234,8 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
 
 
 def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
-    """The key of a line, and where what follows it stands: a colon, or something is wrong."""
+    """Read the key of a line; returns it and the position behind it. Unless a colon stands there,
+    the line is wrong."""
     position = start
     while position < end and line[position] in BLANKS:
         position += 1
@@ -241,12 +249,13 @@ def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
 
 
 def _oddity(buffer: bytearray, start: int, end: int, comments: dict[int, tuple[int, bool]]) -> str:
-    """What is odd about a value, "" for nothing. It may be a secret: no octet of it is copied."""
+    """Say what is odd about a value, "" if nothing is. It may be a secret, so no octet of it is
+    copied."""
     comment, is_apart = comments.get(end, (end, True))
     first, last = _first(buffer, start, comment), comment - 1
     while last > first and buffer[last] in BLANKS:
         last -= 1
-    if first == comment:  # there is nothing but the comment, if that is one
+    if first == comment:  # there is nothing but the comment, or what a # without a blank cuts off
         return "" if is_apart else IS_CUT
     if _is_continued(buffer, start, end):
         return IS_CONTINUED if last > first else ""
@@ -260,7 +269,7 @@ def _oddity(buffer: bytearray, start: int, end: int, comments: dict[int, tuple[i
 
 
 def _first(buffer: bytearray, start: int, end: int) -> int:
-    """Where the first octet is that is no blank."""
+    """Return the position of the first octet that is not blank."""
     while start < end and buffer[start] in BLANKS:
         start += 1
     return start
@@ -277,7 +286,7 @@ def _is_continued(buffer: bytearray, start: int, end: int) -> bool:
 
 
 def _wipe(buffer: bytearray, start: int, end: int) -> bool:
-    """Overwrite everything but what the form of the file is made of. Was there anything?"""
+    """Overwrite all but blanks, line ends and backslashes. Was there anything to overwrite?"""
     positions = [one for one in range(start, end) if buffer[one] not in SPARED]
     for position in positions:
         buffer[position] = ASTERISK
@@ -285,7 +294,7 @@ def _wipe(buffer: bytearray, start: int, end: int) -> bool:
 
 
 def logical_lines(content: str) -> list[tuple[int, str]]:
-    """The lines that say something, each with the number of its first physical line."""
+    """Return the lines that are not empty, each with the number of its first physical line."""
     lines: list[tuple[int, str]] = []
     pending = ""
     first = 0

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VARIABLES = ("user", "local_part", "domain", "home")
-# As other programs write them (Dovecot, shells).
+# How other programs write variables (Dovecot, shells).
 FOREIGN = (
     ("%u", "$(user)"), ("%n", "$(local_part)"), ("%d", "$(domain)"), ("%h", "$(home)"),
     ("%{", "$(user)"), ("${", "$(user)"),
 )  # fmt: skip
-NO_HOMES = (NO_HOME, b"/dev/null")  # the second by an old habit
+NO_HOMES = (NO_HOME, b"/dev/null")  # the second is an old habit
 
 MAX_NAME = 255  # octets of a name that a client gives
 
 
 def is_plain(name: bytes) -> bool:
-    """May the name be part of a path, and be looked up among the system's users?"""
+    """May this name be part of a path, and be looked up among the users of the system?"""
     return 0 < len(name) <= MAX_NAME and name[0:1] != b"." and not name.strip(_PLAIN)
 
 
@@ -30,16 +30,16 @@ _PLAIN = bytes(c for c in range(1, 256) if c not in b"/\r\n")
 
 
 class Template:
-    """A text with variables: `$(user)`, or `$(user[0])` for one character of it (-1: the last).
+    """A text with variables: `$(user)`, or one character of it, `$(user[0])` (-1: the last).
 
-    Raises ValueError, with a text for the administrator, where it is none.
+    Raises ValueError with a text for the administrator if it is wrong.
     """
 
     __slots__ = ("parts", "text")
 
     def __init__(self, text: str, variables: Sequence[str] = VARIABLES) -> None:
         self.text = text
-        # Literal text, variable, index or None; literal text, ...; the last has no variable.
+        # Each part is literal text, a variable, and its index or None. The last has no variable.
         self.parts: list[tuple[str, str, int | None]] = []
         for foreign, ours in FOREIGN:
             if foreign in text:
@@ -63,24 +63,26 @@ class Template:
         return self.text
 
     def required(self, values: Mapping[str, bytes]) -> str:
-        """The directory that is there also where there is no mail yet: all that the path has
-        before its first variable, or the home directory that it begins with. "" for none: of a
-        user without a home directory."""
+        """Return the directory that is there even if there is no mail yet.
+
+        It is the path up to its first variable, or the home directory if the path begins with that.
+        It is "" for a user without a home directory.
+        """
         literal, name, index = self.parts[0]
         if name != "home" or index is not None:
             return os.path.dirname(literal) or "/"
         if literal:
-            return literal.rstrip("/") or "/"  # a home directory has a slash at its start
+            return literal.rstrip("/") or "/"  # a home directory begins with a slash
         home = values.get(name, b"")
         if home.rstrip(b"/") in NO_HOMES:
             return ""
         return os.fsdecode(home).rstrip("/") or "/"
 
     def expand(self, values: Mapping[str, bytes]) -> str | None:
-        """The path for these values, or None where they cannot be part of a path.
+        """Return the path for these values, or None if they cannot be part of a path.
 
-        Names come from the network: one with a slash, a leading dot, or nothing in it where
-        something has to be, reaches no file. `home` is the system's, and any path.
+        Names come from the network: an empty one, or one with a slash or a leading dot, reaches no
+        file. `home` comes from the system, and may be any path.
         """
         result = b""
         for literal, name, index in self.parts:
@@ -95,14 +97,14 @@ class Template:
                     return None
                 value = value[index : index + 1 or None]
             result += value
-        # Pieces of plain names may make what is none: "." and the last character of "a.".
+        # Pieces of plain names may make "..": "." and the last character of "a.".
         if b"\0" in result or any(part in (b".", b"..") for part in result.split(b"/")):
             return None
         return os.fsdecode(result)
 
 
 def _split_index(inside: str) -> tuple[str, int | None]:
-    """`user[0]` is ("user", 0)."""
+    """Split a variable with an index: `user[0]` gives ("user", 0)."""
     name, bracket, index = inside.partition("[")
     if not bracket:
         return name, None
@@ -129,11 +131,12 @@ class Mailbox:
         return self.text
 
     def paths(self, values: Mapping[str, bytes]) -> list[str]:
-        """The paths for these values; empty where no template takes them."""
+        """Return the paths for these values; none if no template takes them."""
         return self.places(values)[0]
 
     def places(self, values: Mapping[str, bytes]) -> tuple[list[str], list[str]]:
-        """The paths for these values, and for each the directory that must be there, or ""."""
+        """Return the paths for these values, and the directory that must be there for each, or
+        ""."""
         paths, required = [], []
         for template in self.templates:
             if (path := template.expand(values)) is not None:
