@@ -1,1 +1,1 @@
-"""What a person asks for."""
+"""Commands that a person gives: each prints what it finds, and serves no client."""

@@ -1,4 +1,4 @@
-"""`tpop3d --check-config`: what the configuration comes to, or all that is wrong with it."""
+"""`tpop3d --check-config`: print the configuration in effect, or all that is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def check_config(file: str) -> int:
-    """Print the configuration in effect, as a configuration file, secrets masked; returns 0.
+    """Print the configuration in effect, as a configuration file with masked secrets; returns 0.
 
-    With errors: print each on stderr, with file, line and key, and return 2. Warnings go there,
-    too, behind them.
+    If there are errors, print each on stderr, with file, line and key, and return 2. Warnings
+    follow on stderr.
     """
     config: Config | None
     errors: list[str] = []
@@ -56,7 +56,10 @@ def check_config(file: str) -> int:
 
 
 def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list[str]]:
-    """What else is wrong with a configuration of which these errors are known; and its warnings."""
+    """Check what reading the file does not show; returns further problems, and all warnings.
+
+    `errors` are known already: what they are about is not checked.
+    """
     problems, warnings = [], list(config.warnings)
     sandboxes = Sandboxes()
     wrong = [error.removeprefix(f"{file}:").partition(": ")[2] for error in errors]
@@ -83,14 +86,14 @@ def _look(config: Config, file: str, errors: list[str]) -> tuple[list[str], list
         for one in warnings
         if not any(all(word in one for word in words) for words in wrong_files)
     ]
-    # A certificate may be that of several addresses.
+    # Several addresses may have the same certificate.
     return [_placed(one, config, file) for one in dict.fromkeys(problems)], [
         _placed(one, config, file) for one in dict.fromkeys(warnings)
     ]
 
 
 def _placed(what: str, config: Config, file: str) -> str:
-    """What begins with a directive, with file and line; anything else as it is."""
+    """Put file and line before a message that begins with a directive."""
     key, colon, _ = what.partition(": ")
     if not colon or key not in (one for one, _, _ in config.effective):
         return what
@@ -99,7 +102,7 @@ def _placed(what: str, config: Config, file: str) -> str:
 
 
 def _check_addresses(config: Config, warnings: list[str]) -> None:
-    """Look up host names, and see that there is a domain where one is to be appended."""
+    """Look up host names, and check that append-domain has a domain to append."""
     for address in config.listen_address:
         try:
             address.look_up()
@@ -142,7 +145,7 @@ def _check_tls(config: Config, problems: list[str], warnings: list[str]) -> None
 
 
 def _of_pair(pair: tuple[str, str] | None, what: str, config: Config) -> str:
-    """What is wrong with a certificate or a key, with the directive that names it before it."""
+    """Put before a message about a certificate or a key the directive that names it."""
     if what.startswith("tls-"):
         return what
     if pair not in config.tls.pairs:
@@ -155,7 +158,7 @@ def _of_pair(pair: tuple[str, str] | None, what: str, config: Config) -> str:
 
 
 def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> None:
-    """Let each driver look at the files that it will want."""
+    """Let each driver check the files that it will need."""
     for name, driver in config.drivers.items():
         look: Callable[[], tuple[list[str], list[str]]] | None = getattr(driver, "check", None)
         try:
@@ -167,15 +170,15 @@ def _check_drivers(config: Config, problems: list[str], warnings: list[str]) -> 
 
 
 def _check_mailboxes(config: Config, warnings: list[str]) -> None:
-    """See that each user has a mailbox of his own, and that the directories are there by which a
-    file system tells that it is mounted."""
+    """Check that each user has a mailbox of his own, and that the directories are there which show
+    that a file system is mounted."""
     for key, templates in _templates(config).items():
         for template in templates.templates:
             if why := _shared(template):
                 warnings.append(f"{key}: {template}: {why}")
             directory = template.required({})
             if directory == "/":
-                continue  # also where it begins with a home directory: nobody's, here
+                continue  # a template that begins with $(home): no user is known here
             try:
                 if stat.S_ISDIR(os.stat(directory).st_mode):
                     continue
@@ -188,7 +191,7 @@ def _check_mailboxes(config: Config, warnings: list[str]) -> None:
 
 
 def _shared(template: Template) -> str:
-    """Why several users would have one mailbox; "" if none would."""
+    """Say why several users would have the same mailbox; "" if none would."""
     whole = [name for _, name, index in template.parts if name and index is None]
     if len(template.parts) == 1:
         return "has no variable such as $(user): all users would have this one mailbox"
@@ -198,7 +201,7 @@ def _shared(template: Template) -> str:
 
 
 def _check_units(config: Config, file: str, sandboxes: Sandboxes, warnings: list[str]) -> None:
-    """See that our units may write where mail is."""
+    """Check that our units may write where the mailboxes are."""
     for key, mailbox in _templates(config).items():
         for template in mailbox.templates:
             for line in sandboxes.forbid(_place_of(template), is_written=True):
@@ -206,7 +209,7 @@ def _check_units(config: Config, file: str, sandboxes: Sandboxes, warnings: list
 
 
 def in_sandboxes(config: Config, file: str, sandboxes: Sandboxes) -> list[str]:
-    """What our units forbid, other than mailboxes: a line for each."""
+    """Return a line for each thing that our units forbid; mailboxes are left out."""
     found = sandboxes.lack()
     templates = _templates(config)
     for key, value, _ in config.effective:
@@ -220,14 +223,16 @@ def in_sandboxes(config: Config, file: str, sandboxes: Sandboxes) -> list[str]:
 
 
 def _place_of(template: Template) -> str:
-    """The directory that a mailbox is in, as far as all of them have it in common."""
+    """Return the directory that the mailboxes of a template have in common."""
     is_home = template.parts[0][:2] == ("", "home")
     return HOMES[0] if is_home else template.required({})
 
 
 def _paths(value: str) -> list[str]:
-    """The paths in a directive's value; of one with a variable, the directory before that. Files
-    for TLS may stand in an address."""
+    """Return the paths in the value of a directive, among them the files for TLS in an address.
+
+    A path with a variable counts up to the directory before that.
+    """
     words = value.replace(";", " ").replace(",", " ").split()
     paths = [word.partition("$(") for word in words if word.startswith("/")]
     return [os.path.dirname(path) if variable else path for path, variable, _ in paths]
@@ -239,7 +244,7 @@ def _where(config: Config, file: str, key: str) -> str:
 
 
 def _templates(config: Config) -> dict[str, Mailbox]:
-    """The templates that are in use, by their directives."""
+    """Return the templates in use, by their directives."""
     values = {key: value for key, value, _ in config.effective}
     used: dict[str, Mailbox] = {}
     wants_default = "mailbox" in config.lines
@@ -256,5 +261,5 @@ def _templates(config: Config) -> dict[str, Mailbox]:
 
 
 def _print(line: str, fd: int) -> None:
-    """A line may hold octets of the file that are no text."""
+    """Print a line, which may hold octets of the file that are not text."""
     os.write(fd, os.fsencode(line) + b"\n")

@@ -1,6 +1,6 @@
-"""`tpop3d --demo`: the real server on an embedded configuration, with sample mail.
+"""`tpop3d --demo`: run the real server with sample mail and a configuration of its own.
 
-Everything is in one temporary directory, and gone at ^C.
+Everything is in one temporary directory, which ^C removes.
 """
 
 from __future__ import annotations
@@ -146,16 +146,17 @@ def demo(port: int, verbose: bool) -> int:
     finally:
         # A session that just ended may have touched a file in the same moment.
         shutil.rmtree(directory, ignore_errors=True)
-    with suppress(OSError):  # whoever read this may be gone
+    with suppress(OSError):  # the reader may be gone
         print("tpop3d: stopped, and the sample mail is removed", flush=True)
     return 0
 
 
 def _furnish(directory: str) -> Config:
-    """Make the samples, owned by whoever will serve them, and the configuration."""
+    """Make the sample mail, and the configuration. The mail belongs to the user that will serve
+    it."""
     import pwd
 
-    # As root, the mail belongs to nobody, and sessions give root up as everywhere.
+    # For root the mail belongs to the user nobody, and sessions give root up as always.
     owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     if owner is not None:
         os.chmod(directory, 0o755)

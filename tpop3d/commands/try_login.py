@@ -1,7 +1,7 @@
 """`tpop3d --test-login USER`: would this user get in, and would the maildrop open?
 
-The switch is walked as for a client, and the maildrop is opened as a session opens it, in a process
-that has become its user; then it is closed again, and nothing is removed.
+The command asks the auth switch as for a client. Then a process that has become the mailbox's user
+opens the maildrop as a session does, and closes it again. Nothing is removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tpop3d.settings import Config
 from tpop3d.system import logs, processes
 from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
-from tpop3d.system.refusal import Refusal
+from tpop3d.system.refusal import PERMANENT, Refusal
 
 # Exit codes.
 SUCCEEDS = 0
@@ -35,7 +35,7 @@ REFUSED = 3
 UNDECIDED = 4
 UNOPENED = 5
 UNTRIED = 6
-BARRED = 7  # opened here, but not in a unit: to who asked it is UNOPENED
+BARRED = 7  # opened here, but not in a unit; the exit code is then UNOPENED
 RESULTS = {
     BARRED: "the login succeeds, and the maildrop opens here, but not in the unit",
     SUCCEEDS: "the login succeeds, and the maildrop opens",
@@ -46,13 +46,11 @@ RESULTS = {
 }
 
 
-class UnusableInput(Exception):
-    """What was given is no login; the text is for people, and holds no password."""
-
-
 def try_login(file: str, user: str, client: str) -> int:
-    """Try a login of `user` by the configuration `file`, as from the address `client` ("": none),
-    and print what comes of it; returns the exit code. The password is read from stdin."""
+    """Try a login of `user` by the configuration `file`, as from the address `client` ("": none).
+
+    The password is read from stdin. Prints what comes of it; returns the exit code.
+    """
     try:
         config = load(file)
     except WrongConfiguration as error:
@@ -64,17 +62,18 @@ def try_login(file: str, user: str, client: str) -> int:
     logs.start(config.log_facility, config.log_level, to_stderr=True)
     processes.unblock()
     try:
-        _check(user, client)
-        password, note = _password(user)
-    except UnusableInput as error:
-        _complain(str(error))
-        return WRONG_USE
+        refused = _refuse_arguments(user, client)
+        given = _password(user) if refused is None else refused
     except KeyboardInterrupt:
         return FAILED
+    if isinstance(given, Refusal):
+        _complain(given.reason)
+        return WRONG_USE
+    password, note = given
     for line in note:
         _say("password", line)
     attempt = Attempt("USER", os.fsencode(user), password=password)
-    del password
+    del password, given
     try:
         status = _try(attempt, client, config, file)
     except KeyboardInterrupt:
@@ -83,9 +82,10 @@ def try_login(file: str, user: str, client: str) -> int:
     return status
 
 
-def _check(user: str, client: str) -> None:
+def _refuse_arguments(user: str, client: str) -> Refusal | None:
+    """Refuse a name that is empty, and an address that is none."""
     if not user:
-        raise UnusableInput("--test-login: a name is needed")
+        return Refusal("--test-login: a name is needed", PERMANENT)
     if client:
         from ipaddress import ip_address
 
@@ -93,28 +93,34 @@ def _check(user: str, client: str) -> None:
             ip_address(client)
         except ValueError:
             why = f"--from: {client} is no address, as 192.0.2.7 or 2001:db8::7"
-            raise UnusableInput(why) from None
+            return Refusal(why, PERMANENT)
+    return None
 
 
-def _password(user: str) -> tuple[bytes, list[str]]:
-    """The password, from the terminal or as the first line of stdin, and what is to say of it."""
+def _password(user: str) -> tuple[bytes, list[str]] | Refusal:
+    """Read the password from the terminal, or as the first line of stdin.
+
+    Returns it, and the notes about it.
+    """
+    reads = "--test-login reads a password from standard input"
     if sys.stdin is None:
-        raise UnusableInput("--test-login reads a password from standard input, which is closed")
+        return Refusal(f"{reads}, which is closed", PERMANENT)
     if os.isatty(0):
-        return _from_terminal(f"Password of {logs.printable(os.fsencode(user))}: "), []
+        typed = _from_terminal(f"Password of {logs.printable(os.fsencode(user))}: ")
+        return (typed, []) if typed is not None else Refusal("there is no password", PERMANENT)
     line = sys.stdin.buffer.readline(MAX_RESPONSE + 1)
     if not line:
-        raise UnusableInput("--test-login reads a password from standard input, and there is none")
+        return Refusal(f"{reads}, and there is none", PERMANENT)
     if len(line) > MAX_RESPONSE:
-        raise UnusableInput("no client can send a password of that length")
+        return Refusal("no client can send a password of that length", PERMANENT)
     password = line.removesuffix(b"\n")
     if password.endswith(b"\r"):
         return password[:-1], ["its line ends with CR LF; the CR is not taken for a part of it"]
     return password, []
 
 
-def _from_terminal(prompt: str) -> bytes:
-    """A line that is not shown while it is typed."""
+def _from_terminal(prompt: str) -> bytes | None:
+    """Read a line that is not shown while somebody types it; None at the end of the input."""
     import termios
 
     before = termios.tcgetattr(0)
@@ -127,9 +133,7 @@ def _from_terminal(prompt: str) -> bytes:
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
         os.write(2, b"\n")
-    if not line:
-        raise UnusableInput("there is no password")
-    return line.removesuffix(b"\n")
+    return line.removesuffix(b"\n") if line else None
 
 
 def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
@@ -146,7 +150,7 @@ def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
         barred = _barred(account, sandboxes, in_sandboxes(config, file, sandboxes))
         status = _in_a_process(account, config, barred)
         if status == BARRED and not sandboxes.are_used:
-            status = SUCCEEDS  # those units may be there for nothing
+            status = SUCCEEDS  # no unit is in use, so what they forbid may not matter
     result = RESULTS[status]
     status = UNOPENED if status == BARRED else status
     if is_barred and not isinstance(account, int):
@@ -156,7 +160,8 @@ def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
 
 
 def _describe_connection(client: str, config: Config) -> bool:
-    """Say what a client has to do before it can give a password; True: it never can."""
+    """Say what a client has to do before it can give a password. Is there nothing that it can
+    do?"""
     if not config.apop_only and (not client or config.takes_plaintext(client)):
         return False
     why = "apop-only" if config.apop_only else f"plaintext-logins: {config.plaintext_logins}"
@@ -169,7 +174,8 @@ def _describe_connection(client: str, config: Config) -> bool:
 
 
 def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
-    """Ask the switch, and print each answer; returns the account, or the exit code."""
+    """Ask the switch, and print each answer; returns the account, or the exit code if there is
+    none."""
     switch = Switch(config.drivers, config)
     if refused := switch.refusal(attempt):
         _say("no driver", f"is asked: {refused.reason}")
@@ -206,8 +212,10 @@ def _try_spellings(
     refused: list[Verdict],
     config: Config,
 ) -> None:
-    """Say with which directives the login would be good. Asked is only about names that a driver
-    has said somebody has: each further attempt may be counted by PAM's modules."""
+    """Say with which directives the login would succeed.
+
+    Only a name that some driver has called known is tried: modules of PAM may count each attempt.
+    """
     for spelling in spellings:
         told = f"{spelling.words} it would be known: {spelling.directives}"
         if not any(told in verdict.reason for verdict in refused):
@@ -222,7 +230,8 @@ def _try_spellings(
 
 
 def _local_domain(config: Config) -> bytes:
-    """The domain that append-domain appends, or would, as at the first address that has one."""
+    """Return the domain that append-domain appends, or would append, at the first address with
+    one."""
     named = [address for address in config.listen_address if address.domain]
     if not named:
         return b""
@@ -237,7 +246,7 @@ def _name(login: Login) -> str:
 
 
 def _describe(account: Account) -> None:
-    """Print whose the maildrop is, and where it is looked for."""
+    """Print the account: its user and group, and the group for dotlocks."""
     import pwd
 
     try:
@@ -260,7 +269,7 @@ def _group(gid: int) -> str:
 
 
 def _nameless(database: str, number: int, what: str) -> str:
-    """Why there is no name for a number."""
+    """Say why a number has no name."""
     from tpop3d.config import nsswitch
 
     try:
@@ -271,7 +280,7 @@ def _nameless(database: str, number: int, what: str) -> str:
 
 
 def _describe_mailboxes(account: Account, chosen: str) -> None:
-    """Print of each mailbox whether it exists, as its user sees it, who we are by now."""
+    """Print for each mailbox whether it exists. Runs as its user."""
     for path, exists in zip(account.mailboxes, seen(account), strict=True):
         if isinstance(exists, Refusal):
             text = f"cannot be looked at: {exists.reason}"
@@ -283,7 +292,7 @@ def _describe_mailboxes(account: Account, chosen: str) -> None:
 
 
 def _barred(account: Account, sandboxes: Sandboxes, all_else: list[str]) -> dict[str, list[str]]:
-    """For each mailbox, what our units forbid of a session there; `all_else`: wherever it is."""
+    """Return for each mailbox what our units forbid there, with `all_else` that they forbid."""
     places = [
         required or os.path.dirname(path)
         for path, required in zip(account.mailboxes, account.required, strict=True)
@@ -356,13 +365,13 @@ def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int
 
 
 def _pause(seconds: float) -> bool:
-    """Wait; True when we are told to end."""
+    """Wait. Are we told to end?"""
     wakeup, _ = processes.descriptors()
     return bool(ready(seconds, wakeup))
 
 
 def _say(what: str, text: str) -> None:
-    """A line that holds nothing but printable ASCII: paths and reasons may come from anywhere."""
+    """Print a line in printable ASCII: paths and reasons may hold anything."""
     line = logs.printable(f"{what:<10}{text}".encode("utf-8", "surrogateescape"), b"\\")
     os.write(1, line.encode() + b"\n")
 

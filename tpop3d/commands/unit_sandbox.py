@@ -1,7 +1,6 @@
-"""What the sandboxes of our units (systemd.exec(5)) forbid, as systemd knows them, with drop-ins.
+"""What the sandboxes of our units forbid (systemd.exec(5)), as systemd tells it, drop-ins included.
 
-For those who look at a configuration from outside of them: within, it is the kernel that knows (see
-`reasons`).
+This is for commands that run outside of the units. Inside, the kernel tells: see system/reasons.py.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import subprocess
 from tpop3d.privsep.sandbox import NEEDED
 from tpop3d.system.reasons import HOMES
 
-# The services, as one edits them, and what starts them.
+# The services by the name that `systemctl edit` takes, and the units that start them.
 UNITS = {
     "tpop3d@.service": ("tpop3d.socket",),
     "tpop3d-tls@.service": ("tpop3d-tls.socket",),
@@ -27,16 +26,16 @@ UNITS = {
 }
 BOOTED = "/run/systemd/system"  # sd_booted(3)
 PATIENCE = 10.0  # seconds for systemctl(1)
-# What becomes of a path there; where two settings are about the same one, the later here holds.
+# What happens to a path. If two settings are about the same path, the greater effect holds.
 WRITABLE, READ_ONLY, ANOTHER, HIDDEN = range(4)
-ALWAYS_WRITABLE = ("/dev", "/proc", "/sys", *HOMES)  # but for settings of their own
+ALWAYS_WRITABLE = ("/dev", "/proc", "/sys", *HOMES)  # ProtectSystem= spares them
 SYSTEM = {
     "yes": ("/usr", "/boot", "/efi"),
     "full": ("/usr", "/boot", "/efi", "/etc"),
     "strict": ("/",),
 }
 HOME = {"yes": HIDDEN, "read-only": READ_ONLY, "tmpfs": ANOTHER}
-# Settings with paths; of those that mount something, it is the second word.
+# Settings with paths. Those that mount something have the path as their second word.
 LISTS = {
     "ReadWritePaths": WRITABLE,
     "BindPaths": WRITABLE,
@@ -50,7 +49,7 @@ PROPERTIES = ("Id", "LoadState", "ActiveState", "UnitFileState", "ProtectSystem"
 
 
 class Unit:
-    """A service: what it makes of paths, each with the setting that does."""
+    """A service: what it does with paths, and the setting that does it."""
 
     def __init__(self, name: str, properties: dict[str, str], is_used: bool) -> None:
         self.name = name
@@ -84,8 +83,10 @@ class Unit:
         self._rules.append((os.path.realpath(path), effect, setting))
 
     def forbids(self, path: str, is_written: bool) -> tuple[int, str]:
-        """What becomes of a path that is to be read, or written to, and by which setting; WRITABLE:
-        nothing is forbidden."""
+        """Return what happens to a path that is read, or written to, and the setting that does it.
+
+        WRITABLE means that nothing is forbidden.
+        """
         real = f"{os.path.realpath(path).rstrip('/')}/"
         found = [one for one in self._rules if real.startswith(f"{one[0].rstrip('/')}/")]
         if not found:
@@ -97,8 +98,10 @@ class Unit:
 
 
 class Sandboxes:
-    """Those of the units that are in use, or else of all that are installed; of none where there is
-    no systemd to be asked."""
+    """The sandboxes of the units that are in use, or of all installed ones if none is.
+
+    Without systemd there is none.
+    """
 
     def __init__(self, units: list[Unit] | None = None) -> None:
         known = _known() if units is None else units
@@ -107,8 +110,8 @@ class Sandboxes:
         self._units = used or known
 
     def forbid(self, path: str, is_written: bool) -> list[str]:
-        """What is to be said of a path that the server is to read, or write to: a line for each
-        setting that forbids it."""
+        """Return a line for each setting that forbids the server to read a path, or to write to
+        it."""
         names: dict[tuple[int, str], list[str]] = {}
         for unit in self._units:
             effect, setting = unit.forbids(path, is_written)
@@ -117,7 +120,7 @@ class Sandboxes:
         return [_line(path, *what, units) for what, units in names.items()]
 
     def lack(self) -> list[str]:
-        """What is to be said of services that have not what root needs: a line for each."""
+        """Return a line for each service that lacks a capability which root needs."""
         return [
             f"{unit.name} lacks {', '.join(unit.lacking)} (CapabilityBoundingSet=)"
             for unit in self._units
@@ -138,11 +141,11 @@ def _line(path: str, effect: int, setting: str, units: list[str]) -> str:
 
 
 def _known() -> list[Unit]:
-    """Our services that systemd has; none where there is no systemd, or it does not answer."""
+    """Ask systemd for our services; none without systemd, or if it does not answer."""
     program = shutil.which("systemctl")
     if program is None or not os.path.isdir(BOOTED):
         return []
-    # Of a template only an instance has settings.
+    # Only an instance of a template has properties.
     asked = {name.replace("@.", "@check."): name for name in UNITS}
     starters = [one for names in UNITS.values() for one in names]
     try:
@@ -171,7 +174,7 @@ def _properties(block: str) -> dict[str, str]:
 
 
 def _is_used(properties: dict[str, str]) -> bool:
-    """Is a unit started at boot, or was it by hand?"""
+    """Is a unit enabled, or running?"""
     return properties.get("UnitFileState", "").startswith("enabled") or (
         properties.get("ActiveState") in ("active", "activating", "reloading")
     )

@@ -1,1 +1,1 @@
-"""`tpop3d --inspect MAILBOX`: what there is to know of a mailspool. Nothing is changed by it."""
+"""`tpop3d --inspect MAILBOX`: report the state of a mailspool, and change nothing."""

@@ -1,4 +1,5 @@
-"""The option `--inspect`: by which configuration, as whom, and where to it is printed."""
+"""The option `--inspect`: take the settings, become the owner of the mailspool, print the
+report."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from tpop3d.settings import DIRECTIVES
 from tpop3d.system.privileges import OUT_OF_MEMORY, become, limit_memory, use_reserve
 
 OK = 0
-NO_GROUP = 65534  # in place of root's, which nobody becomes; the owner needs none
+NO_GROUP = 65534  # instead of root's group, which nobody takes; the owner needs no group
 FAILED = 1  # there is no mailspool to be read, or the configuration has errors
 
 
@@ -58,8 +59,8 @@ def _print(path: str, settings: Settings, as_json: bool) -> int:
 
 
 def _settings(file: str) -> Settings:
-    """Take the settings from the configuration; from the defaults if there is no file in the usual
-    place, or we may not read it. Raises `WrongConfiguration`."""
+    """Take the settings from the configuration, or from the defaults if the file in its usual place
+    is missing or unreadable. Raises `WrongConfiguration`."""
     if file == DEFAULT_FILE and not os.access(file, os.R_OK):
         if os.path.exists(file):
             print(f"tpop3d: {file} cannot be read; this is by the defaults", file=sys.stderr)

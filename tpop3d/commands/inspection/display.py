@@ -1,25 +1,27 @@
-"""Octets of mail as text that can be shown on a terminal: short, and of printable characters."""
+"""Turn octets of mail into short, printable text for a terminal."""
 
 from __future__ import annotations
 
 import binascii
 import re
 
-LONGEST = 1000  # octets of a field that are looked at
+LONGEST = 1000  # octets of a field that are read
 _FIELD = re.compile(rb"\nsubject:((?:[^\n]|\n[ \t])*)", re.IGNORECASE)
 _WORD = re.compile(rb"=\?([a-z0-9._-]+)(?:\*[^?]*)?\?([bq])\?([^? ]*)\?=", re.IGNORECASE)
-_BETWEEN = re.compile(rb"\?=[ \t\r\n]+=\?")  # two encoded words, whose blanks are not shown
+_BETWEEN = re.compile(rb"\?=[ \t\r\n]+=\?")  # blanks between two encoded words are not shown
 
 
 def subject(header: bytes) -> bytes:
-    """The subject in a header that begins with an LF, as it stands there; b"" without one."""
+    """Return the raw subject of a header that begins with an LF; b"" if it has none."""
     found = _FIELD.search(header)
     return found[1].strip()[:LONGEST] if found else b""
 
 
 def readable(octets: bytes, length: int) -> str:
-    """At most `length` characters: words of RFC 2047 decoded, blanks made one, what cannot be
-    shown as an escape."""
+    """Return at most `length` printable characters.
+
+    Encoded words (RFC 2047) are decoded, blanks become one, and everything else is escaped.
+    """
     octets = octets[:LONGEST]
     text = _with_words(octets) if b"=?" in octets else _decoded(octets)
     text = " ".join(text.split())
@@ -39,14 +41,14 @@ def _with_words(octets: bytes) -> str:
 
 
 def _word(word: re.Match[bytes]) -> str:
-    """What an encoded word says; the word itself where that cannot be found out."""
+    """Decode an encoded word; returns the word itself if it cannot be decoded."""
     try:
         if word[2] in b"bB":
             octets = binascii.a2b_base64(word[3])
         else:
             octets = binascii.a2b_qp(word[3], header=True)
         return octets.decode(word[1].decode())
-    except (ValueError, LookupError, OSError):  # the last: of a codec that we may not load
+    except (ValueError, LookupError, OSError):  # OSError: we may not load the codec
         return word[0].decode()
 
 

@@ -1,8 +1,8 @@
-"""Who holds which lock on a mailspool. Nothing is locked to find that out (F_OFD_GETLK, and for
-flock(2), which has nothing like that, /proc/locks).
+"""Find out who holds which lock on a mailspool, without locking anything.
 
-A lock of the open-file-description kind has no holder by its own account: it is looked for in what
-/proc says of the descriptors of processes (proc_pid_fdinfo(5)). As root those of all are seen.
+F_OFD_GETLK tells of fcntl locks; flock(2) has no such call, so /proc/locks tells. Neither names the
+holder of an open-file-description lock: the descriptors of all processes are searched for it
+(proc_pid_fdinfo(5)). Only root sees those of other users.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock: l_type, l_whence, l_start, l_
 
 
 class Process:
-    """A process: its number, the start of its command, the uid that it has (-1: unknown)."""
+    """A process: its pid, the start of its command, and its uid (-1: unknown)."""
 
     __slots__ = ("command", "pid", "uid")
 
@@ -45,12 +45,14 @@ class Process:
                     elif key == b"Uid":
                         self.uid = int(value.split()[1])
         except OSError:
-            pass  # gone, or hidden (hidepid=)
+            pass  # it is gone, or hidden (hidepid=)
 
 
 class Holders:
-    """Who has a lock on a file, by its kind, as far as we may see them. `has_flock`: does somebody
-    have an flock, whom we may not see? None: nobody can say."""
+    """The processes that hold locks on a file, as far as we may see them.
+
+    `has_flock`: does anybody hold an flock, even if we may not see who? None: unknown.
+    """
 
     __slots__ = ("fcntl", "flock", "has_flock")
 
@@ -61,8 +63,10 @@ class Holders:
 
 
 class Lock:
-    """An fcntl lock or an flock: FREE, HELD or UNKNOWN, and the processes that have it, as far as
-    they can be seen. Of one that is UNKNOWN there is a `reason`."""
+    """An fcntl lock or an flock: FREE, HELD or UNKNOWN, and the holders that we can see.
+
+    `reason` says why it is UNKNOWN.
+    """
 
     __slots__ = ("holders", "reason", "state")
 
@@ -73,9 +77,11 @@ class Lock:
 
 
 class Dotlock:
-    """A dotlock: its age in seconds, the process that it names (0: none), whether that lives (None:
-    nobody knows), and whether a session would break it. `is_lock`: is it certainly a lock file?
-    Sessions leave alone what is none."""
+    """A dotlock: its age in seconds, the pid that it names (0: none), and its owner.
+
+    `is_alive`: is that process alive? None: unknown. `is_stale`: would a session break the lock?
+    `is_lock`: is it certainly a lock file? If not, sessions leave it alone.
+    """
 
     __slots__ = ("age", "is_alive", "is_lock", "is_stale", "path", "pid", "uid")
 
@@ -88,12 +94,12 @@ class Dotlock:
         self.pid = lockfile.pid_of(content) if seen.is_lock else 0
         self.is_alive = _lives(self.pid) if self.pid else None
         if self.is_alive is False and not lockfile.is_of_here(content):
-            self.is_alive = None  # perhaps it lives elsewhere
+            self.is_alive = None  # it may be alive on another host
         self.is_stale = seen.is_lock and (self.age > STALE_AFTER or self.is_alive is False)
 
 
 def inode_of(path: str) -> Inode | None:
-    """What a regular file is known by, None if there is none."""
+    """Return device and inode of a regular file; None if there is none."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -102,17 +108,17 @@ def inode_of(path: str) -> Inode | None:
 
 
 def holders_of(inodes: Iterable[Inode]) -> dict[Inode, Holders]:
-    """The processes that have a lock on one of these files, as far as we may see them."""
+    """Find the processes that hold a lock on one of these files, as far as we may see them."""
     found = {inode: Holders() for inode in inodes}
     try:
         with open("/proc/locks", encoding="ascii") as file:
-            lines = [line.split() for line in file if "->" not in line]  # which waits
+            lines = [line.split() for line in file if "->" not in line]  # a lock that waits
     except OSError:
         return found
     for inode, holders in found.items():
         holders.has_flock = any(words[1] == "FLOCK" and _is_at(words, inode) for words in lines)
     if not any(_is_at(words, inode) for words in lines for inode in found):
-        return found  # the rest takes a while where there are many processes
+        return found  # the search takes a while if there are many processes
     for name in os.listdir("/proc"):
         if name.isdigit():
             for inode, kinds in _locked_by(name, found):
@@ -124,7 +130,8 @@ def holders_of(inodes: Iterable[Inode]) -> dict[Inode, Holders]:
 
 
 def _is_at(words: list[str], inode: Inode) -> bool:
-    """Is a line of /proc/locks about this file? Devices that are no disks may have two numbers."""
+    """Is a line of /proc/locks about this file? A file system without a disk may have two device
+    numbers."""
     device, number = inode
     for word in words:
         place = word.split(":")
@@ -135,12 +142,13 @@ def _is_at(words: list[str], inode: Inode) -> bool:
 
 
 def _locked_by(pid: str, wanted: Iterable[Inode]) -> list[tuple[Inode, set[str]]]:
-    """Which of these files a process has locks on, and of which kinds."""
+    """Return the files that a process has locked, among those wanted, and the kinds of its
+    locks."""
     locked: dict[Inode, set[str]] = {}
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return []  # gone, or none that we may look at
+        return []  # it is gone, or we may not look at it
     for descriptor in descriptors:
         try:
             status = os.stat(f"/proc/{pid}/fd/{descriptor}")
@@ -156,7 +164,8 @@ def _locked_by(pid: str, wanted: Iterable[Inode]) -> list[tuple[Inode, set[str]]
 
 
 def look(path: str, holders: list[Process]) -> Lock | None:
-    """The fcntl lock of a file, whose `holders` may be known; None: there is no such file."""
+    """Look at the fcntl lock of a file; `holders` are those known already. None: there is no such
+    file."""
     try:
         fd = os.open(path, FLAGS)
     except FileNotFoundError:
@@ -176,7 +185,7 @@ def look(path: str, holders: list[Process]) -> Lock | None:
 
 
 def look_at_flock(holders: Holders) -> Lock:
-    """The flock of a file that is there."""
+    """Tell of the flock of a file that is there."""
     if holders.flock or holders.has_flock:
         return Lock(HELD, holders.flock)
     if holders.has_flock is None:
@@ -185,7 +194,7 @@ def look_at_flock(holders: Holders) -> Lock:
 
 
 def look_for_dotlock(spool: str) -> Dotlock | None:
-    """The dotlock beside a spool, None if there is none. Raises OSError."""
+    """Look for the dotlock beside a spool; None if there is none. Raises OSError."""
     path = spool + ".lock"
     seen = lockfile.look(path)
     return None if seen is None else Dotlock(path, seen)
@@ -199,5 +208,5 @@ def _lives(pid: int) -> bool | None:
     except PermissionError:
         return True
     except (OSError, OverflowError):
-        return None  # no pid of this system
+        return None  # no such pid is possible here
     return True

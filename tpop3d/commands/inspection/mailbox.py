@@ -1,7 +1,7 @@
-"""A mailspool as `--inspect` sees it: its messages as a session would show them, and what is odd.
+"""A mailspool as `--inspect` sees it: the messages that a session would show, and what is odd.
 
-Nothing is locked, and nothing is written. Who else is at work may therefore be met in the middle of
-it; then it is looked at again.
+Nothing is locked, and nothing is written. Another program may therefore change the spool meanwhile;
+then it is read again.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRIES = 3
-FROM_LINE = 200  # octets of it that are looked at
+FROM_LINE = 200  # octets of it that are read
 NO_FILE = -1
 NO_LIMIT = 1 << 62
 
 
 class Settings:
-    """What of the configuration says how a mailspool is seen."""
+    """The directives that decide how a mailspool is seen."""
 
     def __init__(
         self, state_directory: str, style: str, index: bool, memory: int = NO_LIMIT
     ) -> None:
-        self.memory = memory  # octets that a process may have of it
+        self.memory = memory  # octets that the process may have
         self.state_directory = state_directory
         self.style = style
         self.index = index
 
 
 class InspectedMailbox:
-    """What was seen. Without a `listing` there is no mailspool that could be read; `reason` says
-    why. `place` is its state directory, "" if there is none."""
+    """What was found. Without a `listing` no mailspool could be read; `reason` says why.
+
+    `place` is the state directory, "" if there is none.
+    """
 
     def __init__(self, path: str, settings: Settings) -> None:
         self.path = path
@@ -64,15 +66,18 @@ class InspectedMailbox:
 
     @property
     def octets(self) -> int:
-        """The sum of the sizes of all messages, as STAT gives it."""
+        """The sum of the sizes of all messages, as STAT returns it."""
         return sum(self.listing.octets) if self.listing is not None else 0
 
 
 def look(
     path: str, settings: Settings, become_owner: Callable[[int, int], None]
 ) -> InspectedMailbox:
-    """Look at the mailspool `path`. Who holds locks is found out first, since root sees more; then
-    `become_owner` is called, with the uid and gid of what will be read."""
+    """Look at the mailspool `path`.
+
+    The holders of locks are found first, because root sees more of them. Then `become_owner` is
+    called with the uid and gid of what will be read.
+    """
     mailbox = InspectedMailbox(path, settings)
     try:
         mailbox.status = os.lstat(path)
@@ -103,7 +108,7 @@ def look(
     try:
         mailbox.dotlock = locks.look_for_dotlock(path)
     except OSError:
-        pass  # what is said of the spool says it all
+        pass  # the reason about the spool says it all
     if mailbox.status is None:
         if mailbox.place:
             mailbox.journal = state_files.journal(mailbox.place, NO_FILE)
@@ -117,7 +122,7 @@ def look(
 
 
 def _place(mailbox: InspectedMailbox) -> str:
-    """The state directory. Of a spool that is missing nobody knows the owner: any will do."""
+    """Find the state directory. The owner of a missing spool is unknown: any owner's will do."""
     directory, status = mailbox.settings.state_directory, mailbox.status
     real = states.real_path(mailbox.path)
     if status is not None:
@@ -133,12 +138,12 @@ def _place(mailbox: InspectedMailbox) -> str:
 
 
 def _read(mailbox: InspectedMailbox) -> None:
-    """Read the spool, again if somebody was at work meanwhile."""
+    """Read the spool, again if another program has changed it meanwhile."""
     try:
         try:
             fd = os.open(mailbox.path, locks.FLAGS | os.O_NOATIME)
         except PermissionError:
-            fd = os.open(mailbox.path, locks.FLAGS)  # only its owner may leave no atime
+            fd = os.open(mailbox.path, locks.FLAGS)  # only the owner may keep the atime as it is
     except OSError as error:
         mailbox.reason = error.strerror or "it cannot be read"
         return
@@ -175,7 +180,7 @@ def _read_once(mailbox: InspectedMailbox, fd: int) -> None:
         listing, ids = known.listing, known.ids
     else:
         try:
-            leads = given.separators_lead or None  # None: as it looks
+            leads = given.separators_lead or None  # None: the scan finds out itself
             listing, ids = scan(fd, 0, status.st_size, separators_lead=leads), Ids()
         except NotAnMbox as error:
             mailbox.reason = "not an mbox: a session is refused"
@@ -191,7 +196,7 @@ def _read_once(mailbox: InspectedMailbox, fd: int) -> None:
 
 
 def _read_headers(mailbox: InspectedMailbox, fd: int, listing: Listing) -> None:
-    """The From_ line and the subject of each message; and which have CRs."""
+    """Take the From_ line and the subject of each message, and note which messages have CRs."""
     mailbox.lines = lines = []
     with_cr = []
     for index in range(len(listing)):

@@ -1,5 +1,5 @@
-"""What is odd about a mailspool: things that a session refuses, or shows otherwise than its owner
-would expect."""
+"""What is odd about a mailspool: sessions refuse it, or show it otherwise than its owner
+expects."""
 
 from __future__ import annotations
 
@@ -30,21 +30,24 @@ NUL = "nul"
 NO_LINE_END = "no-line-end"
 NO_EMPTY_LINE = "no-empty-line"
 
-MOST = 1000  # of a kind that are kept; of more only the number
+MOST = 1000  # problems of a kind that are kept; more are only counted
 EXCERPT = 60  # characters
-LONGEST = 512  # octets that a From_ line has at most
+LONGEST = 512  # octets: the maximum of a From_ line
 _LOOKED_AT = LONGEST + 80  # octets: a From_ line, and the name of a header field
 _MARK = b"\nFrom "
-_OVERLAP = len(_MARK) + 1  # octets: one less than a mark, and what tells an empty line before it
-# As ctime(3) writes a time, with what others add (RFC 4155), or as a Date field has it.
+_OVERLAP = len(_MARK) + 1  # octets: a mark less one, and the two before it
+# A time as ctime(3) writes it, with additions of others (RFC 4155), or as in a Date field.
 _TIME = re.compile(rb"From .*\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b.*\b\d?\d:\d\d")
-# A field's name; an old program's ">From "; or the end of a header without fields.
+# The name of a field, an old program's ">From ", or the end of a header without fields.
 _HEADER = re.compile(rb"[!-9;-~]+[ \t]*:|>From |\r?\n|\Z")
 
 
 class Problem:
-    """Something odd: its kind, a text, the offset of the octet and the number of the message that
-    it is about (None: of none). `count`: for how many of its kind it stands."""
+    """Something odd: its kind, a text, and where it is.
+
+    `offset` and `message` are None if it is about no octet or message. `count`: how many problems
+    of its kind it stands for.
+    """
 
     __slots__ = ("count", "kind", "message", "offset", "text")
 
@@ -59,7 +62,7 @@ class Problem:
 
 
 class _Many:
-    """Problems of one kind, of which there may be as many as there are lines."""
+    """Problems of one kind. There may be as many as there are lines, so only the first are kept."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -80,7 +83,7 @@ class _Many:
 
 
 def find(fd: int, listing: Listing, ids: Ids) -> list[Problem]:
-    """All that is odd about a mailspool with messages. Raises `Truncated` and OSError."""
+    """Find all that is odd about a mailspool with messages. Raises `Truncated` and OSError."""
     return [
         *_hidden(listing),
         *_duplicates(listing, ids),
@@ -91,7 +94,7 @@ def find(fd: int, listing: Listing, ids: Ids) -> list[Problem]:
 
 
 def garbage(fd: int, offset: int, size: int) -> Problem:
-    """What stands at `offset`, before the first message, and where that begins, if it does."""
+    """Describe what stands at `offset`, where the first message should begin."""
     first = _first_message(fd, offset, size)
     behind = "no message follows" if first < 0 else f"the first message begins at {first}"
     stands = os.pread(fd, 2 * EXCERPT, offset).partition(b"\n")[0]
@@ -101,7 +104,7 @@ def garbage(fd: int, offset: int, size: int) -> Problem:
 
 
 def _first_message(fd: int, position: int, size: int) -> int:
-    """Where the first From_ line after an empty line stands, or -1."""
+    """Return the offset of the first From_ line after an empty line, or -1."""
     before = b""
     while position < size:
         block = os.pread(fd, min(BLOCK, size - position), position)
@@ -138,9 +141,9 @@ def _duplicates(listing: Listing, ids: Ids) -> list[Problem]:
 
 
 def _base(unique_id: bytes, others: dict[bytes, int]) -> bytes:
-    """The id that another message had first; b"" where this one has no suffix.
+    """Return the id that another message had first; b"" if this id has no suffix.
 
-    In ids that qpopper wrote into messages a hyphen says nothing.
+    In ids that qpopper wrote into messages a hyphen means nothing.
     """
     base, hyphen, suffix = unique_id.partition(b"-")
     if hyphen and len(base) <= DIGITS and not base.strip(b"0123456789abcdef"):
@@ -151,7 +154,7 @@ def _base(unique_id: bytes, others: dict[bytes, int]) -> bytes:
 
 
 def _from_lines(fd: int, listing: Listing) -> list[Problem]:
-    """Of lines that begin messages: those that are odd, and those that may be text."""
+    """Check the lines that begin messages: some are odd, and some may be text."""
     odd, doubtful = _Many(FROM_LINE), _Many(DOUBTFUL)
     for number, start in enumerate(listing.starts, 1):
         octets = os.pread(fd, _LOOKED_AT, start)
@@ -169,8 +172,8 @@ def _from_lines(fd: int, listing: Listing) -> list[Problem]:
 
 
 def _within(fd: int, listing: Listing) -> list[Problem]:
-    """Of what stands between: From_ lines that begin no message, since there is no empty line
-    before them; and NULs."""
+    """Check what is between: NULs, and From_ lines that begin no message, because no empty line is
+    before them."""
     glued = _Many(GLUED)
     nuls = first = last = 0
     position, before = 0, b"\n"  # as if the file began after a line
@@ -184,7 +187,7 @@ def _within(fd: int, listing: Listing) -> list[Problem]:
             nuls += block.count(0)
         window = before + block
         base = position - len(before)
-        # Where less stands before, nothing has been searched yet.
+        # With less than that before it, nothing has been searched yet.
         hit = window.find(_MARK, 2 if len(before) == _OVERLAP else 0)
         while hit >= 0:
             line_before = window[max(0, hit - 2) : hit]
@@ -205,8 +208,8 @@ def _within(fd: int, listing: Listing) -> list[Problem]:
 
 
 def _look_at(fd: int, listing: Listing, offset: int, glued: _Many) -> None:
-    """Is the line at this offset a From_ line? With a time in it and a header behind it, it hardly
-    is text."""
+    """Add the line at this offset if it is a From_ line: with a time, and a header behind it, it is
+    hardly text."""
     line, _, behind = os.pread(fd, _LOOKED_AT, offset).partition(b"\n")
     if _TIME.match(line) and behind.strip() and _HEADER.match(behind):
         number = _number_at(listing, offset)
@@ -215,7 +218,7 @@ def _look_at(fd: int, listing: Listing, offset: int, glued: _Many) -> None:
 
 
 def _number_at(listing: Listing, offset: int) -> int | None:
-    """The number of the message in which an octet stands."""
+    """Return the number of the message that has this octet."""
     return bisect_right(listing.starts, offset) or None
 
 

@@ -1,4 +1,4 @@
-"""What was seen of a mailspool as text for people, and as JSON for programs."""
+"""Print what was found of a mailspool: as text for people, or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN_ALIKE = 5  # problems of one kind
 
 
 def as_text(mailbox: InspectedMailbox) -> Iterator[str]:
-    """Lines for people: first what there is to say of the whole, then a line for each message."""
+    """Yield lines for people: first about the whole mailspool, then one for each message."""
     listing, status = mailbox.listing, mailbox.status
     if listing is None:
         yield f"{_shown(mailbox.path)}: {mailbox.reason}"
@@ -82,7 +82,7 @@ def _table(mailbox: InspectedMailbox) -> Iterator[str]:
 
 
 def as_json(mailbox: InspectedMailbox) -> Iterator[str]:
-    """The same as one JSON object, in pieces that end with lines; see tpop3d(8) for the keys."""
+    """Yield the same as one JSON object, piece by piece; see tpop3d(8) for the keys."""
     status, listing = mailbox.status, mailbox.listing
     whole = {
         "mailbox": _shown(mailbox.path),
@@ -211,5 +211,5 @@ def _count(number: int, what: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text of the system's, such as a path, which may hold anything."""
+    """Escape a text of the system's, such as a path, which may hold anything."""
     return display.readable(os.fsencode(text), len(text)) if text else ""

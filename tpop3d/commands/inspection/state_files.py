@@ -1,4 +1,4 @@
-"""What lies in a mailbox's state directory: index and journal, and what they are to the spool."""
+"""The files in a mailbox's state directory: index and journal, and whether they fit the spool."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # The state of an index.
 ABSENT = "absent"
 CURRENT = "current"
-BEHIND = "behind"  # to be brought up to date
-ODD = "odd"  # a session takes no notice of it
+BEHIND = "behind"  # a session brings it up to date
+ODD = "odd"  # a session ignores it
 UNKNOWN = "unknown"
 # The state of a journal.
 NONE = "none"
@@ -39,7 +39,7 @@ STATES = {
 
 
 class FoundFile:
-    """A file of ours: its state, more about that, and its octets."""
+    """One of our files: its state, the reason for that, and its size in octets."""
 
     __slots__ = ("octets", "reason", "state")
 
@@ -52,7 +52,7 @@ class FoundFile:
 def index(
     place: str, spool: int, status: os.stat_result, given: Given
 ) -> tuple[FoundFile, Known | None]:
-    """The index of a spool, and what it knows, if a session would take notice of it."""
+    """Look at the index of a spool; returns it, and its content if a session would use it."""
     try:
         there = os.lstat(f"{place}/{indexes.NAME}")
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def index(
 
 
 def journal(place: str, spool: int) -> FoundFile:
-    """The journal of a spool (-1: there is none)."""
+    """Look at the journal of a spool; `spool` is its descriptor, -1 if there is no spool."""
     try:
         octets = os.lstat(f"{place}/{journals.NAME}").st_size
         if spool < 0:
@@ -96,7 +96,7 @@ def journal(place: str, spool: int) -> FoundFile:
 
 
 def others(place: str) -> list[str]:
-    """Names of what else may be there to look at: journals that were put aside or are under way."""
+    """Return the names of journals that were put aside, or are just being written."""
     try:
         names = sorted(os.listdir(place))
     except OSError:
