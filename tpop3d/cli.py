@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OK = 0
 FAILED = 1
-WRONG_USE = 2  # argparse's, and that of a configuration with errors
+WRONG_USE = 2  # also argparse's, and --check-config's for errors
 LAST_WORDS = b"-ERR [SYS/PERM] the server is not set up as it should be\r\n"
 # Options that print for people: no client reads their output.
 PRINTING = frozenset(
@@ -29,7 +29,7 @@ PRINTING = frozenset(
 
 
 class Options:
-    """What the command line says."""
+    """The options of the command line, with their defaults."""
 
     file = DEFAULT_FILE
     inetd = False
@@ -37,7 +37,7 @@ class Options:
     check_config = False
     recover = False
     test_login: str | None = None  # the user
-    client = ""  # whose login is tried: an address
+    client = ""  # the address from which that login is tried
     inspect: str | None = None  # the path of a mailspool
     json = False
     demo: int | None = None  # the port
@@ -285,7 +285,7 @@ def _listen(options: Options, passed: Passed | None) -> int:
     from tpop3d.listener import sd_notify
 
     inetd.have_standard_descriptors()
-    # A detached process leaves the directory that these are meant in.
+    # A detached process leaves the directory that relative paths are meant in.
     options.file = os.path.abspath(options.file)
     options.pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
     try:

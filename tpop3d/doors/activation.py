@@ -1,4 +1,4 @@
-"""Sockets from systemd: connected ones, and listening ones (sd_listen_fds(3))."""
+"""Sockets that systemd passes: one connected socket, or listening ones (sd_listen_fds(3))."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One connection in this process: what the inetd door, and a connected socket from systemd, do.
+"""Serve one connection in this process: one of the inetd door, or a connected socket of systemd's.
 
-The process forks a gatekeeper, which speaks with the client until somebody is let in, and is
-itself the monitor. After a good login the gatekeeper is ended, and the monitor becomes the
-mailbox's user and the session. With TLS there is a relay, too, which stays to the end.
+The process forks a gatekeeper, which speaks with the client until a login is good, and is itself
+the monitor. After a good login it ends the gatekeeper, and becomes the mailbox's user and the
+session. With TLS there is a relay, too, which stays to the end.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from tpop3d.tls.relay_process import RelayProcess
 
 
-MAX_TRANSCRIPT = 1 << 20  # octets of AUTHORIZATION, where stdout is a file
+MAX_TRANSCRIPT = 1 << 20  # octets of AUTHORIZATION, if stdout is a file
 
 
 class _Ended(Exception):
-    """The connection ended before anybody was let in; `how` is "" where that is logged."""
+    """The connection ended before a good login. `how` is "" if that is logged already."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -43,15 +43,15 @@ class _Ended(Exception):
 
 
 class _Died(Exception):
-    """The gatekeeper has ended too early; what it died of is logged when it is reaped."""
+    """The gatekeeper has ended too early. The cause is logged when it is reaped."""
 
 
 def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -> None:
-    """Serve the connection on two descriptors, which may be one and the same."""
+    """Serve the connection on two descriptors, which may be the same."""
     if stat.S_ISREG(os.fstat(fd_out).st_mode):
         sandbox.file_size = MAX_TRANSCRIPT
     processes.unblock()
-    found = None  # where it is not the connection's own
+    found = None  # client and local address, if a balancer has told them
     if config.proxy_protocol_from is not None:
         from tpop3d.proxy import origin
 
@@ -89,7 +89,7 @@ def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -
         summary.log_end(ERROR)
         return
     except Exception as error:
-        # Trouble of the machine, or a bug. Nobody has attacked, and the client is to come again.
+        # Trouble of the machine, or a bug: nobody has attacked, and the client may come again.
         if isinstance(error, _Died):
             one.log_last_words(channel)
         else:
@@ -99,7 +99,7 @@ def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -
         one.hang_up()
         summary.log_end(ERROR)
         return
-    # Whatever the gatekeeper was up to: from here on the connection is the session's alone.
+    # From here on only the session has the connection, whatever the gatekeeper tried.
     _end(pid)
     channel.close()
     account = monitor.verdict.account
@@ -111,8 +111,10 @@ def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -
 
 
 def _import_rest() -> None:
-    """What is needed from the login on, while others work: a session may not be able to read these
-    files any more."""
+    """Import what is needed from the login on, while the gatekeeper and the client work.
+
+    A session may not be able to read these files any more.
+    """
     from tpop3d.session import session  # isort: skip  # noqa: F401
     from tpop3d.auth import isolation  # noqa: F401
 
@@ -120,7 +122,7 @@ def _import_rest() -> None:
 
 
 class _Connection:
-    """The connection: `fds` are the client's, or a socket that leads to the relay."""
+    """The connection: `fds` are the client's descriptors, or a socket that leads to the relay."""
 
     def __init__(
         self, config: Config, sandbox: Sandbox, fds: tuple[int, int], monitor: Monitor, wakeup: int
@@ -132,28 +134,28 @@ class _Connection:
         self._wakeup = wakeup
         self._deadline = monitor.summary.started + config.login_seconds + GRACE
         self._relay: RelayProcess | None = None
-        self._has_no_relay = False  # and is to have none
+        self._has_no_relay = False  # and must not start one any more
 
     def apologize(self) -> None:
-        """Tell the client, if it can be told at once, that this is not its fault."""
+        """Tell the client that this is not its fault, if it can be told at once."""
         if self._monitor.state in lifecycle.IN_POP3:
             say(self.fds[1], replies.INTERNAL_ERROR.line)
 
     def hang_up(self) -> None:
-        """Close it; where there is a relay, wait until the client has what was sent."""
+        """Close the connection. If there is a relay, wait until the client has what was sent."""
         for fd in set(self.fds):
             os.close(fd)
         if self._relay is None:
             return
         if not self._monitor.summary.tls:
-            self._relay.kill()  # with a handshake that nobody waits for any more
+            self._relay.kill()  # nobody waits for its handshake any more
             return
         most = LINGER_TIMES * self._config.timeout_seconds + GRACE
         if broken := self._relay.await_end(self._wakeup, most):
             self._monitor.log_failed_tls(broken)
 
     def admitted(self, channel: Channel) -> ReceivedLogin:
-        """Do what each state wants until somebody is let in. Raises `_Ended` and `Violation`."""
+        """Do what each state wants, until a login is good. Raises `_Ended` and `Violation`."""
         while True:
             message = self._receive(channel)
             if message is None:
@@ -172,7 +174,7 @@ class _Connection:
                 raise _Ended(self._monitor.end)
 
     def log_last_words(self, channel: Channel) -> None:
-        """What a gatekeeper that has died said last is what it died of."""
+        """Log the last lines of a gatekeeper that has died: they say what it died of."""
         try:
             while isinstance(message := channel.receive(), Line):
                 self._monitor.receive(message)
@@ -180,7 +182,7 @@ class _Connection:
             pass
 
     def _try_login(self, channel: Channel, request: ReceivedLogin) -> bool:
-        """Decide about an attempt, and answer it if it is refused."""
+        """Decide about a login, and answer it if it is refused. Is it good?"""
         monitor = self._monitor
         answered = monotonic() + self._config.auth_failure_delay_seconds
         try:
@@ -195,22 +197,22 @@ class _Connection:
         self._hold_back(answered)
         monitor.note(lifecycle.DUE)
         channel.give_verdict(code)
-        # The time that this took was not the gatekeeper's.
+        # The gatekeeper gets the time back that this took.
         self._deadline = max(self._deadline, monotonic() + GRACE)
         return False
 
     def _hold_back(self, until: float) -> None:
-        """Let time pass before a refusal: guessing costs time, the same whatever was guessed."""
+        """Wait before a refusal, the same time whatever was refused: guessing must cost time."""
         if ready(until - monotonic(), self._wakeup):
             raise _Ended(SIGNAL)
 
     def _receive(self, channel: Channel) -> Message | None:
-        """The gatekeeper's next message."""
+        """Receive the next message of the gatekeeper; None if it has died."""
         self._await(channel.fileno(), "gatekeeper")
         return channel.receive()
 
     def _await(self, fd: int, who: str) -> None:
-        """Wait until a process of ours says something."""
+        """Wait until a process of ours says something. Raises `_Ended`."""
         found = ready(self._deadline - monotonic(), fd, self._wakeup)
         if self._wakeup in found:
             raise _Ended(SIGNAL)
@@ -223,7 +225,7 @@ class _Connection:
     # TLS
 
     def start_relay(self) -> None:
-        """Fork a relay; it reads its certificates by itself."""
+        """Fork a relay, which reads its certificates itself."""
         from tpop3d.tls import relay_process
 
         config, pairs = self._config, self._monitor.tls.pairs
@@ -268,14 +270,16 @@ class _Connection:
         raise _Ended("")
 
     def _fail_to_relay(self, why: str) -> None:
-        """Say what is wrong with the relay, which is not the client's doing."""
+        """Log what is wrong with the relay. The client is not to blame for it."""
         from tpop3d.tls.relay_channel import Failed
 
         self._monitor.log_failed_tls(Failed(why, is_ours=True))
 
     def _let_go(self, inner: int) -> None:
-        """Speak on `inner` from now on. Whoever has noted the client's descriptors must not find
-        anything else there."""
+        """Speak on `inner` from now on.
+
+        The client's numbers then lead nowhere: other code may still know them.
+        """
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in set(self.fds):
             os.dup2(null, fd, inheritable=False)
@@ -283,7 +287,7 @@ class _Connection:
         self.fds = inner, inner
 
     def _relay_is_ready(self) -> bool:
-        """Wait until the relay has its certificates; one that has not is no relay any more."""
+        """Wait until the relay has its certificates. Has it? If not, it is ended."""
         from tpop3d.tls import relay_channel
 
         relay = self._relay
@@ -300,7 +304,7 @@ class _Connection:
         return relay.is_ready
 
     def _offer_tls(self, channel: Channel) -> None:
-        """Have the gatekeeper let go of the connection, if there is a relay for it."""
+        """Tell the gatekeeper to let go of the connection, if there is a relay for it."""
         self.start_relay()
         is_ready = self._relay_is_ready()
         self._monitor.note(lifecycle.GRANTED if is_ready else lifecycle.NO_RELAY)
@@ -308,7 +312,7 @@ class _Connection:
 
 
 def _why(message: object) -> str:
-    """What a relay says that is none, or does not say."""
+    """Say why a relay is of no use: in its own words, or that it has died."""
     from tpop3d.tls.relay_channel import Failed
 
     return message.reason if isinstance(message, Failed) else "the relay has died"
@@ -323,8 +327,11 @@ def _give_order(channel: Channel, order: Order) -> None:
 
 
 def _end(pid: int, is_dying: bool = False) -> None:
-    """End the gatekeeper, and see that it has ended. One that is dying already, as its channel
-    tells, has its status from that; it is told."""
+    """End the gatekeeper, and reap it.
+
+    `is_dying`: has its channel told that it is dying? Its exit status is then its own, and is
+    logged.
+    """
     ended, status = os.waitpid(pid, os.WNOHANG)
     if not ended:
         os.kill(pid, signal.SIGKILL)

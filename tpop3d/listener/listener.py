@@ -1,6 +1,6 @@
-"""The listener: accepts connections, keeps the limits, and obeys signals.
+"""The listener: it accepts connections, keeps the limits, and obeys signals.
 
-What becomes of a connection that it accepts is said in `connections`.
+listener/connections.py says what happens to a connection that it has accepted.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ if TYPE_CHECKING:
 
     Changed = tuple[Config, Sandbox, Listening, Keyholder | None]
 
-TRIES = 3  # of a reload, where the file changes meanwhile
+TRIES = 3  # of a reload whose file changes meanwhile
 ACCEPTS = 16  # connections taken before anything else is looked at
 MAX_BACKLOG = 4096  # connections that a socket may hold for us: net.core.somaxconn, listen(2)
 RETRY = 0.1  # seconds until accepting is tried again when descriptors or memory have run out
-IN_PLENTY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what has to be there
+# Descriptors or memory have run out.
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """The listener on some listening sockets, until it is told to stop.
+    """The listener on some sockets, until it is told to stop.
 
-    `keyholder` has the private keys for those that have TLS.
+    `keyholder` has the private keys if any socket has TLS. `reload` reads the configuration again;
+    it raises `WrongConfiguration`. `look_up` asks for the names that `reload` needs.
     """
 
     def __init__(
@@ -66,16 +68,16 @@ class Listener:
         self._connections = Connections(config, sandbox, self._loop)
         limits = self._connections.limits
         self._awaiting_header = AwaitingHeader(config, self._loop, limits, self._serve)
-        self._recovery = 0  # the pid of what recovers all mailboxes, while there is one
+        self._recovery = 0  # the pid of the process that recovers all mailboxes, 0 if there is none
         self._stopping = False
         self._total = 0
         self.reload: Callable[[], Changed | Refusal] = lambda: Refusal("nothing was read")
-        self._trouble = ""  # why the latest reload has changed nothing, if so
-        self._look_up: LookUp | None = None  # of a reload, while it waits for that
-        self.look_up: Callable[[], None] = lambda: None  # what `reload` looks up by name
+        self._trouble = ""  # why the latest reload was refused, "" if it was not
+        self._look_up: LookUp | None = None  # of a reload that waits for it
+        self.look_up: Callable[[], None] = lambda: None
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, and then until the sessions have ended."""
+        """Serve until SIGTERM or SIGINT, and after that until the sessions have ended."""
         titles.show_name()
         processes.unblock()
         processes.spare_from_hangup()
@@ -86,7 +88,7 @@ class Listener:
         self._provide_descriptors()
         registry.preload(self.config.drivers.values())
         gc.collect()
-        gc.freeze()  # what is here now is never garbage, and stays shared with the children
+        gc.freeze()  # nothing of this becomes garbage, and children share it
         self._recover()
         self._connections.use_keys(self._keyholder)
         self._connections.fill()
@@ -100,8 +102,10 @@ class Listener:
         self._connections.drop_all()
 
     def _recover(self) -> None:
-        """Finish what a crash has interrupted, while the first clients come: a session does it for
-        its own mailbox, but others read mailboxes, too."""
+        """Finish what a crash has interrupted, while the first clients come.
+
+        A session does this for its own mailbox, but other programs read mailboxes, too.
+        """
 
         def work() -> None:
             titles.show(titles.RECOVERY)
@@ -126,7 +130,7 @@ class Listener:
             f"serving {len(served)} of {self.config.max_children} connections,"
             f" {sessions} logged in; {self._total} so far"
         )
-        # First, since that is what somebody has to do something about.
+        # The trouble comes first: somebody has to mend it.
         return f"STATUS={self._trouble and f'reload failed: {self._trouble}; '}{serving}"
 
     def _tell_watchdog(self, interval: float) -> None:
@@ -137,7 +141,7 @@ class Listener:
 
     def _listen(self, listening: socket.socket) -> None:
         if listening.fileno() < 0:
-            return  # closed in the meantime
+            return  # it was closed meanwhile
 
         def take() -> None:
             self._accept(listening)
@@ -146,28 +150,28 @@ class Listener:
         self._loop.add_reader(listening.fileno(), take)
 
     def _accept(self, listening: socket.socket) -> bool:
-        """Take what waits, but not too much at once. False: nothing is left to take."""
+        """Accept waiting connections, but not too many at once. May there be more?"""
         for _ in range(ACCEPTS):
             try:
                 fd, address = listening._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno in IN_PLENTY:
+                if error.errno in SCARCE:
                     self._connections.log_throttled(f"cannot accept: {error.strerror}")
                     self._loop.remove_reader(listening.fileno())
                     self._loop.call_later(RETRY, lambda: self._listen(listening))
                     return False
-                continue  # gone before it was taken
+                continue  # the client has gone already
             self._take(socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
         return True
 
     def _take(self, connection: socket.socket, address: object, tls: Tls) -> None:
-        """Serve a connection, once it is known whose it is."""
+        """Serve a connection once its client is known."""
         keep_alive(connection)
         peer = name_of(connection, "getpeername")[0]
         if peer == "unknown" and isinstance(address, tuple):
-            peer = plain(address[0])  # it has hung up already
+            peer = plain(address[0])  # the client has gone already: getpeername(2) fails
         local = name_of(connection, "getsockname")
         if self._awaiting_header.is_from_balancer(peer):
             self._awaiting_header.take(connection, peer, local, tls)
@@ -191,12 +195,12 @@ class Listener:
             turn_away(connection, tls)
 
     def _close(self, listening: socket.socket) -> None:
-        """Listen there no more. What came before that is served."""
+        """Stop listening on a socket. Connections that came before that are served."""
         for _ in range(MAX_BACKLOG // ACCEPTS):
             if not self._accept(listening):
                 break
         self._loop.remove_reader(listening.fileno())
-        # A child that was just forked may still have it, and would let it listen on.
+        # A child that was forked just now may have it, too, and close(2) alone would not end it.
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
 
@@ -216,7 +220,7 @@ class Listener:
             self._stop()
 
     def _reap(self) -> None:
-        """Take note of every process that has ended."""
+        """Reap every process that has ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -232,10 +236,11 @@ class Listener:
                 self._connections.reap(pid, status)
 
     def _begin_reload(self, tries: int = TRIES) -> None:
-        """Have looked up, by somebody who has no clients, what a reload wants to know by name."""
+        """Start a process that looks up the names in the configuration: the listener has clients
+        and must not wait."""
         sd_notify.notify(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic() * 1e6)}")
         if self._look_up is not None:
-            self._look_up.stop()  # the file may be another one now
+            self._look_up.stop()  # the file may have changed since then
         try:
             self._look_up = LookUp(
                 self._loop, self.look_up, lambda answers: self._reload(answers, tries)
@@ -246,7 +251,8 @@ class Listener:
             sd_notify.notify("READY=1\n" + self._status())
 
     def _reload(self, answers: Answers | None, tries: int) -> None:
-        """Read the configuration again, and listen where it says; a bad one changes nothing."""
+        """Read the configuration again, and go by it. If it is refused, everything stays as it
+        is."""
         self._look_up = None
         self._trouble = "internal error, see the log"
         try:
@@ -273,7 +279,7 @@ class Listener:
                 sd_notify.notify("READY=1\n" + self._status())
 
     def _keep(self, why: str) -> None:
-        """Go on with the configuration that there is."""
+        """Log why the configuration stays as it is."""
         self._trouble = sd_notify.summary([why])
         logs.error(f"reload: {why}; the configuration is kept as it was")
 
@@ -284,7 +290,7 @@ class Listener:
         new = [one for one in sockets if one not in self._sockets]
         self.config = config
         registry.preload(config.drivers.values())
-        # What waits there is served with the keys that there were, as far as these still are.
+        # Connections that wait on these are still accepted, with the TLS that their socket had.
         self._sockets = gone | sockets
         self._provide_descriptors()
         self._connections.change(config, sandbox, keyholder)

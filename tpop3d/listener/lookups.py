@@ -1,7 +1,7 @@
-"""What a reload looks up by name, in a process of its own: users, groups, hosts.
+"""Look up users, groups and hosts for a reload, in a process of its own.
 
-Whoever is asked may be on the network, and not answer for minutes. The listener goes on meanwhile,
-and when it reads the configuration again, it knows the answers.
+A service on the network may not answer for minutes. Meanwhile the listener goes on. When it then
+reads the configuration again, it knows the answers.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ if TYPE_CHECKING:
 
 PATIENCE = 120.0  # seconds, for all look-ups of a reload
 PIECE = 65536  # octets that are read at a time
-# What a look-up raises, by name; of what is not here the base that is.
+# The exceptions of look-ups by name. Another exception becomes its nearest base among these.
 RAISED = {
     kind.__name__: kind for kind in (Unanswered, ValueError, UnicodeError, socket.gaierror, OSError)
 }
 
 
 class NotAsked(BaseException):
-    """There is no answer for a name: the other process has not asked for that."""
+    """The other process has not asked for this name, so there is no answer."""
 
 
 class Answers:
-    """The answers by what was asked, and for which name. Whoever `asks` finds them out; others
-    know them."""
+    """Answers by kind and name. The process that looks up finds them; the listener knows them."""
 
     def __init__(self, known: dict[tuple[str, str], Any] | None = None) -> None:
         self.asks = known is None
         self.known = known or {}
 
     def answer(self, what: str, name: str, ask: Callable[[], Answer]) -> Answer:
-        """What `ask` gives, or raises. Raises `NotAsked`."""
+        """Return what `ask` returns, or raise what it raises. Raises `NotAsked`."""
         if self.asks:
             self.known[what, name] = _outcome(ask)
         if (what, name) not in self.known:
@@ -57,7 +56,7 @@ class Answers:
 
 
 def _outcome(ask: Callable[[], object]) -> tuple[str, object]:
-    """What was given, behind ""; or else the name of what was raised, and its arguments."""
+    """Call `ask`; returns "" and its result, or the name of what it raises, with the arguments."""
     try:
         return "", ask()
     except (ValueError, OSError) as error:
@@ -74,7 +73,7 @@ def _plain(arguments: tuple[object, ...]) -> tuple[object, ...]:
 
 
 def knowing(answers: Answers, act: Callable[[], Answer]) -> Answer:
-    """What `act` gives where nothing is looked up that is known. Raises `NotAsked`."""
+    """Call `act`, which finds the answers to its look-ups here. Raises `NotAsked`."""
     directive.answers = answers
     try:
         return act()
@@ -83,8 +82,11 @@ def knowing(answers: Answers, act: Callable[[], Answer]) -> Answer:
 
 
 class LookUp:
-    """A process that does `look_up`; `finish` is called with the answers that it was given, or with
-    None where there are none in time. Raises OSError where there can be no further process."""
+    """A process that calls `look_up`.
+
+    `finish` is called with its answers, or with None if there are none in time. Raises OSError if
+    there can be no further process.
+    """
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class LookUp:
         loop.call_later(PATIENCE, lambda: self._end(None))
 
     def stop(self) -> None:
-        """End it; nobody is told."""
+        """End the process; `finish` is not called."""
         if self._read_end < 0:
             return
         self._loop.remove_reader(self._read_end)
@@ -133,7 +135,7 @@ class LookUp:
 
 
 def _work(look_up: Callable[[], None], write_end: int) -> None:
-    """What the process does."""
+    """Be the process: look up, and write the answers to the pipe."""
     logs.reopen(lambda log: close_all_but((write_end, *processes.descriptors(), *log)))
     directive.answers = answers = Answers()
     look_up()

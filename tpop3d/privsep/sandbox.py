@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tpop3d.settings import Config
     from tpop3d.system.refusal import Refusal
 
-ALL_USERS = 1 << 16  # that files and users of a system have, as a rule
-# What root does here that it may not be allowed: the number of the capability, and what it is for.
+ALL_USERS = 1 << 16  # the number of uids that a system usually has
+# The capabilities that root needs here (capabilities(7)): the number, and what it is for.
 NEEDED = {
     "CAP_SYS_CHROOT": (18, "lock gatekeepers in"),
     "CAP_SETUID": (7, "become a mailbox's user"),
@@ -23,11 +23,11 @@ NEEDED = {
     "CAP_KILL": (5, "end the processes of other users"),
     "CAP_CHOWN": (0, "make a user's state directory"),
 }
-EMPTY = "empty"  # in the state directory, where no mailbox's subdirectory has such a name
+EMPTY = "empty"  # in the state directory; no mailbox's directory there has such a name
 
 
 def gatekeeper_user(config: Config) -> Principal | Refusal:
-    """Find the user that gatekeepers run as. It must exist wherever we are root."""
+    """Look up the user that gatekeepers run as. If we are root, it must exist."""
     name = config.gatekeeper_user
     try:
         user = user_id(name)
@@ -47,15 +47,15 @@ def gatekeeper_user(config: Config) -> Principal | Refusal:
 
 
 def refuse_unsafe_state(config: Config) -> Refusal | None:
-    """Refuse a state directory that root must not use. One that is not there yet is right.
+    """Refuse a state directory that root must not use. One that does not exist yet is right.
 
-    Anybody who can write to it decides about the locks, journals and unique-ids of others.
+    Whoever can write to it decides about the locks, journals and unique-ids of other users.
     """
     directory = config.state_directory
     try:
         status = os.stat(directory)
     except OSError:
-        return None  # making it will tell
+        return None  # making it will fail, too, and say why
     if status.st_uid == 0 and not status.st_mode & 0o022:
         return None
     why = "must belong to root, and nobody else may write to it"
@@ -76,7 +76,7 @@ def refuse_lacking_root() -> Refusal | None:
 
 
 def _refuse(why: str) -> Refusal:
-    """The refusal of something that somebody has to mend."""
+    """Refuse something that somebody has to mend."""
     from tpop3d.system.refusal import PERMANENT, Refusal
 
     return Refusal(why, PERMANENT)
