@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpop3d.doors.activation import Passed
-    from tpop3d.listener.listener import Changed
+    from tpop3d.listener.reload import Changed
     from tpop3d.listener.sockets import Listening
     from tpop3d.settings import Config
     from tpop3d.system.privileges import Sandbox
@@ -82,9 +82,7 @@ class Standalone:
         if refused is not None:
             return refused
         warn_of_no_tls(listening, config)
-        listener = Listener(config, sandbox, listening, keyholder)
-        listener.reload = self._reload
-        listener.look_up = self._look_up
+        listener = Listener(config, sandbox, listening, keyholder, self._read_again, self._look_up)
         self._log_places(listening)
         return listener
 
@@ -108,7 +106,7 @@ class Standalone:
             self._places = places
             logs.notice(f"listening on {places}")
 
-    def _reload(self) -> Changed | Refusal:
+    def _read_again(self) -> Changed | Refusal:
         """Read the configuration again, and do what can be refused. Raises `WrongConfiguration`.
 
         If it is refused, all is as before: addresses change last.
@@ -131,7 +129,7 @@ class Standalone:
         return config, sandbox, listening, keyholder
 
     def _look_up(self) -> None:
-        """Look up all that `_reload` looks up by name, as far as it would come."""
+        """Look up all that `_read_again` looks up by name, as far as it would come."""
         try:
             config = load(self._file)
         except WrongConfiguration:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from time import monotonic
 
 from tpop3d.auth import registry
 from tpop3d.config.addresses import NONE, PLAIN
-from tpop3d.configuration import WrongConfiguration
 from tpop3d.listener import sd_notify
 from tpop3d.listener.awaiting_header import AwaitingHeader
 from tpop3d.listener.connection import turn_away
 from tpop3d.listener.connections import Connections
 from tpop3d.listener.event_loop import Loop
 from tpop3d.listener.limits import provide_descriptors
-from tpop3d.listener.lookups import LookUp, NotAsked, knowing
+from tpop3d.listener.reload import Reload
 from tpop3d.privsep.lifecycle import SERVING
 from tpop3d.system import logs, processes, signal, socket, titles
 from tpop3d.system.files import close_all_but
@@ -31,15 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpop3d.config.addresses import Tls
-    from tpop3d.listener.lookups import Answers
+    from tpop3d.listener.reload import Changed
     from tpop3d.listener.sockets import Listening
     from tpop3d.settings import Config
     from tpop3d.system.privileges import Sandbox
     from tpop3d.tls.keyholder import Keyholder
 
-    Changed = tuple[Config, Sandbox, Listening, Keyholder | None]
-
-TRIES = 3  # of a reload whose file changes meanwhile
 ACCEPTS = 16  # connections taken before anything else is looked at
 MAX_BACKLOG = 4096  # connections that a socket may hold for us: net.core.somaxconn, listen(2)
 RETRY = 0.1  # seconds until accepting is tried again when descriptors or memory have run out
@@ -50,8 +45,7 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """The listener on some sockets, until it is told to stop.
 
-    `keyholder` has the private keys if any socket has TLS. `reload` reads the configuration again;
-    it raises `WrongConfiguration`. `look_up` asks for the names that `reload` needs.
+    `keyholder` has the private keys if any socket has TLS. `read` and `look_up` are a reload's.
     """
 
     def __init__(
@@ -60,6 +54,8 @@ class Listener:
         sandbox: Sandbox,
         sockets: Listening,
         keyholder: Keyholder | None = None,
+        read: Callable[[], Changed | Refusal] = lambda: Refusal("nothing was read"),
+        look_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self._sockets = sockets
@@ -71,10 +67,7 @@ class Listener:
         self._recovery = 0  # the pid of the process that recovers all mailboxes, 0 if there is none
         self._stopping = False
         self._total = 0
-        self.reload: Callable[[], Changed | Refusal] = lambda: Refusal("nothing was read")
-        self._trouble = ""  # why the latest reload was refused, "" if it was not
-        self._look_up: LookUp | None = None  # of a reload that waits for it
-        self.look_up: Callable[[], None] = lambda: None
+        self._reload = Reload(self._loop, read, look_up, self._change, self._status)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and after that until the sessions have ended."""
@@ -131,7 +124,8 @@ class Listener:
             f" {sessions} logged in; {self._total} so far"
         )
         # The trouble comes first: somebody has to mend it.
-        return f"STATUS={self._trouble and f'reload failed: {self._trouble}; '}{serving}"
+        trouble = self._reload.trouble
+        return f"STATUS={trouble and f'reload failed: {trouble}; '}{serving}"
 
     def _tell_watchdog(self, interval: float) -> None:
         self._loop.call_later(interval, lambda: self._tell_watchdog(interval))
@@ -215,7 +209,7 @@ class Listener:
         if signal.SIGUSR1 in numbers:
             logs.notice(self._status().removeprefix("STATUS="))
         if signal.SIGHUP in numbers and not self._stopping:
-            self._begin_reload()
+            self._reload.begin()
         if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping:
             self._stop()
 
@@ -234,54 +228,6 @@ class Listener:
                     logs.error(f"recovery was ended by signal {os.WTERMSIG(status)}")
             else:
                 self._connections.reap(pid, status)
-
-    def _begin_reload(self, tries: int = TRIES) -> None:
-        """Start a process that looks up the names in the configuration: the listener has clients
-        and must not wait."""
-        sd_notify.notify(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic() * 1e6)}")
-        if self._look_up is not None:
-            self._look_up.stop()  # the file may have changed since then
-        try:
-            self._look_up = LookUp(
-                self._loop, self.look_up, lambda answers: self._reload(answers, tries)
-            )
-        except OSError as error:
-            self._look_up = None
-            self._keep(f"no further process: {error.strerror}")
-            sd_notify.notify("READY=1\n" + self._status())
-
-    def _reload(self, answers: Answers | None, tries: int) -> None:
-        """Read the configuration again, and go by it. If it is refused, everything stays as it
-        is."""
-        self._look_up = None
-        self._trouble = "internal error, see the log"
-        try:
-            if answers is None:
-                self._keep("the users, groups and hosts of the configuration cannot be looked up")
-            elif isinstance(result := knowing(answers, self.reload), Refusal):
-                self._keep(result.reason)
-            else:
-                self._change(*result)
-                self._trouble = ""
-                logs.notice("reload: the configuration is read again")
-        except WrongConfiguration as error:
-            for problem in error.problems:
-                logs.error(problem)
-            logs.error("reload: the configuration has errors, and is kept as it was")
-            self._trouble = sd_notify.summary(error.problems)
-        except NotAsked:
-            if tries > 1:
-                self._begin_reload(tries - 1)
-            else:
-                self._keep("the configuration changes while it is read")
-        finally:
-            if self._look_up is None:
-                sd_notify.notify("READY=1\n" + self._status())
-
-    def _keep(self, why: str) -> None:
-        """Log why the configuration stays as it is."""
-        self._trouble = sd_notify.summary([why])
-        logs.error(f"reload: {why}; the configuration is kept as it was")
 
     def _change(
         self, config: Config, sandbox: Sandbox, sockets: Listening, keyholder: Keyholder | None
@@ -304,8 +250,7 @@ class Listener:
     def _stop(self) -> None:
         """Accept nothing more, and let sessions end by themselves for a while."""
         self._stopping = True
-        if self._look_up is not None:
-            self._look_up.stop()
+        self._reload.stop()
         sd_notify.notify("STOPPING=1\nSTATUS=stopping")
         for one in self._sockets:
             self._loop.remove_reader(one.fileno())
