@@ -3,10 +3,11 @@
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import doors
-from mailsite import ENVIRONMENT, PATIENCE, end, need
+from mailsite import ENVIRONMENT, PATIENCE, Site, end, need
 
 CONF = """
 global
@@ -28,7 +29,15 @@ SENDS = {"v1": "send-proxy", "v2": "send-proxy-v2"}
 
 
 @contextmanager
-def haproxy(site, backend, send="send-proxy-v2", *, bind="", more=(), check=""):
+def haproxy(
+    site: Site,
+    backend: int | str,
+    send: str = "send-proxy-v2",
+    *,
+    bind: str = "",
+    more: Iterable[str] = (),
+    check: str = "",
+) -> Iterator["Door"]:
     """A door that leads through haproxy to a port of 127.0.0.1; or to "host:port".
 
     `send` and `check` are options of its server, `bind` those of its own port, which it gets from
@@ -69,7 +78,7 @@ def haproxy(site, backend, send="send-proxy-v2", *, bind="", more=(), check=""):
 class Door(doors.Door):
     """haproxy's port. On loopback a client may come from any address of 127.0.0.0/8."""
 
-    def connect(self, source="127.0.0.1"):
+    def connect(self, source: str = "127.0.0.1") -> doors.Wire:
         wire = doors.Wire.on(
             socket.create_connection((self.host, self.port), PATIENCE, (source, 0))
         )

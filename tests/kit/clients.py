@@ -5,8 +5,10 @@ import pty
 import subprocess
 import threading
 from contextlib import suppress
+from pathlib import Path
 
-from mailsite import ENVIRONMENT, IS_ROOT, MAIL_USER, PATIENCE, need
+import doors
+from mailsite import ENVIRONMENT, PATIENCE, AsUser, Site, as_mail_user, need
 from samples import MESSAGES, on_the_wire
 
 # What a program on a Unix machine makes of what is on the wire.
@@ -24,7 +26,7 @@ while grep -qs '^State:.[^S]' /proc/$PPID/status; do sleep 0.01; done
 class Client:
     """A mail program run by an ordinary user; several refuse to run as root."""
 
-    def __init__(self, site, door):
+    def __init__(self, site: Site, door: doors.Door) -> None:
         self.door = door
         self.home = site.path / "home"
         self.mail = self.home / "mail"
@@ -35,18 +37,18 @@ class Client:
             site.give_to_mail_user(directory)
         self.write(self.deliver, DELIVER.format(self.mail), 0o700)
 
-    def write(self, path, text, mode=0o600):
+    def write(self, path: Path, text: str, mode: int = 0o600) -> None:
         path.write_text(text)
         path.chmod(mode)
         self.site.give_to_mail_user(path)
 
-    def how_to_run(self):
-        how = {"cwd": self.home, "env": ENVIRONMENT | {"HOME": str(self.home), "TERM": "vt100"}}
-        if IS_ROOT:
-            how |= {"user": MAIL_USER.pw_uid, "group": MAIL_USER.pw_gid, "extra_groups": []}
-        return how
+    def how_to_run(self) -> AsUser:
+        environment = ENVIRONMENT | {"HOME": str(self.home), "TERM": "vt100"}
+        return as_mail_user(self.home, environment)
 
-    def run(self, program, *arguments, said=b""):
+    def run(
+        self, program: str, *arguments: str | Path, said: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [need(program), *arguments],
             input=said,
@@ -55,7 +57,7 @@ class Client:
             **self.how_to_run(),
         )
 
-    def run_on_terminal(self, program, *arguments, typed=b""):
+    def run_on_terminal(self, program: str, *arguments: str | Path, typed: bytes = b"") -> bytes:
         """Run a program that wants a terminal, where this is typed; returns what it drew there."""
         keyboard, terminal = pty.openpty()
         with open(keyboard, "r+b", buffering=0) as screen:
@@ -80,5 +82,5 @@ class Client:
             watchdog.cancel()
         return drawn
 
-    def delivered(self):
+    def delivered(self) -> list[bytes]:
         return sorted(file.read_bytes() for file in self.mail.iterdir())

@@ -8,14 +8,29 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from authkit import text_of
-from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, end, need, poll
+from mailsite import (
+    CHECKOUT,
+    ENVIRONMENT,
+    IS_ROOT,
+    MAIL_USER,
+    Command,
+    Process,
+    Settings,
+    Site,
+    end,
+    need,
+    poll,
+)
+from tpop3d.auth.driver import Verdict
 from tpop3d.auth.switch import Switch
 from tpop3d.configuration import load
 from tpop3d.pop3.authorization import Attempt
+from tpop3d.settings import Config
 
 SCHEMA = CHECKOUT / "tpop3d/auth/vmail-sql.sql"
 DATABASE, USERNAME, PASSWORD = "mail", "tpop3d-reader", "hunter2-database-sesame"
@@ -24,7 +39,7 @@ MODEST += ["--max-user-connections=50"]  # without a number, none could be set l
 AS_ROOT = ["--user=root"] if IS_ROOT else []
 
 
-def require():
+def require() -> None:
     """Skip where there is no MariaDB, or no mysqlclient."""
     for program in ("mariadb-install-db", "mariadbd", "mariadb"):
         need(program)
@@ -35,7 +50,7 @@ def require():
 class MariaDB:
     """One server; `start` and `stop` it, and ask it as its administrator with `sql`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="tpop3d-db-"))
         self.directory.chmod(0o755)
         self.data, self.socket = self.directory / "data", self.directory / "socket"
@@ -43,9 +58,10 @@ class MariaDB:
         # One that starts removes the temporary tables of others from a directory that is for all.
         self.environment = os.environ | {"TMPDIR": str(self.directory / "tmp")}
         (self.directory / "tmp").mkdir()
-        self.options = []
+        self.options: list[str] = []
         self.port = 0
-        self.process = None
+        self.process: Process | None = None
+        self.ours = 0  # connections that `silence.asked` has made
         command = [need("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", *AS_ROOT]
         done = subprocess.run(
             [*command, "--auth-root-authentication-method=normal", "--skip-test-db"],
@@ -56,7 +72,7 @@ class MariaDB:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self):
+    def start(self) -> Self:
         if not self.port:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
@@ -80,36 +96,37 @@ class MariaDB:
         poll(self.is_up, "MariaDB")
         return self
 
-    def is_up(self):
+    def is_up(self) -> bool:
+        assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         return self.client("SELECT 1").returncode == 0
 
-    def command(self, database=""):
+    def command(self, database: str = "") -> list[str]:
         command = [need("mariadb"), "--no-defaults", f"--socket={self.socket}", "--user=root"]
         command += ["-N", "-B", "--unbuffered", "--default-character-set=utf8mb4"]
         return [*command, database] if database else command
 
-    def client(self, sql, database=""):
+    def client(self, sql: str, database: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(database), input=sql, capture_output=True, text=True)
 
-    def sql(self, statements, database=DATABASE):
+    def sql(self, statements: str, database: str = DATABASE) -> list[str]:
         """Run statements; returns the values of the last one, one row a line."""
         done = self.client(statements, database)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
-    def stop(self):
+    def stop(self) -> None:
         if self.process is not None:
             end(self.process)
             self.process = None
 
-    def close(self):
+    def close(self) -> None:
         self.stop()
         shutil.rmtree(self.directory)
 
     # -- vmail-sql
 
-    def furnish(self):
+    def furnish(self) -> None:
         """The tables as they ship, empty, and who may read them."""
         self.sql(f"DROP DATABASE IF EXISTS {DATABASE}; CREATE DATABASE {DATABASE}", "")
         self.sql(SCHEMA.read_text())
@@ -120,23 +137,25 @@ class MariaDB:
                 f"GRANT SELECT ON {DATABASE}.* TO {user}"
             )
 
-    def add_domain(self, domain, path, unix_user=MAIL_USER.pw_name):
+    def add_domain(self, domain: str, path: str | Path, unix_user: str = MAIL_USER.pw_name) -> None:
         self.sql(
             "INSERT INTO domain (domain_name, path, unix_user) VALUES"
             f" ({quoted(domain)}, {quoted(str(path))}, {quoted(unix_user)})"
         )
 
-    def add(self, local_part, domain, hashed, mbox_name=None):
+    def add(
+        self, local_part: str, domain: str, hashed: str | None, mbox_name: str | None = None
+    ) -> None:
         self.sql(
             "INSERT INTO popbox VALUES"
             f" ({quoted(local_part)}, {quoted(domain)}, {quoted(hashed)},"
             f" {quoted(mbox_name or local_part)})"
         )
 
-    def settings(self, **more):
+    def settings(self, **more: object) -> dict[str, object]:
         """The directives for it."""
         more = {key.replace("_", "-"): value for key, value in more.items()}
-        ours = {
+        ours: dict[str, object] = {
             "enable": "yes",
             "hostname": self.socket,
             "database": DATABASE,
@@ -145,30 +164,38 @@ class MariaDB:
         }
         return {f"auth-mysql-{key}": value for key, value in (ours | more).items()}
 
-    def config(self, directory, general=None, **more):
+    def config(self, directory: Path, general: Settings | None = None, **more: object) -> Config:
         """The configuration of a site with this driver, out of a file of its own."""
         file = directory / f"{len(list(directory.iterdir()))}.conf"
         file.touch(mode=0o600)
         file.write_text(
-            text_of({"gatekeeper-user": "nobody"} | self.settings(**more) | (general or {}))
+            text_of({"gatekeeper-user": "nobody", **self.settings(**more), **(general or {})})
         )
         return load(str(file))
 
-    def serve(self, site, spool=b"", **more):
+    def serve(self, site: Site, spool: bytes = b"", **more: object) -> Site:
         """Let a site serve ann@example.org out of it, with the password secret."""
         self.add_domain("example.org", site.spools)
         self.add("ann", "example.org", "{plaintext}secret")
         site.add("ann", spool)
-        ours = {"auth-flatfile-enable": "no", "auth-failure-delay-seconds": 0}
+        ours: dict[str, object] = {"auth-flatfile-enable": "no", "auth-failure-delay-seconds": 0}
         site.configure(ours | self.settings(**more))
         return site
 
 
-def decide(config, name, password=b"secret", *, client="", **attempt):
+def decide(
+    config: Config,
+    name: str | bytes,
+    password: bytes | None = b"secret",
+    *,
+    client: str = "",
+    timestamp: bytes = b"",
+    digest: bytes = b"",
+) -> Verdict:
     """What the switch says, asking the driver in a process of its own as the server does."""
     name = name if isinstance(name, bytes) else name.encode()
     return Switch(config.drivers, config).decide(
-        Attempt("USER", name, password=password, **attempt), b"", client
+        Attempt("USER", name, password, timestamp, digest), b"", client
     )
 
 
@@ -205,13 +232,15 @@ finally:
 class Library:
     """How a command runs Python with a mysqlclient, or a library below that, of its own."""
 
-    def __init__(self, command, path=CHECKOUT):
+    def __init__(self, command: Command, path: str | Path = CHECKOUT) -> None:
         self.command = command
         sbin = f"{ENVIRONMENT['PATH']}:/usr/sbin:/sbin"
         self.environment = ENVIRONMENT | {"PATH": sbin, "PYTHONPATH": str(path)}
-        self.versions = self.problems = self.log = None
+        self.versions: tuple[list[int], list[int], str] | None = None
+        self.problems: tuple[list[str], list[str]] | None = None
+        self.log: str | None = None
 
-    def decide(self, server, *names, **more):
+    def decide(self, server: MariaDB, *names: str, **more: object) -> list[list[str]]:
         """What the switch says of names, with the password secret, by these directives."""
         content = text_of({"gatekeeper-user": "nobody"} | server.settings(**more))
         done = subprocess.run(
@@ -222,18 +251,19 @@ class Library:
         )
         assert done.returncode == 0, done.stderr
         self.log = done.stderr
+        said: list[list[str]]
         self.versions, self.problems, said = json.loads(done.stdout)
         return said
 
 
-def quoted(text):
+def quoted(text: str | None) -> str:
     """A literal; None is NULL."""
     if text is None:
         return "NULL"
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def connections(server):
+def connections(server: MariaDB) -> int:
     """How many there are, besides the one that asks."""
     return int(
         server.sql(

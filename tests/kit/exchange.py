@@ -2,12 +2,14 @@
 
 import poplib
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import doors
 from flocking import Dma, Qmail
-from mailsite import PATIENCE
-from neighbours import USERS, Dovecot, Maildrop, Postfix, Procmail, numbers_in
+from mailsite import PATIENCE, Site
+from neighbours import USERS, AnyDeliverer, Dovecot, Maildrop, Postfix, Procmail, numbers_in
 
 CLIENTS = 8
 
@@ -15,9 +17,9 @@ CLIENTS = 8
 class Clients:
     """POP3 clients that fetch and delete in a loop, until there is nothing more to wait for."""
 
-    def __init__(self, door, users):
+    def __init__(self, door: doors.Door, users: Sequence[str]) -> None:
         self.door = door
-        self.taken = []
+        self.taken: list[int] = []
         self.sessions = self.refused = self.broken_off = 0
         self.enough = threading.Event()
         self.pool = ThreadPoolExecutor(CLIENTS)
@@ -25,17 +27,17 @@ class Clients:
             self.pool.submit(self.loop, users[number % len(users)]) for number in range(CLIENTS)
         ]
 
-    def loop(self, user):
+    def loop(self, user: str) -> None:
         while not self.enough.is_set():
             self.fetch_and_delete(user)
 
-    def fetch_and_delete(self, user):
+    def fetch_and_delete(self, user: str) -> None:
         """One session that takes everything: its numbers are the client's once QUIT is answered.
 
         It gets nothing while another one has the maildrop, or if a program rewrote it meanwhile.
         """
         client = poplib.POP3(self.door.host, self.door.port, 3 * PATIENCE)
-        fetched = []
+        fetched: list[int] = []
         try:
             client.user(user)
             client.pass_("secret")
@@ -56,7 +58,7 @@ class Clients:
         finally:
             client.close()
 
-    def finish(self):
+    def finish(self) -> None:
         self.enough.set()
         for loop in self.loops:
             loop.result()
@@ -64,11 +66,12 @@ class Clients:
 
 
 @contextmanager
-def all_deliverers(site, patience):
+def all_deliverers(site: Site, patience: int) -> Iterator[list[AnyDeliverer]]:
     """Each of them, configured for a site."""
-    started = []
+    kinds: list[type[AnyDeliverer]] = [Procmail, Maildrop, Dovecot, Postfix, Dma, Qmail]
+    started: list[AnyDeliverer] = []
     try:
-        for kind in (Procmail, Maildrop, Dovecot, Postfix, Dma, Qmail):
+        for kind in kinds:
             started.append(kind(site, patience))
         yield started
     finally:
@@ -76,7 +79,7 @@ def all_deliverers(site, patience):
             deliverer.close()
 
 
-def spools_for(deliverers, shared):
+def spools_for(deliverers: Sequence[AnyDeliverer], shared: bool) -> list[str]:
     """The user whose spool each has: a spool of its own, or one that is `shared`. There, too, those
     have one of their own who would not wait for the others, whatever we do, or whose mails would be
     glued to theirs."""
@@ -86,14 +89,20 @@ def spools_for(deliverers, shared):
     ]
 
 
-def exchange(site, door, messages, deliverers, spools):
+def exchange(
+    site: Site,
+    door: doors.Door,
+    messages: int,
+    deliverers: Sequence[AnyDeliverer],
+    spools: Sequence[str],
+) -> tuple[Clients, list[int]]:
     """Let these deliver so many numbered messages in all, while clients take them.
 
     Each into its spool of these. Returns the clients, and the numbers of all messages: those that
     they took and those that are left.
     """
 
-    def work(index, deliverer):
+    def work(index: int, deliverer: AnyDeliverer) -> None:
         for number in range(index, messages, len(deliverers)):
             deliverer.deliver(spools[index], number)
         deliverer.finish()

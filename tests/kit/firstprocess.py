@@ -9,7 +9,7 @@ import os
 import signal
 
 
-def leave_to_init():
+def leave_to_init() -> None:
     """Go on in a child, if this is pid 1, which waits for all others and ends like the child."""
     if os.getpid() != 1 or not (child := os.fork()):
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsite import CHECKOUT, IS_ROOT, PATIENCE, poll
+from mailsite import CHECKOUT, IS_ROOT, PATIENCE, Command, poll
 from neighbours import MESSAGE, SENDER, USERS, Deliverer
 
 # Written with so many calls that it shows who does not wait for the last.
@@ -27,7 +27,7 @@ class Dma(Deliverer):
     shares = False
     message = LONG
 
-    def prepare(self):
+    def prepare(self) -> None:
         if not (IS_ROOT and self.PROGRAM.exists()):
             pytest.skip("dma is not unpacked, or this is not root")
         if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
@@ -45,12 +45,12 @@ class Dma(Deliverer):
         (self.etc / "dma/dma.conf").write_text(f"SPOOLDIR {self.queue}\nMAILNAME example.org\n")
 
     @property
-    def mail(self):
+    def mail(self) -> tuple[int, int]:
         """The uid and gid of Debian's user `mail`, which it becomes."""
         (found,) = re.findall(r"^mail:[^:]*:(\d+):(\d+):", Path("/etc/passwd").read_text(), re.M)
         return int(found[0]), int(found[1])
 
-    def run(self, spool, said):
+    def run(self, spool: Path, said: bytes) -> subprocess.CompletedProcess[bytes]:
         """It knows only paths of its own, and users of the system: it gets a mount namespace."""
         os.chown(spool, -1, self.mail[1])
         spool.chmod(0o660)
@@ -63,7 +63,7 @@ class Dma(Deliverer):
             timeout=12 * PATIENCE,
         )
 
-    def finish(self):
+    def finish(self) -> None:
         """What it could not deliver it would keep for another time."""
         poll(lambda: not list(self.queue.iterdir()), "dma's queue to be empty", PATIENCE)
 
@@ -76,8 +76,8 @@ class Qmail(Deliverer):
     shares = False
     message = LONG
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.code = self.PROGRAM.read_text()
 
-    def command(self, spool):
+    def command(self, spool: Path) -> Command:
         return sys.executable, "-I", "-S", "-c", self.code, spool, SENDER, "anna@example.org"

@@ -49,14 +49,15 @@ OTHERS = re.compile(
 )
 
 
-def commands(after):
+def commands(after: str) -> list[str]:
     """The first indented lines after some text."""
     section = README.partition(f"\n{after}")[2]
     block = re.search(r"(?:^    .*\n)+", section, re.MULTILINE)
+    assert block, after
     return [line.strip() for line in block[0].splitlines()]
 
 
-def require(system=THIS):
+def require(system: Path = THIS) -> None:
     """Skip unless the packages are there."""
     if not WHEELS.is_dir():
         pytest.skip("tests/run has not fetched what pip wants")
@@ -67,7 +68,7 @@ def require(system=THIS):
         need(program)
 
 
-def copy_source(to):
+def copy_source(to: Path) -> None:
     """The checkout as an administrator has it, without what tests leave in it."""
     for name in SOURCE:
         path = CHECKOUT / name
@@ -82,7 +83,7 @@ def copy_source(to):
 class FreshBox(SystemdBox):
     """The system; ann is a user of it, with the password "secret"."""
 
-    def install(self):
+    def install(self) -> None:
         etc, local = self.directory / "etc", self.directory / "local"
         copy_source(local / "src/tpop3d")
         shutil.copytree(WHEELS, local / "src/wheels")
@@ -111,7 +112,7 @@ class FreshBox(SystemdBox):
         # What happened here when ssl-cert was installed; /etc is not this machine's.
         self.do("make-ssl-cert", "generate-default-snakeoil")
 
-    def _furnish_packages(self):
+    def _furnish_packages(self) -> None:
         """What the packages have elsewhere than in /usr, and apt's list of them."""
         dpkg = self.directory / "var/lib/dpkg"
         dpkg.mkdir(parents=True)
@@ -127,7 +128,7 @@ class FreshBox(SystemdBox):
         if not (self.system / "usr/lib/systemd/system/xinetd.service").exists():
             (self.directory / "etc/systemd/system/xinetd.service").write_text(XINETD)
 
-    def _furnish_python(self):
+    def _furnish_python(self) -> None:
         """As python3, the Python that runs the tests."""
         if OTHER_PYTHON and self.system == THIS:
             # It looks for its library, if that is shared, where it was installed first.
@@ -138,13 +139,13 @@ class FreshBox(SystemdBox):
             command.write_text(f'#!/bin/sh\nexec /opt/python/bin/python{version} "$@"\n')
             command.chmod(0o755)
 
-    def type(self, command):
+    def type(self, command: str) -> str:
         """Type a line, as root, in the directory of the sources; it must succeed."""
         return self.do("/bin/sh", "-ec", f"cd {SOURCES}\n{command}")
 
-    def tree(self):
+    def tree(self) -> dict[str, bytes | str | None]:
         """All that is there where an installation may leave something: names and contents."""
-        found = {}
+        found: dict[str, bytes | str | None] = {}
         for place in PLACES:
             for directory, directories, files in os.walk(self.path(place)):
                 above = directory.partition("/root/")[2]
@@ -155,11 +156,11 @@ class FreshBox(SystemdBox):
         return found
 
 
-def _is_others(directory, name):
-    return OTHERS.match(f"{directory}/{name}")
+def _is_others(directory: str, name: str) -> bool:
+    return bool(OTHERS.match(f"{directory}/{name}"))
 
 
-def _content(path):
+def _content(path: Path) -> bytes | str | None:
     if path.is_symlink():
         return os.readlink(path)
     return path.read_bytes() if path.is_file() else None

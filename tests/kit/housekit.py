@@ -9,14 +9,15 @@ import os
 import shlex
 import socket
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import doors
-from authkit import SERVER, converse
-from mailsite import ENVIRONMENT, IS_ROOT, PATIENCE, need
+from authkit import SERVER, Ended, converse
+from mailsite import ENVIRONMENT, IS_ROOT, PATIENCE, Site, need
 from spools import mbox
 from systemdsite import SHA512_OF_SECRET
 from trying import Outcome
@@ -31,7 +32,7 @@ as_root = pytest.mark.skipif(not IS_ROOT, reason="only root becomes somebody")
 
 
 @functools.cache
-def require():
+def require() -> None:
     """Skip where there can be no namespace."""
     done = subprocess.run([need("unshare"), "-m", "true"], capture_output=True)
     if done.returncode:
@@ -41,7 +42,7 @@ def require():
 class House:
     """The site of anna: `home` with her mailbox, and a second mailbox, with other mail."""
 
-    def __init__(self, site):
+    def __init__(self, site: Site) -> None:
         require()
         self.site = site
         self.home = site.path / "home" / "anna"
@@ -64,23 +65,23 @@ class House:
             }
         )
 
-    def give(self, *paths):
+    def give(self, *paths: Path) -> None:
         """What is hers."""
         for path in paths:
             os.chown(path, UID, GID, follow_symlinks=False)
 
-    def move(self, home):
+    def move(self, home: str | Path) -> None:
         """Her home directory is elsewhere, by /etc/passwd."""
         self._users(str(home))
 
-    def _users(self, home):
+    def _users(self, home: str) -> None:
         path = self.site.path
         line = f"anna:x:{UID}:{GID}::{home}:/bin/sh\n"
         (path / "etc-passwd").write_text(Path("/etc/passwd").read_text() + line)
         (path / "etc-shadow").touch(mode=0o600)
         (path / "etc-shadow").write_text(f"anna:{SHA512_OF_SECRET}:19000:0:99999:7:::\n")
 
-    def command(self, first="true", wrapper=""):
+    def command(self, first: str = "true", wrapper: str = "") -> list[str]:
         """The server, after the shell's `first` in its namespace, under `wrapper`."""
         path = shlex.quote(str(self.site.path))
         script = f"mount --bind {path}/etc-passwd /etc/passwd || exit 99\n"
@@ -89,7 +90,13 @@ class House:
         unshared = [need("unshare"), "-m", "--propagation", "private"]
         return [*unshared, "sh", "-c", script, "sh", *SERVER]
 
-    def session(self, first="true", wrapper="", user="anna", then=b"STAT\r\nQUIT\r\n"):
+    def session(
+        self,
+        first: str = "true",
+        wrapper: str = "",
+        user: str = "anna",
+        then: bytes = b"STAT\r\nQUIT\r\n",
+    ) -> Ended:
         """A session of hers, with all of its output."""
         script = b"USER %s\r\nPASS secret\r\n%s" % (user.encode(), then)
         command = [*self.command(first, wrapper), "--inetd"]
@@ -98,14 +105,14 @@ class House:
         return ended
 
     @contextmanager
-    def conversation(self, first="true"):
+    def conversation(self, first: str = "true") -> Iterator[doors.Wire]:
         """A session of hers that is not over, behind the login."""
         ours, theirs = socket.socketpair()
         with theirs, (self.site.path / "stderr").open("ab") as stderr:
             process = subprocess.Popen(
-                [*map(str, self.command(first)), "--inetd", "-f", str(self.site.conf)],
-                stdin=theirs,
-                stdout=theirs,
+                [*self.command(first), "--inetd", "-f", str(self.site.conf)],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=stderr,
                 env=ENVIRONMENT,
                 cwd="/",
@@ -123,7 +130,7 @@ class House:
                     process.kill()
                     process.wait()
 
-    def status(self):
+    def status(self) -> dict[str, list[str]]:
         """What the kernel says of her process, by its keys."""
         for pid in self.site.processes():
             text = Path(f"/proc/{pid}/status").read_text()
@@ -132,11 +139,11 @@ class House:
                 return {key: value.split() for key, value in fields.items()}
         raise AssertionError("she has no process")
 
-    def attempt(self, first="true", wrapper="", user="anna"):
+    def attempt(self, first: str = "true", wrapper: str = "", user: str = "anna") -> Outcome:
         """`--test-login` for her."""
-        command = [*self.command(first, wrapper), "--test-login", user, "-f", self.site.conf]
+        command = [*self.command(first, wrapper), "--test-login", user]
         done = subprocess.run(
-            list(map(str, command)),
+            [*command, "-f", str(self.site.conf)],
             input=b"secret\n",
             capture_output=True,
             env=ENVIRONMENT,

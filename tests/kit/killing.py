@@ -18,17 +18,20 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool import locks
 from tpop3d.mailspool.locks import TRY
-from tpop3d.mailspool.spool import Terms, open_spool
+from tpop3d.mailspool.spool import Spool, Terms, open_spool
+from tpop3d.mailspool.uidl_styles import TPOP3D
 from tpop3d.system.refusal import PARTIAL, Refusal
 
 OF_OS = "open", "link", "write", "pwrite", "fsync", "ftruncate", "rename", "unlink", "utime"
 CALLS = [*((os, name) for name in OF_OS), (fcntl, "fcntl"), (fcntl, "flock")]
 WRITES = ("write", "pwrite")
-HOWS = ["before", "within", "after", "half", errno.EIO, errno.ENOSPC, errno.EINTR]
+HOWS: list[str | int] = ["before", "within", "after", "half", errno.EIO, errno.ENOSPC, errno.EINTR]
 DONE, UNCHANGED, LATER, NOT_OPENED, FEWER, BROKEN = range(6)
 SHAPES = {
     "small": [b"message %d\n" % n for n in range(4)],
@@ -43,17 +46,17 @@ SUBSETS.append((1, 1, 1, 1, 1))
 NEW = [b"From new@example.org Mon Nov 23 08:00:00 2026\nnew %d\n\n" % n for n in range(3)]
 
 
-def spool_of(contents):
+def spool_of(contents: Iterable[bytes]) -> list[bytes]:
     line = b"From sender@example.org Sun Nov 22 08:00:00 2026\n"
     return [line + content + b"\n" for content in contents]
 
 
-def interrupt_at(at, how):
+def interrupt_at(at: int, how: str | int) -> Callable[[], int]:
     """From now on the call number `at` is the last one, or goes wrong; returns a counter."""
     count = 0
 
-    def instead_of(name, real):
-        def call(*arguments, **named):
+    def instead_of(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
             nonlocal count
             count += 1
             if count != at:
@@ -78,7 +81,7 @@ def interrupt_at(at, how):
     return lambda: count
 
 
-def in_a_process(action, at, how):
+def in_a_process(action: Callable[[], int], at: int, how: str | int) -> int:
     """What `action` came to; minus a signal's number if that has ended it."""
     pid = os.fork()
     if not pid:
@@ -94,22 +97,29 @@ def in_a_process(action, at, how):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def deliver(path, number):
+def deliver(path: str, number: int) -> None:
     with open(path, "ab", buffering=0) as file:
         os.writev(file.fileno(), [NEW[number]])
 
 
-def opened(path, state):
+def opened(path: str, state: str) -> Spool | Refusal:
     return opened_for(path, state)
 
 
-def opened_for(path, state, **how):
+def _nap(seconds: float) -> bool:
+    time.sleep(0.0005)
+    return False  # do not give up
+
+
+def opened_for(
+    path: str, state: str, *, style: str = TPOP3D, index: bool = True
+) -> Spool | Refusal:
     # A dotlock that a dead process has left is broken, which takes a second try.
-    terms = Terms(TRY, 0.5, lambda seconds: time.sleep(0.0005) is not None, **how)
+    terms = Terms(TRY, 0.5, _nap, index, style)
     return open_spool(path, os.geteuid(), state, terms)
 
 
-def expunge(path, state, marks):
+def expunge(path: str, state: str, marks: Sequence[int]) -> int:
     spool = opened(path, state)
     if isinstance(spool, Refusal):
         return NOT_OPENED
@@ -121,7 +131,7 @@ def expunge(path, state, marks):
     return LATER if refused.kind == PARTIAL else UNCHANGED
 
 
-def recover(path, state):
+def recover(path: str, state: str) -> int:
     spool = opened(path, state)
     if isinstance(spool, Refusal):
         return NOT_OPENED
@@ -131,10 +141,13 @@ def recover(path, state):
     return DONE
 
 
-def check_listing(path, state, messages, wanted_ids):
+def check_listing(
+    path: str, state: str, messages: Sequence[bytes], wanted_ids: list[bytes]
+) -> bool:
     """What a session sees, index or not, is what is there; and each message has the id that it had
     when all were there."""
     spool = opened(path, state)
+    assert isinstance(spool, Spool), spool
     bodies = [b"".join(spool.blocks(n)) for n in range(len(spool))]
     wanted = [one.partition(b"\n")[2][:-1] for one in messages]
     ids = spool.unique_ids()
@@ -142,16 +155,17 @@ def check_listing(path, state, messages, wanted_ids):
     return bodies == wanted and list(ids) == wanted_ids
 
 
-def ids_of(path, state, messages):
+def ids_of(path: str, state: str, messages: Sequence[bytes]) -> list[bytes]:
     """The ids of all messages when they are all there, and nobody has been there before."""
     put(path, state, messages)
     spool = opened(path, state)
+    assert isinstance(spool, Spool), spool
     ids = list(spool.unique_ids())
     spool.close()
     return ids
 
 
-def put(path, state, messages):
+def put(path: str, state: str, messages: Iterable[bytes]) -> None:
     with open(path, "r+b" if os.path.exists(path) else "wb") as file:
         file.truncate(0)
         file.write(b"".join(messages))
@@ -159,7 +173,7 @@ def put(path, state, messages):
         os.unlink(f"{state}/{name}")
 
 
-def recover_interrupted(path, state, how):
+def recover_interrupted(path: str, state: str, how: str | int) -> str:
     """Interrupt recovery at its first call, then at its second, until it is done; returns what is
     wrong. Mail comes meanwhile."""
     for again in itertools.count(1):
@@ -175,7 +189,15 @@ def recover_interrupted(path, state, how):
     return ""
 
 
-def case(path, state, messages, ids, marks, at, how):
+def case(
+    path: str,
+    state: str,
+    messages: list[bytes],
+    ids: list[bytes],
+    marks: tuple[int, ...],
+    at: int,
+    how: str | int,
+) -> tuple[bool, str]:
     """One interruption; returns whether there was one, and what is wrong."""
     put(path, state, [*messages, NEW[0]])
     status = in_a_process(lambda: expunge(path, state, marks), at, how)
@@ -207,7 +229,7 @@ def case(path, state, messages, ids, marks, at, how):
     return True, f"left behind: {left}" if left else ""
 
 
-def main():
+def main() -> int:
     directory, part, parts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     path, state = f"{directory}/spool", f"{directory}/state"
     os.mkdir(state)

@@ -9,11 +9,27 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
 import doors
-from mailsite import CHECKOUT, ENVIRONMENT, IS_ROOT, MAIL_USER, end, need, open_directory, poll
+from mailsite import (
+    CHECKOUT,
+    ENVIRONMENT,
+    IS_ROOT,
+    MAIL_USER,
+    Command,
+    Process,
+    Settings,
+    Site,
+    end,
+    need,
+    open_directory,
+    piped,
+    poll,
+)
 from systemdsite import SHA512_OF_SECRET
 
 UNPACKED = CHECKOUT / ".unpacked"
@@ -83,7 +99,7 @@ exec cat
 """
 
 
-def require():
+def require() -> None:
     """Skip where it cannot be had."""
     if not IS_ROOT:
         pytest.skip("only root may mount an nsswitch.conf")
@@ -94,7 +110,7 @@ def require():
         need(program)
 
 
-def sample_for_directories():
+def sample_for_directories() -> list[str]:
     """The lines of the sample for PAM that are for a directory, as whoever wants them has them."""
     lines = (CHECKOUT / "tpop3d/auth/tpop3d.pam").read_text().splitlines(keepends=True)
     first = next(n for n, line in enumerate(lines) if "libpam-ldapd" in line)
@@ -102,7 +118,7 @@ def sample_for_directories():
     return [line[1:] for line in block[: block.index("\n")] if re.match(r"#(auth|account) ", line)]
 
 
-def library(package, name):
+def library(package: str, name: str) -> Path:
     """The path of what a package has in its library directory."""
     (path,) = UNPACKED.glob(f"{package}/**/{name}")
     return path
@@ -111,10 +127,10 @@ def library(package, name):
 class Directory:
     """The directory, and those who ask it; anna and bert are in it, with the password "secret"."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.path = open_directory()
         self.etc, self.run = self.path / "etc", self.path / "run"
-        self._processes = {}
+        self._processes: dict[str, Process] = {}
         libraries = [
             library("libnss-ldapd", "libnss_ldap.so.2"),
             library("libnss-sss", "libnss_sss.so.2"),
@@ -135,12 +151,13 @@ class Directory:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert self._holder.stdout.readline() == b"ready\n"
+        self._output, self._held = piped(self._holder)
+        assert self._output.readline() == b"ready\n"
         self._load()
         for name in ("slapd", "nslcd"):
             self.start(name)
 
-    def _furnish(self):
+    def _furnish(self) -> None:
         self.switch(LINES)
         (self.etc / "nslcd.conf").write_text(
             f"uri {self.uri}\nbase {BASE}\n"
@@ -159,7 +176,7 @@ class Directory:
         with (self.etc / "shadow").open("a") as shadow:
             shadow.write(f"anna:{SHA512_OF_SECRET}:19000:0:99999:7:::\n")  # for auth-passwd
 
-    def _load(self):
+    def _load(self) -> None:
         """What slapd is started with."""
         schemas = [UNPACKED / f"slapd/etc/ldap/schema/{name}.schema" for name in SCHEMAS]
         (self.path / "db").mkdir()
@@ -169,7 +186,7 @@ class Directory:
         )
         self._add(ENTRIES)
 
-    def _add(self, entries):
+    def _add(self, entries: str) -> None:
         subprocess.run(
             [UNPACKED / "slapd/usr/sbin/slapd", "-T", "add", "-f", self.path / "slapd.conf"],
             input=entries.encode(),
@@ -178,7 +195,7 @@ class Directory:
             capture_output=True,
         )
 
-    def add(self, name):
+    def add(self, name: str) -> None:
         """Have one more user, with the password "secret"."""
         for program in ("nslcd", "slapd"):
             self.stop(program)
@@ -188,24 +205,24 @@ class Directory:
         for program in ("slapd", "nslcd"):
             self.start(program)
 
-    def switch(self, passwd, group=None):
+    def switch(self, passwd: str, group: str | None = None) -> None:
         """Give nsswitch.conf(5) these lines."""
         lines = f"passwd: {passwd}\ngroup: {group or passwd}\nshadow: files ldap\nhosts: files\n"
         new = self.etc / "nsswitch.conf.new"  # nslcd reads it, too
         new.write_text(lines)
         new.rename(self.etc / "nsswitch.conf")
 
-    def command(self, *words):
+    def command(self, *words: object) -> list[str]:
         """A command line that is run there."""
         mount = f"--mount=/proc/{self._holder.pid}/ns/mnt"
         return [need("nsenter"), mount, "--", *map(str, words)]
 
-    def start(self, name):
+    def start(self, name: str) -> None:
         """Start "slapd", "nslcd" or "nscd", and wait until it answers."""
         program = UNPACKED / name / "usr/sbin" / name
         place = {"slapd": self.path / "ldapi"}.get(name, self.run / name / "socket")
         place.unlink(missing_ok=True)
-        arguments = {
+        arguments: dict[str, list[object]] = {
             "slapd": ["-d", "0", "-f", self.path / "slapd.conf", "-h", f"{self.uri} {self.tcp}"],
             "nslcd": ["--nofork"],
             "nscd": ["--foreground"],
@@ -219,17 +236,17 @@ class Directory:
         )
         poll(place.exists, f"{name} to listen", 60)
 
-    def send(self, name, number):
+    def send(self, name: str, number: int) -> None:
         """Send a signal to one of them."""
         self._processes[name].send_signal(number)
 
-    def stop(self, name):
+    def stop(self, name: str) -> None:
         """End one of them."""
         process = self._processes.pop(name)
         process.send_signal(signal.SIGCONT)
         end(process)
 
-    def mend(self):
+    def mend(self) -> None:
         """Have all as it was at first, with an nslcd that remembers no trouble."""
         for name in [name for name in ("nscd", "nslcd") if name in self._processes]:
             self.stop(name)
@@ -241,24 +258,28 @@ class Directory:
         self.start("nslcd")
         poll(lambda: self.knows("anna"), "the directory to answer again", 60)
 
-    def knows(self, name):
+    def knows(self, name: str) -> bool:
         """Is there such a user?"""
         command = self.command("getent", "passwd", name)
         found = subprocess.run(command, env=self.environment, capture_output=True, check=False)
         return found.returncode == 0
 
-    def tpop3d(self, *arguments, **options):
+    def tpop3d(
+        self, *arguments: object, stdin: int | None = subprocess.DEVNULL, input: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run the server's command there, to its end."""
         return subprocess.run(
             self.command(*doors.SERVER, *arguments),
-            **({"stdin": subprocess.DEVNULL, "env": self.environment} | options),
+            stdin=stdin,
+            input=input,
+            env=self.environment,
             capture_output=True,
             timeout=120,
             check=False,
             cwd="/",
         )
 
-    def fail2ban_regex(self, log):
+    def fail2ban_regex(self, log: Path) -> list[str]:
         """The addresses that our filter finds in a log, each as often as it does."""
         configuration = self.path / "fail2ban"
         if not configuration.exists():
@@ -276,21 +297,21 @@ class Directory:
         )  # fmt: skip
         return done.stdout.split()
 
-    def door(self, site, settings):
+    def door(self, site: Site, settings: Settings) -> AbstractContextManager[doors.Door]:
         """A listener there."""
         logs = doors.Logs(site.path / "stderr")
 
-        def command(port):
+        def command(port: int) -> Command:
             site.configure({"listen-address": f"127.0.0.1:{port}", **settings})
             variables = [f"{key}={value}" for key, value in self.environment.items()]
             return self.command("env", *variables, *doors.SERVER, "-d", "-f", site.conf)
 
         return doors.door_of(*doors.listening(command, logs, "listening on"), logs)
 
-    def close(self):
+    def close(self) -> None:
         for name in list(self._processes):
             self.stop(name)
-        self._holder.stdin.close()
+        self._held.close()
         self._holder.wait()
-        self._holder.stdout.close()
+        self._output.close()
         shutil.rmtree(self.path)

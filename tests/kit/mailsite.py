@@ -8,7 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
+from typing import TypedDict, TypeVar
 
 import pytest
 
@@ -19,8 +22,31 @@ MAIL_USER = pwd.getpwnam("nobody") if IS_ROOT else pwd.getpwuid(os.geteuid())
 MARK = b"TPOP3D_TEST_SITE="  # in the environment of a site's processes
 PATIENCE = 30.0  # seconds; only what is broken takes that long, also on a slow machine
 
+Settings = Mapping[str, object]  # directives; a value goes into the file as str() has it
+Command = Sequence[str | Path]
+Process = subprocess.Popen[bytes]
+Found = TypeVar("Found")
 
-def poll(condition, why, seconds=PATIENCE):
+
+class AsUser(TypedDict, total=False):
+    """How `subprocess` is to run a program as the mailbox's user."""
+
+    cwd: Path
+    env: dict[str, str]
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def as_mail_user(cwd: Path, env: dict[str, str]) -> AsUser:
+    """There, with this environment."""
+    how: AsUser = {"cwd": cwd, "env": env}
+    if IS_ROOT:
+        how |= {"user": MAIL_USER.pw_uid, "group": MAIL_USER.pw_gid, "extra_groups": []}
+    return how
+
+
+def poll(condition: Callable[[], Found | None], why: str, seconds: float = PATIENCE) -> Found:
     """Wait until `condition` returns something true, and return that."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -30,7 +56,7 @@ def poll(condition, why, seconds=PATIENCE):
     return found
 
 
-def end(process):
+def end(process: Process) -> None:
     process.terminate()
     try:
         process.wait(PATIENCE)
@@ -39,13 +65,20 @@ def end(process):
         process.wait()
 
 
-def need(program):
+def piped(process: Process) -> tuple[BufferedReader, BufferedWriter]:
+    """The stdout and the stdin of a process that was started with pipes for both."""
+    assert isinstance(process.stdout, BufferedReader)
+    assert isinstance(process.stdin, BufferedWriter)
+    return process.stdout, process.stdin
+
+
+def need(program: str) -> str:
     """The path of a program, or a skipped test."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     return path or pytest.skip(f"{program} is not installed")
 
 
-def has_ipv6():
+def has_ipv6() -> bool:
     """Can one listen to ::1 here?"""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -54,7 +87,7 @@ def has_ipv6():
     return True
 
 
-def as_ordinary_user(modules, uid, *arguments):
+def as_ordinary_user(modules: str, uid: int, *arguments: str) -> list[str]:
     """The command for another user, who may not be able to read the interpreter's own files, as
     where it lies in root's home: so that `modules` are loaded before."""
     code = f"""
@@ -68,7 +101,7 @@ raise SystemExit(tpop3d.cli.main())
     return [sys.executable, "-c", code, *arguments]
 
 
-def open_directory():
+def open_directory() -> Path:
     """A temporary directory that every user can enter, other than pytest's."""
     path = Path(tempfile.mkdtemp(prefix="tpop3d-test-"))
     path.chmod(0o755)
@@ -78,7 +111,7 @@ def open_directory():
 class Site:
     """What one server serves, in a directory of its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.path = open_directory()
         self.conf = self.path / "tpop3d.conf"
         self.passwd = self.path / "passwd"
@@ -88,7 +121,7 @@ class Site:
         self.give_to_mail_user(self.spools)
         self.state.mkdir(mode=0o755)
         self.passwd.touch(mode=0o600)
-        self.settings = {}
+        self.settings: dict[str, object] = {}
         ENVIRONMENT[MARK.decode().rstrip("=")] = str(self.conf)
         self.configure(
             {
@@ -103,27 +136,27 @@ class Site:
             }
         )
 
-    def configure(self, settings):
+    def configure(self, settings: Settings) -> None:
         """Add or replace directives; the value None removes one."""
         self.settings |= settings
         lines = [f"{key}: {value}\n" for key, value in self.settings.items() if value is not None]
         self.conf.touch(mode=0o640)  # there may be a password in it
         self.conf.write_text("".join(lines))
 
-    def add(self, user, spool=b"", hashed="{plaintext}secret"):
+    def add(self, user: str, spool: bytes = b"", hashed: str = "{plaintext}secret") -> None:
         with self.passwd.open("a") as passwd:
             passwd.write(f"{user}:{hashed}\n")
         self.spool(user).write_bytes(spool)
         self.spool(user).chmod(0o600)
         self.give_to_mail_user(self.spool(user))
 
-    def spool(self, user):
+    def spool(self, user: str) -> Path:
         return self.spools / user
 
-    def give_to_mail_user(self, path):
+    def give_to_mail_user(self, path: Path) -> None:
         os.chown(path, MAIL_USER.pw_uid, MAIL_USER.pw_gid)
 
-    def processes(self):
+    def processes(self) -> list[int]:
         """Pids of all that run for this site: their arguments name its configuration file, or did
         before they had a title, which the environment still does."""
         mine = os.fsencode(self.conf)
@@ -142,7 +175,7 @@ class Site:
                 pids.append(int(entry.name))
         return pids
 
-    def close(self):
+    def close(self) -> None:
         """Remove it; a server process that outlives its connection is a failure."""
         ENVIRONMENT.pop(MARK.decode().rstrip("="), None)
         try:

@@ -15,9 +15,11 @@ import os
 import random
 import sys
 import traceback
+from collections.abc import Sequence
 
 from killing import in_a_process, opened_for
 from tpop3d.mailspool import index as indexes
+from tpop3d.mailspool.spool import Spool
 from tpop3d.mailspool.uidl_styles import STYLES
 from tpop3d.pop3.stuffing import WrongSize, encode
 from tpop3d.system.refusal import Refusal
@@ -26,19 +28,21 @@ STEPS = 30
 FROM = b"From sender@example.org Sun Nov 22 08:00:00 2026\n"
 BASE = b"X-IMAPbase: 1500000000 0000000030\n"
 
+Seen = tuple[list[bytes], list[int], list[bytes] | None]  # what is sent, sizes, and unique-ids
+
 
 class Message:
     """One that was delivered: what is stored of it, and the id that it was given."""
 
-    def __init__(self, content, leads):
+    def __init__(self, content: bytes, leads: bool) -> None:
         self.content = content
         self.leads = leads
-        self.id = None
+        self.id: bytes | None = None
 
-    def is_by_history(self):
-        return b"-" in (self.id or b"-") or len(self.id) == 16 or b"X-UID" in self.content
+    def is_by_history(self) -> bool:
+        return not self.id or b"-" in self.id or len(self.id) == 16 or b"X-UID" in self.content
 
-    def sent(self):
+    def sent(self) -> bytes:
         # Where separators lead, nobody can tell the end of a header without a body from one.
         content = self.content.rstrip(b"\n") if self.leads else self.content
         return b"".join(line + b"\r\n" for line in content.splitlines())
@@ -47,7 +51,7 @@ class Message:
 class Life:
     """A maildrop, and what the model knows of it."""
 
-    def __init__(self, directory, seed):
+    def __init__(self, directory: str, seed: int) -> None:
         self.chance = random.Random(seed)
         self.style = self.chance.choice(STYLES)
         self.has_index = self.chance.random() < 0.7
@@ -57,14 +61,14 @@ class Life:
         if self.changes:
             self.leads = False
         self.path, self.state = f"{directory}/spool", f"{directory}/state"
-        self.messages = []
+        self.messages: list[Message] = []
         self.count = 0
         self.sessions = 0
         with open(self.path, "wb"):
             pass
         os.mkdir(self.state)
 
-    def content(self):
+    def content(self) -> bytes:
         """What is delivered next."""
         self.count += 1
         kind = self.chance.randrange(6)
@@ -83,14 +87,14 @@ class Life:
             return header + b"\n"  # no body
         return header + b"\n" + b"some text\n" * self.chance.choice([1, 3, 80])
 
-    def deliver(self):
+    def deliver(self) -> None:
         content = self.content()
         self.leads = self.leads or self.count == self.changes
         with open(self.path, "ab") as file:
             file.write(b"\n" + FROM + content if self.leads else FROM + content + b"\n")
         self.messages.append(Message(content, self.leads))
 
-    def session(self):
+    def session(self) -> str:
         """One that sees everything, and may remove something."""
         self.sessions += 1
         marks = self.marks()
@@ -100,11 +104,11 @@ class Life:
             return found
         return self.compare(*found) or self.remove(marks)
 
-    def marks(self):
+    def marks(self) -> list[bool]:
         share = self.chance.choice([0, 0, 0.2, 0.5, 1])
         return [self.chance.random() < share for _ in self.messages]
 
-    def in_session(self, marks, asks=True):
+    def in_session(self, marks: Sequence[int], asks: bool = True) -> str | Seen:
         """What a session sees; or what is wrong."""
         spool = opened_for(self.path, self.state, style=self.style, index=self.has_index)
         if isinstance(spool, Refusal):
@@ -121,7 +125,7 @@ class Life:
         finally:
             spool.close()
 
-    def compare(self, sent, octets, ids):
+    def compare(self, sent: list[bytes], octets: list[int], ids: list[bytes] | None) -> str:
         """What is wrong with what a session has seen."""
         wanted = [one.sent() for one in self.messages]
         if sent != wanted:
@@ -134,15 +138,15 @@ class Life:
             return f"ids are the same: {ids}"
         for number, (one, found) in enumerate(zip(self.messages, ids, strict=True)):
             if one.id not in (None, found):
-                return f"message {number + 1} had the id {one.id}, and has {found}"
+                return f"message {number + 1} had the id {one.id!r}, and has {found!r}"
             one.id = found
         return ""
 
-    def remove(self, marks):
+    def remove(self, marks: Sequence[int]) -> str:
         self.messages = [one for one, mark in zip(self.messages, marks, strict=True) if not mark]
         return ""
 
-    def killed(self):
+    def killed(self) -> str:
         """A session that is killed anywhere; afterwards all are there, or none of the removed."""
         marks = self.marks()
         if any(one.id is None for one in self.messages):
@@ -158,13 +162,13 @@ class Life:
             self.remove(marks)
         return self.compare(*found)
 
-    def lose_index(self):
+    def lose_index(self) -> str:
         name = f"{self.state}/index"
         if os.path.exists(name):
             os.unlink(name)
         return ""
 
-    def removed_by_others(self):
+    def removed_by_others(self) -> str:
         """A mail program rewrites the spool without one message, and stays in the same file. One
         with a twin is left: of two that are the same nobody knows which one went."""
         contents = [one.content for one in self.messages]
@@ -179,7 +183,7 @@ class Life:
                 file.write(b"" if self.leads else b"\n")
         return ""
 
-    def changed_in_place(self):
+    def changed_in_place(self) -> str:
         """Somebody takes away a line end far from where a message starts; the size stays. Of one
         whose id depends on another message that is another message then."""
         heads = [one.content[:400] for one in self.messages]
@@ -202,8 +206,9 @@ class Life:
             break
         return ""
 
-    def in_session_that_may_end(self):
+    def in_session_that_may_end(self) -> None:
         spool = opened_for(self.path, self.state, style=self.style, index=self.has_index)
+        assert isinstance(spool, Spool), spool
         try:
             for n, size in enumerate(spool.octets):
                 for _ in encode(spool.blocks(n), size):
@@ -212,7 +217,7 @@ class Life:
             spool.distrust()
         spool.close()
 
-    def step(self):
+    def step(self) -> str:
         """One thing that happens; returns what is wrong."""
         roll = self.chance.random()
         if roll < 0.4 or not self.messages:
@@ -224,7 +229,7 @@ class Life:
         return self.chance.choice(others)()
 
 
-def main():
+def main() -> int:
     directory, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     indexes.WORTH = 0  # also the smallest has one
     sessions = 0

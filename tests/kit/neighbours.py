@@ -6,12 +6,25 @@ import re
 import smtplib
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from doors import free_port
-from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, PATIENCE, end, need, poll
+from mailsite import (
+    CHECKOUT,
+    IS_ROOT,
+    MAIL_USER,
+    PATIENCE,
+    Command,
+    Site,
+    as_mail_user,
+    end,
+    need,
+    poll,
+)
 
 MESSAGE = "From: d@example.org\nTo: anna@example.org\nSubject: {number}\n\nnumber {number}\n"
 SENDER = "d@example.org"
@@ -19,17 +32,22 @@ SENDER = "d@example.org"
 USERS = [MAIL_USER.pw_name, "anna", "bob", "carl", "dora", "emil"]
 
 
-def numbers_in(octets):
+def numbers_in(octets: bytes) -> list[int]:
     return [int(number) for number in re.findall(rb"^number (\d+)\r?$", octets, re.MULTILINE)]
 
 
-def run_as_mail_user(site, *command, said=b""):
+def run_as_mail_user(
+    site: Site, *command: object, said: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
     """Run a program as the mailbox's user; returns what came of it."""
-    how = {"cwd": site.spools, "capture_output": True, "timeout": 6 * PATIENCE, "input": said}
-    how["env"] = {"PATH": os.defpath, "HOME": str(site.spools), "USER": MAIL_USER.pw_name}
-    if IS_ROOT:
-        how |= {"user": MAIL_USER.pw_uid, "group": MAIL_USER.pw_gid, "extra_groups": []}
-    return subprocess.run([str(word) for word in command], **how)
+    environment = {"PATH": os.defpath, "HOME": str(site.spools), "USER": MAIL_USER.pw_name}
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        timeout=6 * PATIENCE,
+        input=said,
+        **as_mail_user(site.spools, environment),
+    )
 
 
 class Deliverer:
@@ -42,21 +60,28 @@ class Deliverer:
     shares = True
     message = MESSAGE
 
-    def __init__(self, site, patience):
+    def __init__(self, site: Site, patience: int) -> None:
         self.site = site
         self.patience = patience  # seconds, after which those that can give up on a lock
-        self.seconds = []  # from start to end of each delivery
+        self.seconds: list[float] = []  # from start to end of each delivery
         self.gave_up = 0
         self.prepare()
 
-    def write(self, name, text):
+    def prepare(self) -> None:
+        """Make what the program wants to find."""
+
+    def command(self, spool: Path) -> Command:
+        """The command line that delivers what is on stdin into a spool."""
+        raise NotImplementedError
+
+    def write(self, name: str, text: str) -> Path:
         path = self.site.path / name
         path.write_text(text)
         path.chmod(0o600)
         self.site.give_to_mail_user(path)
         return path
 
-    def deliver(self, user, number):
+    def deliver(self, user: str, number: int) -> None:
         """Deliver a message; if the program gives up it is run again, as a mail server would."""
         started = time.monotonic()
         said = self.message.format(number=number).encode()
@@ -69,33 +94,33 @@ class Deliverer:
         assert done.returncode == 0, done
         self.seconds.append(time.monotonic() - started)
 
-    def run(self, spool, said):
+    def run(self, spool: Path, said: bytes) -> subprocess.CompletedProcess[bytes]:
         return run_as_mail_user(self.site, *self.command(spool), said=said)
 
-    def finish(self):
+    def finish(self) -> None:
         """Wait for what is under way."""
 
-    def close(self):
+    def close(self) -> None:
         """End what was started."""
 
 
 class Procmail(Deliverer):
     """It never gives up. Between two tries it sleeps for whole seconds, here mostly not at all."""
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.recipe = self.write("procmailrc", "LOCKSLEEP=0\n:0:\n$DEFAULT\n")
 
-    def command(self, spool):
+    def command(self, spool: Path) -> Command:
         return need("procmail"), "-f", SENDER, "-m", f"DEFAULT={spool}", self.recipe
 
 
 class Maildrop(Deliverer):
     """It never gives up. Between two tries it sleeps for whole seconds, here not at all."""
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.recipe = self.write("mailfilter", 'LOCKSLEEP=0\nto "$1"\n')
 
-    def command(self, spool):
+    def command(self, spool: Path) -> Command:
         return need("maildrop"), "-f", SENDER, self.recipe, spool
 
 
@@ -103,7 +128,7 @@ class Dovecot(Deliverer):
     """It gives up, one second early at most. It adds headers to messages of others, and then keeps
     both locks for up to a second, until the spool can have another time of change."""
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.program = need("/usr/lib/dovecot/dovecot-lda")
         self.home = self.site.path / "dovecot"
         self.home.mkdir()
@@ -115,7 +140,7 @@ class Dovecot(Deliverer):
             f"mbox_lock_timeout = {self.patience}s\n",
         )
 
-    def command(self, spool):
+    def command(self, spool: Path) -> Command:
         location = f"mail_location=mbox:{self.home}:INBOX={spool}:INDEX=MEMORY"
         return self.program, "-c", self.conf, "-o", location, "-f", SENDER
 
@@ -146,13 +171,13 @@ class Postfix:
     """
     QUEUES = "active bounce corrupt defer deferred flush hold incoming maildrop private public"
 
-    def __init__(self, site, patience):
+    def __init__(self, site: Site, patience: int) -> None:
         if not (IS_ROOT and self.PROGRAMS.exists()):
             pytest.skip("Postfix is not unpacked, or this is not root")
         self.site = site
         self.log = site.path / "postfix.log"
         self.sent = 0
-        self.connection = None
+        self.connection: smtplib.SMTP | None = None
         self.port = free_port()
         self.conf = self.configure(patience)
         # -s: in the foreground. At its end it ends its process group.
@@ -170,7 +195,7 @@ class Postfix:
             self.close()
             raise
 
-    def configure(self, patience):
+    def configure(self, patience: int) -> Path:
         conf = self.site.path / "postfix"
         owner = pwd.getpwnam("daemon").pw_uid
         queues = conf / "queue"
@@ -211,39 +236,43 @@ class Postfix:
         (conf / "master.cf").write_text(services.format(port=self.port))
         return conf
 
-    def connect(self):
+    def connect(self) -> smtplib.SMTP | None:
         try:
             return smtplib.SMTP("127.0.0.1", self.port, "localhost", PATIENCE)
         except OSError:
             return None
 
-    def deliver(self, user, number):
+    def deliver(self, user: str, number: int) -> None:
         message = MESSAGE.format(number=number)
+        assert self.connection is not None
         self.connection.sendmail(SENDER, [f"{user}@example.org"], message)
         self.sent += 1
 
-    def outcomes(self):
+    def outcomes(self) -> list[tuple[str, float]]:
         """What came of each delivery, and how many seconds local(8) took for it."""
         log = self.log.read_text() if self.log.exists() else ""
         found = re.findall(r"local\[.*delays=(?:[^/]*/){3}([\d.]+),.* status=(\w+)", log)
         return [(status, float(seconds)) for seconds, status in found]
 
     @property
-    def seconds(self):
+    def seconds(self) -> list[float]:
         return [seconds for _, seconds in self.outcomes()]
 
-    def finish(self):
+    def finish(self) -> None:
         poll(lambda: len(self.outcomes()) >= self.sent, "Postfix to deliver", 60 * PATIENCE)
         assert {status for status, _ in self.outcomes()} <= {"sent"}, self.log.read_text()
 
-    def close(self):
+    def close(self) -> None:
         if self.connection:
             self.connection.close()
         end(self.process)
 
 
+AnyDeliverer = Deliverer | Postfix
+
+
 @contextmanager
-def without_access_times(directory):
+def without_access_times(directory: Path) -> Iterator[None]:
     """Mount a directory on itself so that who reads a file leaves its access time alone.
 
     Where a spool was read in the second of its delivery, procmail holds both locks for a second

@@ -4,12 +4,14 @@ import ctypes
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import doors
-from mailsite import ENVIRONMENT, IS_ROOT, PATIENCE, end, need
+from mailsite import ENVIRONMENT, IS_ROOT, PATIENCE, Command, Site, end, need, piped
 
 CLONE_NEWNET = 0x40000000
 OUTSIDE = ("192.0.2.7", "2001:db8::7")
@@ -22,11 +24,11 @@ exec cat
 """
 
 
-def socket_in(pid, family=socket.AF_INET):
+def socket_in(pid: int, family: int = socket.AF_INET) -> socket.socket:
     """A socket belongs to the network that the thread which makes it is in."""
-    made = []
+    made: list[socket.socket] = []
 
-    def make():
+    def make() -> None:
         with open(f"/proc/{pid}/ns/net", "rb") as network:
             if not ctypes.CDLL(None).setns(network.fileno(), CLONE_NEWNET):
                 made.append(socket.socket(family))
@@ -40,14 +42,14 @@ def socket_in(pid, family=socket.AF_INET):
 class Network:
     """It has the loopback addresses, and those of `OUTSIDE`, which are no loopback addresses."""
 
-    def __init__(self, pid):
+    def __init__(self, pid: int) -> None:
         self.pid = pid
 
-    def command(self, *words):
+    def command(self, *words: str | Path) -> Command:
         """A command that runs in it."""
         return [need("nsenter"), f"--net=/proc/{self.pid}/ns/net", *words]
 
-    def connect(self, host, port):
+    def connect(self, host: str, port: int) -> doors.Wire:
         """A connection from an address to itself."""
         connection = socket_in(self.pid, socket.AF_INET6 if ":" in host else socket.AF_INET)
         connection.settimeout(PATIENCE)
@@ -55,7 +57,7 @@ class Network:
         return doors.Wire.on(connection)
 
     @contextmanager
-    def inetd(self, site, host):
+    def inetd(self, site: Site, host: str) -> Iterator[doors.Wire]:
         """`tpop3d --inetd` on one end of such a connection."""
         logs = doors.Logs(site.path / "stderr")
         with socket_in(self.pid, socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
@@ -66,8 +68,8 @@ class Network:
         with theirs, logs.path.open("wb") as stderr:
             process = subprocess.Popen(
                 [*doors.SERVER, "--inetd", "-f", str(site.conf)],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=stderr,
                 env=ENVIRONMENT,
                 cwd="/",
@@ -81,7 +83,7 @@ class Network:
 
 
 @contextmanager
-def network():
+def network() -> Iterator[Network]:
     if not IS_ROOT:
         pytest.skip("only root can make a network")
     need("ip")
@@ -91,11 +93,12 @@ def network():
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+    output, held = piped(holder)
     try:
-        if holder.stdout.readline() != b"up\n":
+        if output.readline() != b"up\n":
             pytest.skip("no network of our own can be made here")
         yield Network(holder.pid)
     finally:
         end(holder)
-        holder.stdin.close()
-        holder.stdout.close()
+        held.close()
+        output.close()

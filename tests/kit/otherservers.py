@@ -6,13 +6,15 @@ Each serves the spool of ann in a site, and is asked on pipes; or on a port, by 
 import os
 import shutil
 import subprocess
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
 import doors
 from doors import Wire
-from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, PATIENCE, end, need
+from mailsite import CHECKOUT, IS_ROOT, MAIL_USER, PATIENCE, Command, Site, end, need, piped
 
 POPA3D = CHECKOUT / ".unpacked" / "popa3d" / "usr" / "sbin" / "popa3d"
 DOVECOT = "/usr/lib/dovecot/pop3"
@@ -67,7 +69,7 @@ service pop3-login {{
 """
 
 
-def _popa3d(site):
+def _popa3d(site: Site) -> Command:
     """The command for popa3d on a connection."""
     program = str(POPA3D) if POPA3D.exists() else shutil.which("popa3d", path="/usr/sbin")
     if not program:
@@ -86,26 +88,26 @@ def _popa3d(site):
 
 
 @contextmanager
-def popa3d(site):
+def popa3d(site: Site) -> Iterator[Wire]:
     """popa3d, after the login."""
     with served(_popa3d(site)) as wire:
         wire.login("ann")
         yield wire
 
 
-def popa3d_on_a_port(site):
+def popa3d_on_a_port(site: Site) -> AbstractContextManager[doors.Door]:
     """A door at which each connection gets a popa3d."""
     program, command = need("systemd-socket-activate"), _popa3d(site)
     logs = doors.Logs(site.path / "popa3d.log")
 
-    def listen(port):
+    def listen(port: int) -> Command:
         place = f"{doors.Door.host}:{port}"
         return [program, "-l", place, "--accept", "--inetd", *map(str, command)]
 
     return doors.door_of(*doors.listening(listen, logs), logs)
 
 
-def _dovecot(site, more="", **values):
+def _dovecot(site: Site, more: str = "", **values: object) -> Path:
     """Its configuration file."""
     if not os.path.exists(DOVECOT) or not IS_ROOT:
         pytest.skip("dovecot-pop3d is not installed, or we are not root")
@@ -120,18 +122,18 @@ def _dovecot(site, more="", **values):
 
 
 @contextmanager
-def dovecot(site):
+def dovecot(site: Site) -> Iterator[Wire]:
     """dovecot's, which serves those who have logged in before; its indices stay in the site."""
     conf = _dovecot(site, log=site.path / "dovecot" / "log")
     with served([DOVECOT, "-c", conf], USER="ann", HOME=str(conf.parent / "home")) as wire:
         yield wire
 
 
-def dovecot_on_a_port(site):
+def dovecot_on_a_port(site: Site) -> AbstractContextManager[doors.Door]:
     """All of dovecot, which everybody can log in to, and is ann then."""
     logs = doors.Logs(site.path / "dovecot.log")
 
-    def listen(port):
+    def listen(port: int) -> Command:
         more = DOVECOT_ON_A_PORT
         conf = _dovecot(site, more, log="/dev/stderr", door=doors.Door, port=port)
         return [need("dovecot"), "-F", "-c", conf]
@@ -140,7 +142,7 @@ def dovecot_on_a_port(site):
 
 
 @contextmanager
-def served(command, **environment):
+def served(command: Command, **environment: str) -> Iterator[Wire]:
     """A conversation with a server on pipes, since dovecot's takes no socket; it ends with QUIT."""
     process = subprocess.Popen(
         ["timeout", str(int(6 * PATIENCE)), *command],  # a pipe knows none
@@ -150,7 +152,7 @@ def served(command, **environment):
         env={"PATH": f"{os.defpath}:/usr/sbin:/sbin"} | environment,
         cwd="/",
     )
-    wire = Wire(process.stdout, process.stdin)
+    wire = Wire(*piped(process))
     try:
         yield wire
         assert wire.ask("QUIT").startswith(b"+OK")
@@ -161,7 +163,7 @@ def served(command, **environment):
         end(process)
 
 
-def listing(wire):
+def listing(wire: Wire) -> list[bytes]:
     """The unique-ids in their order, which must be complete."""
     status, octets = wire.ask_long("UIDL")
     assert status.startswith(b"+OK"), status

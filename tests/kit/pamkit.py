@@ -4,32 +4,48 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import authkit
-from mailsite import MAIL_USER, PATIENCE, need, open_directory
+from mailsite import MAIL_USER, PATIENCE, Settings, need, open_directory
 from tpop3d.auth import isolation, system_users
+from tpop3d.auth.driver import Verdict
 from tpop3d.pop3.authorization import Attempt
-from tpop3d.privsep.channel import LoginRequest
+from tpop3d.privsep.channel import ReceivedLogin
 from tpop3d.privsep.monitor import Monitor
+
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Driver
 
 ANN = MAIL_USER.pw_name  # a user of the system who is not root
 BOB = "no-such-user-here"  # whom PAM knows and the system does not
 SECRET = "open sesame"
 SERVICE = "tpop3d"
-ENABLE = {"auth-flatfile-enable": None, "auth-pam-enable": "yes"} | {
-    f"auth-flatfile-{name}": None for name in ("passwd-file", "mail-user")
+ENABLE: dict[str, object] = {
+    "auth-flatfile-enable": None,
+    "auth-flatfile-passwd-file": None,
+    "auth-flatfile-mail-user": None,
+    "auth-pam-enable": "yes",
 }
 LIBPAM = "libpam.so.0"
+
+
+class Received(ReceivedLogin):
+    """A login request as the monitor has it, which came on no channel."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
 
 
 class Site:
     """The services, and the users of pam_matrix; `ask` asks the driver as the switch does."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: Path) -> None:
         self.path = directory
         self.services = directory / "services"
         self.services.mkdir()
@@ -41,46 +57,61 @@ class Site:
         self.add(BOB, SECRET)
         self.service(*self.matrix())
 
-    def add(self, user, password, service=SERVICE):
+    def add(self, user: str, password: str | bytes, service: str = SERVICE) -> None:
         with self.passdb.open("ab") as file:
             file.write(b":".join(map(os.fsencode, (user, password, service))) + b"\n")
 
-    def service(self, *lines, name=SERVICE):
+    def service(self, *lines: str, name: str = SERVICE) -> None:
         (self.services / name).write_text("".join(f"{line}\n" for line in lines))
 
-    def matrix(self, *options):
+    def matrix(self, *options: str) -> tuple[str, str]:
         words = " ".join([f"{wrapper('pam_matrix')} passdb={self.passdb}", *options])
         return f"auth required {words}", f"account required {words}"
 
-    def script(self, *commands, options=""):
+    def script(self, *commands: str, options: str = "") -> str:
         """The line for pam_exec(8) with a script."""
         path = self.path / f"script{len(list(self.path.glob('script*')))}"
         path.write_text("".join(f"{line}\n" for line in ("#!/bin/sh", *commands)))
         path.chmod(0o755)
         return f"pam_exec.so {options} {path}"
 
-    def marking(self, *lines):
+    def marking(self, *lines: str) -> None:
         """The service, if none, of `lines`, that shows when it is asked."""
         self.service(f"auth optional {self.script(f'env >{self.mark}')}", *lines)
 
-    def driver(self, **settings):
+    def driver(self, **settings: object) -> "Driver":
         return authkit.config_of(ENABLE, **settings).drivers["pam"]
 
-    def ask(self, user=ANN, password=SECRET, seconds=PATIENCE, client="192.0.2.1", **settings):
+    def ask(
+        self,
+        user: str = ANN,
+        password: str | bytes = SECRET,
+        seconds: float = PATIENCE,
+        client: str = "192.0.2.1",
+        **settings: object,
+    ) -> Verdict:
         """The verdict of the driver in a process of its own."""
         octets = os.fsencode(password)
         login = authkit.login(os.fsencode(user), password=octets, client=client)
         return isolation.ask(self.driver(**settings), login, seconds)
 
-    def decided(self, user, password=SECRET, settings=None, peer="192.0.2.1"):
+    def decided(
+        self,
+        user: str,
+        password: str | bytes = SECRET,
+        settings: Settings | None = None,
+        peer: str = "192.0.2.1",
+    ) -> tuple[str, str]:
         """The switch's answer to a connection from `peer`, and whose it is."""
-        monitor = Monitor(authkit.config_of(ENABLE | (settings or {})), peer, ("192.0.2.2", 110))
+        monitor = Monitor(
+            authkit.config_of({**ENABLE, **(settings or {})}), peer, ("192.0.2.2", 110)
+        )
         attempt = Attempt("USER", os.fsencode(user), os.fsencode(password))
-        verdict = monitor.decide(LoginRequest(attempt, b"", 0, 0))
+        verdict = monitor.decide(Received(attempt))
         return verdict.answer, verdict.driver
 
 
-def wrapper(module):
+def wrapper(module: str) -> Path:
     """The path of a module of pam_wrapper's, or a skipped test."""
     places = [Path("/usr/lib"), Path("/usr/lib64"), *Path("/usr/lib").glob("*-linux-*")]
     paths = [place / f"pam_wrapper/{module}.so" for place in places]
@@ -89,7 +120,7 @@ def wrapper(module):
 
 
 @contextmanager
-def site(monkeypatch):
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A `Site`; PAM looks for services nowhere else until the test has ended."""
     library = pytest.importorskip("pam", reason="python-pam is not installed in this Python")
     library.PamAuthenticator()
@@ -99,7 +130,7 @@ def site(monkeypatch):
     directory = open_directory()
     site = Site(directory)
 
-    def pam_start(service, user, conversation, handle):
+    def pam_start(service: bytes, user: bytes, conversation: object, handle: object) -> Any:
         return start(service, user, conversation, os.fsencode(site.services), handle)
 
     monkeypatch.setattr(library.PamAuthenticator, "pam_start", staticmethod(pam_start))
@@ -173,10 +204,10 @@ int pam_sm_acct_mgmt(pam_handle_t *pam, int flags, int argc, const char **argv)
 """
 
 
-def compiled(directory):
+def compiled(directory: Path) -> Path:
     """The path of that module."""
     source, module = directory / "odd.c", directory / "pam_odd.so"
     source.write_text(SOURCE)
-    command = [need("gcc"), "-w", "-shared", "-fPIC", "-o", module, source, f"-l:{LIBPAM}"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [need("gcc"), "-w", "-shared", "-fPIC", "-o"]
+    subprocess.run([*command, module, source, f"-l:{LIBPAM}"], check=True, capture_output=True)
     return module

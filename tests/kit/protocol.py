@@ -6,40 +6,45 @@ import re
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from typing import overload
 
 from doors import SERVER
-from mailsite import ENVIRONMENT, PATIENCE
+from mailsite import ENVIRONMENT, PATIENCE, Site
 from tpop3d.pop3 import replies
 from tpop3d.pop3.authorization import Attempt, Policy
+from tpop3d.pop3.replies import Reply
 from tpop3d.pop3.transaction import Transaction
 from tpop3d.privsep import channel, gatekeeper
-from tpop3d.privsep.channel import Order
+from tpop3d.privsep.channel import LoginRequest, Order
 from tpop3d.session.conversation import Conversation
 from tpop3d.session.wire import Ended, Wire
+from tpop3d.system.refusal import Refusal
 
+Said = tuple[str, bytes, bytes]  # the method, the name, and the password or digest
 OPEN = Policy(b"", plaintext=True)
 TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"  # RFC 1939's own example
 
 
-def pieces(octets, cuts):
+def pieces(octets: bytes, cuts: Iterable[int]) -> list[bytes]:
     """The octets, cut at these offsets."""
     places = sorted({0, len(octets), *(cut for cut in cuts if cut < len(octets))})
     return [octets[start:end] for start, end in pairwise(places)]
 
 
-def bytewise(octets):
+def bytewise(octets: bytes) -> list[bytes]:
     return pieces(octets, range(len(octets)))
 
 
-def as_sent(content):
+def as_sent(content: bytes) -> bytes:
     """A stored message as RETR sends it, before dot-stuffing."""
     sent = re.sub(rb"(?<!\r)\n", b"\r\n", content)
     return sent + b"\r\n" if content and not content.endswith(b"\n") else sent
 
 
-def unstuffed(octets):
+def unstuffed(octets: bytes) -> bytes:
     """What a client makes of the body of a multi-line reply, the final dot included."""
     assert octets.count(b"\n") == octets.count(b"\r\n"), "a bare LF"
     lines = octets.split(b"\r\n")
@@ -51,41 +56,47 @@ def unstuffed(octets):
 class Memory:
     """A maildrop in memory, whose blocks are as small as a test likes."""
 
-    def __init__(self, *contents, block=7):
+    def __init__(self, *contents: bytes, block: int = 7) -> None:
         self.contents = contents
         self.octets = [len(as_sent(content)) for content in contents]
         self.block = block
         self.why_changed = ""
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.contents)
 
-    def changed(self):
-        return self.why_changed
+    def changed(self) -> Refusal | None:
+        return Refusal(self.why_changed) if self.why_changed else None
 
-    def blocks(self, index):
+    def blocks(self, index: int) -> Iterator[bytes]:
         content = self.contents[index]
         for start in range(0, len(content), self.block):
             yield content[start : start + self.block]
 
-    def unique_ids(self):
+    def unique_ids(self) -> list[bytes]:
         return [b"id-%d" % n for n in range(1, len(self.contents) + 1)]
 
 
-def said(answer):
+@overload
+def said(answer: Reply) -> bytes: ...
+@overload
+def said(answer: Attempt) -> Said: ...
+def said(answer: Reply | Attempt) -> bytes | Said:
     """A reply as the octets that go out; an attempt as (method, name, secret)."""
     if isinstance(answer, Attempt):
         return answer.method, answer.name, answer.password or answer.digest
     return answer.line + b"\r\n" + b"".join(answer.body or ())
 
 
-def status(answer):
+def status(answer: Reply) -> bytes:
     """The first word of a reply that is one."""
     return said(answer).split()[0]
 
 
 @contextmanager
-def wired(read_fd, write_fd, pending=b""):
+def wired(
+    read_fd: int, write_fd: int, pending: bytes = b""
+) -> Iterator[tuple[Wire, Callable[[], int]]]:
     """A wire on these descriptors, and a function that tells its session to end."""
     wakeup, wake = os.pipe()
     wire = Wire(read_fd, write_fd, wakeup, pending)
@@ -101,11 +112,11 @@ def wired(read_fd, write_fd, pending=b""):
 
 
 @contextmanager
-def packets(chunks):
+def packets(chunks: Iterable[bytes]) -> Iterator[int]:
     """A pipe from which each read gets one of the chunks, and then the end."""
     read_end, write_end = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
 
-    def write():
+    def write() -> None:
         with suppress(BrokenPipeError), open(write_end, "wb", buffering=0) as pipe:
             for chunk in chunks:
                 pipe.write(chunk)
@@ -127,20 +138,23 @@ class Outcome:
     deleted = b""
 
     @property
-    def lines(self):
+    def lines(self) -> list[bytes]:
         return self.output.splitlines(keepends=True)
 
 
-def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
+def converse(
+    chunks: Iterable[bytes], maildrop: Memory, policy: Policy = OPEN, secret: bytes = b"secret"
+) -> Outcome:
     """Both states on one wire, in this process; every name with the right password gets in."""
     outcome = Outcome()
 
-    class Monitor:
-        """The other end of the gatekeeper's channel."""
+    class Monitor(channel.Channel):
+        """Who is asked is the other end of the gatekeeper's channel, without one."""
 
-        failed = 0
+        def __init__(self) -> None:
+            self.failed = 0
 
-        def ask(self, request):
+        def ask(self, request: LoginRequest) -> bytes:
             if request.attempt.password == secret:
                 return channel.ADMITTED
             self.failed += 1
@@ -152,7 +166,9 @@ def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
         wired(read_end, sink.fileno()) as (wire, _),
     ):
         try:
-            outcome.end = gatekeeper.authorize(wire, Order((), policy, PATIENCE), Monitor())
+            outcome.end = gatekeeper.authorize(
+                wire, Order((read_end, sink.fileno()), policy, PATIENCE), Monitor()
+            )
             if not outcome.end:
                 transaction = Transaction(maildrop, policy)
                 conversation = Conversation(wire)
@@ -170,7 +186,7 @@ def converse(chunks, maildrop, policy=OPEN, secret=b"secret"):
     return outcome
 
 
-def run_server(site, chunks, *arguments):
+def run_server(site: Site, chunks: Iterable[bytes], *arguments: str) -> tuple[bytes, bytes]:
     """The real server, fed chunk by chunk through a pipe; returns its output and its log."""
     with packets(chunks) as read_end, tempfile.TemporaryFile() as sink:
         done = subprocess.run(
@@ -187,6 +203,6 @@ def run_server(site, chunks, *arguments):
         return sink.read(), done.stderr
 
 
-def waiting(fd):
+def waiting(fd: int) -> int:
     """How many octets can be read from a pipe or socket by now."""
     return int.from_bytes(fcntl.ioctl(fd, 0x541B, bytes(4)), "little")  # FIONREAD

@@ -9,13 +9,15 @@ PROXY, LOCAL = 0x21, 0x20
 CLIENT, PLACE = "192.0.2.7", ("203.0.113.5", 110)
 
 
-def line(client=CLIENT, place=PLACE, port=56324):
+def line(client: str = CLIENT, place: tuple[str, int] = PLACE, port: int = 56324) -> bytes:
     """Version 1."""
     family = "TCP6" if ":" in client else "TCP4"
     return f"PROXY {family} {client} {place[0]} {port} {place[1]}\r\n".encode()
 
 
-def binary(client=CLIENT, place=PLACE, port=56324, more=b""):
+def binary(
+    client: str = CLIENT, place: tuple[str, int] = PLACE, port: int = 56324, more: bytes = b""
+) -> bytes:
     """Version 2, with `more` behind the addresses."""
     family = socket.AF_INET6 if ":" in client else socket.AF_INET
     addresses = b"".join(socket.inet_pton(family, one) for one in (client, place[0]))
@@ -23,13 +25,13 @@ def binary(client=CLIENT, place=PLACE, port=56324, more=b""):
     return raw(PROXY, TCP6 if ":" in client else TCP4, content)
 
 
-def raw(command, kind, content=b"", length=None):
+def raw(command: int, kind: int, content: bytes = b"", length: int | None = None) -> bytes:
     """Version 2, whatever it means."""
     length = len(content) if length is None else length
     return SIGNATURE + struct.pack("!BBH", command, kind, length) + content
 
 
-def tlv(kind, value):
+def tlv(kind: int, value: bytes) -> bytes:
     return struct.pack("!BH", kind, len(value)) + value
 
 

@@ -17,7 +17,7 @@ BUFFER = 1024  # octets
 TEMPFAIL = 111
 
 
-def deliver(mbox, sender, recipient):
+def deliver(mbox: str, sender: str, recipient: str) -> int:
     fd = os.open(mbox, os.O_WRONLY | os.O_NONBLOCK | os.O_APPEND | os.O_CREAT, 0o600)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(TEMPFAIL))
     signal.alarm(30)

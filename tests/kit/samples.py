@@ -1,6 +1,7 @@
 """Messages that clients and servers have stumbled over, and how each must arrive."""
 
 import re
+from collections.abc import Iterable
 
 _HEADER = (
     b"Return-Path: <ann@example.org>\n"  # getmail would add it
@@ -12,7 +13,7 @@ _HEADER = (
 )
 
 
-def message(number, subject, body, fields=b""):
+def message(number: int, subject: bytes, body: bytes, fields: bytes = b"") -> bytes:
     return _HEADER % (subject, number) + fields + b"\n" + body
 
 
@@ -33,7 +34,7 @@ MESSAGES = [
 ]
 
 
-def spool_of(messages):
+def spool_of(messages: Iterable[bytes]) -> bytes:
     """An mbox: after each message an empty line, but after one that has no last newline."""
     separator = b"From ann@example.org Tue Mar  7 12:00:00 2000\n"
     return b"".join(
@@ -41,7 +42,7 @@ def spool_of(messages):
     )
 
 
-def on_the_wire(message):
+def on_the_wire(message: bytes) -> bytes:
     """The octets RETR sends, before dot-stuffing."""
     lines = re.sub(rb"(?<!\r)\n", b"\r\n", message)
     return lines if lines.endswith(b"\r\n") else lines + b"\r\n"

@@ -2,25 +2,28 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from hypothesis import strategies as st
 
 from tpop3d.mailspool.locks import TRY
 from tpop3d.mailspool.spool import Spool, Terms, open_spool
+from tpop3d.mailspool.uidl_styles import TPOP3D
 from tpop3d.system.refusal import Refusal
 
 EMPTY_LINES = (b"\n", b"\r\n")
 
 
-def lines_of(octets):
+def lines_of(octets: bytes) -> list[bytes]:
     """Lines with their ends; a CR alone ends none."""
     return re.findall(rb"[^\n]*\n|[^\n]+", octets)
 
 
-def messages_of(spool):
+def messages_of(spool: bytes) -> list[bytes]:
     """The raw messages, each with its From_ line and separator, found the slow and plain way."""
-    messages = []
+    messages: list[list[bytes]] = []
     before = b"\n"
     for line in lines_of(spool):
         if line.startswith(b"From ") and before in EMPTY_LINES:
@@ -31,7 +34,7 @@ def messages_of(spool):
     return [b"".join(lines) for lines in messages]
 
 
-def separators_lead(spool):
+def separators_lead(spool: bytes) -> bool:
     """Is mail delivered here with the empty line before it? As the man page says."""
     lines = lines_of(spool)
     return bool(lines) and (
@@ -39,12 +42,12 @@ def separators_lead(spool):
     )
 
 
-def is_envelope(line):
+def is_envelope(line: bytes) -> bool:
     """Is a line that begins a message one that is not sent?"""
     return len(line) <= 512 and b"\r" not in line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def content_of(message, leads=False):
+def content_of(message: bytes, leads: bool = False) -> bytes:
     """What of a raw message is content: no From_ line, no separator; of a spool whose separators
     lead, no empty line at the end."""
     lines = lines_of(message)
@@ -57,7 +60,7 @@ def content_of(message, leads=False):
     return b"".join(lines)
 
 
-def covered_whole(message):
+def covered_whole(message: bytes) -> bytes:
     """A raw message without the empty lines at its end."""
     lines = lines_of(message)
     while lines[-1] in EMPTY_LINES:
@@ -65,7 +68,7 @@ def covered_whole(message):
     return b"".join(lines)
 
 
-def covered(message, leads=False):
+def covered(message: bytes, leads: bool = False) -> bytes:
     """What of a raw message its id is made of, as if one empty line stood behind it."""
     from_line, content = lines_of(message)[0], content_of(message, leads)
     text = from_line + content if is_envelope(from_line) else content
@@ -73,7 +76,7 @@ def covered(message, leads=False):
     return (text + (b"" if text.endswith(b"\n") else newline) + newline)[:512]
 
 
-def on_the_wire(content):
+def on_the_wire(content: bytes) -> bytes:
     """The octets that RETR sends of a content, before dot-stuffing."""
     sent = b"".join(
         line if line.endswith(b"\r\n") else line.removesuffix(b"\n") + b"\r\n"
@@ -82,7 +85,7 @@ def on_the_wire(content):
     return sent
 
 
-def unstuffed(body):
+def unstuffed(body: bytes) -> bytes:
     """What a client makes of a multi-line body, which must end as it should."""
     assert body.endswith(b".\r\n")
     lines = body.split(b"\r\n")
@@ -91,7 +94,7 @@ def unstuffed(body):
     return b"".join(line.removeprefix(b".") + b"\r\n" for line in lines[:-2])
 
 
-def mbox(*contents):
+def mbox(*contents: bytes) -> bytes:
     """A tidy spool of these contents."""
     return b"".join(
         b"From sender@example.org Sun Nov 22 08:00:%02d 2026\n%b\n" % (n, content)
@@ -121,16 +124,38 @@ tidy_contents = st.lists(
 )
 
 
-def never_pause(seconds):
+def never_pause(seconds: float) -> bool:
     """A pause that gives up at once: no test waits for a lock that nobody gives back."""
     return True
 
 
-def terms(dotlocks=TRY, lock_timeout=0.2, pause=never_pause, **more):
-    return Terms(dotlocks=dotlocks, lock_timeout=lock_timeout, pause=pause, **more)
+Pause = Callable[[float], bool]
 
 
-def opened(path, **how) -> Spool | Refusal:
+class How(TypedDict, total=False):
+    """How a spool is opened: what `terms` takes."""
+
+    dotlocks: str
+    lock_timeout: float
+    pause: Pause
+    index: bool
+    style: str
+    flock: bool
+
+
+def terms(
+    dotlocks: str = TRY,
+    lock_timeout: float = 0.2,
+    pause: Pause = never_pause,
+    *,
+    index: bool = True,
+    style: str = TPOP3D,
+    flock: bool = True,
+) -> Terms:
+    return Terms(dotlocks, lock_timeout, pause, index, style, flock)
+
+
+def opened(path: str | Path, **how: Unpack[How]) -> Spool | Refusal:
     """Open a spool as a session does; its state directory is beside it."""
     path = Path(path)
     state = path.parent / f"{path.name}.state"
@@ -138,7 +163,7 @@ def opened(path, **how) -> Spool | Refusal:
     return open_spool(str(path), os.geteuid(), str(state), terms(**how))
 
 
-def good(path, **how) -> Spool:
+def good(path: str | Path, **how: Unpack[How]) -> Spool:
     spool = opened(path, **how)
     assert isinstance(spool, Spool), spool
     return spool

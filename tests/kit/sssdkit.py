@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import ldapkit
-from mailsite import end, poll
+from mailsite import Process, end, poll
 
 PACKAGES = ("sssd-common", "sssd-krb5-common", "sssd-ldap", "libpam-sss", "libnss-sss")
 LINES = "files systemd sss"  # of passwd and group, as libnss-sss leaves them in Debian 12
@@ -56,7 +56,7 @@ mkdir -p db deskprofile gpo_cache mc pipes/private pubconf/krb5.include.d secret
 """
 
 
-def require():
+def require() -> None:
     """Skip where it cannot be had."""
     ldapkit.require()
     for package in PACKAGES:
@@ -67,9 +67,9 @@ def require():
 class Sssd:
     """It asks a `ldapkit.Directory`, and is asked by all others there, from its start on."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: ldapkit.Directory) -> None:
         self._directory = directory
-        self._process = None
+        self._process: Process | None = None
         places = [ldapkit.UNPACKED / package / "usr" for package in PACKAGES]
         lower = ":".join(map(str, [*places, "/usr"]))
         subprocess.run(directory.command("/bin/sh", "-c", LAY_OVER, lower), check=True)
@@ -85,7 +85,7 @@ class Sssd:
         directory.switch(LINES)
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(
             self._directory.command("/usr/sbin/sssd", "--interactive"),
@@ -100,8 +100,9 @@ class Sssd:
             self.stop()
             raise
 
-    def stop(self):
+    def stop(self) -> None:
         """End it, and all that it has started."""
+        assert self._process is not None
         end(self._process)
 
     close = stop

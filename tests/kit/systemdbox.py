@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal, overload
 
 import pytest
 
-from mailsite import CHECKOUT, IS_ROOT, PATIENCE, need, poll
+from mailsite import CHECKOUT, IS_ROOT, PATIENCE, Process, need, poll
 from network import socket_in
 
 SCRIPT = CHECKOUT / "tests/kit/systemdbox.sh"
@@ -31,7 +32,7 @@ DISKS = ("etc", "var", "home")  # what a reboot keeps, besides /opt and /usr/loc
 POWEROFF = signal.SIGRTMIN + 4  # systemd(1)
 
 
-def require():
+def require() -> None:
     """Skip unless a box can be made here."""
     if not IS_ROOT:
         pytest.skip("only root can boot a systemd")
@@ -52,16 +53,17 @@ def require():
 class SystemdBox:
     """The system. What is in `directory` when it boots is in it; see systemdbox.sh."""
 
-    def __init__(self, system=Path("/")):
+    def __init__(self, system: Path = Path("/")) -> None:
         self.system = system  # whose programs are in it: this one's, or another root's
         self.directory = Path(tempfile.mkdtemp(prefix="tpop3d-box-"))
         self.directory.chmod(0o755)
         for name in ("mnt", "opt/python", "local/bin", "etc", "var", "home"):
             (self.directory / name).mkdir(parents=True)
-        self.keeper = None  # the parent of its PID 1: when one of the two ends, so does the other
-        self.pid = None
+        # The parent of its PID 1: when one of the two ends, so does the other.
+        self.keeper: Process | None = None
+        self.pid: int | None = None
 
-    def boot(self):
+    def boot(self) -> None:
         # The keeper dies with us, and its child, PID 1 of the box, with the keeper.
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation"]
         with (self.directory / "console").open("wb") as console:
@@ -78,8 +80,9 @@ class SystemdBox:
         poll(lambda: self.run(*state).stdout == "running\n", "its units", 3 * PATIENCE)
         self.systemctl("start", "systemd-journald.service")  # before anybody has a word for it
 
-    def _pid_of_systemd(self):
+    def _pid_of_systemd(self) -> int | None:
         console = (self.directory / "console").read_text()
+        assert self.keeper is not None
         assert self.keeper.poll() is None, f"the box did not boot: {console}"
         keeper = Path(f"/proc/{self.keeper.pid}/task/{self.keeper.pid}/children")
         for child in keeper.read_text().split():
@@ -88,7 +91,7 @@ class SystemdBox:
                 return int(child)
         return None
 
-    def reboot(self):
+    def reboot(self) -> None:
         """Shut it down and boot it again, with what is on its disk."""
         disks = {name: Path(tempfile.mkdtemp(dir=self.directory)) for name in DISKS}
         for name, disk in disks.items():
@@ -103,7 +106,7 @@ class SystemdBox:
             disk.rename(self.directory / name)
         self.boot()
 
-    def close(self):
+    def close(self) -> None:
         """End all that runs in it, and remove what was made for it; mounts go by themselves."""
         try:
             self._power_off()
@@ -111,7 +114,7 @@ class SystemdBox:
             self._clean()
             shutil.rmtree(self.directory)
 
-    def _power_off(self):
+    def _power_off(self) -> None:
         if not self.keeper:
             return
         if self.pid:
@@ -125,7 +128,7 @@ class SystemdBox:
             self.keeper.wait()
         self.keeper = self.pid = None
 
-    def _clean(self):
+    def _clean(self) -> None:
         subprocess.run(
             ["unshare", "--mount", "--propagation", "private", SCRIPT, "clean", self.directory],
             stdin=subprocess.DEVNULL,
@@ -134,40 +137,59 @@ class SystemdBox:
 
     # -- being in it
 
-    def run(self, *command, **options):
+    @overload
+    def run(
+        self, *command: str | Path, stdin: int | None = subprocess.DEVNULL, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]: ...
+
+    @overload
+    def run(
+        self, *command: str | Path, text: Literal[False]
+    ) -> subprocess.CompletedProcess[bytes]: ...
+
+    def run(
+        self,
+        *command: str | Path,
+        text: bool = True,
+        stdin: int | None = subprocess.DEVNULL,
+        input: str | None = None,
+    ) -> subprocess.CompletedProcess[bytes] | subprocess.CompletedProcess[str]:
         """Run a command in it, as root."""
         spaces = ["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         return subprocess.run(
             ["nsenter", "--target", str(self.pid), "--root", "--wd", *spaces, *command],
-            **({"stdin": subprocess.DEVNULL, "capture_output": True, "text": True} | options),
+            stdin=stdin,
+            input=input,
+            capture_output=True,
+            text=text,
             env=ENVIRONMENT,
             timeout=6 * PATIENCE,
         )
 
-    def do(self, *command):
+    def do(self, *command: str | Path) -> str:
         """Run a command in it that must succeed; returns what it printed."""
         done = self.run(*command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def systemctl(self, *arguments):
+    def systemctl(self, *arguments: str) -> str:
         return self.do("systemctl", *arguments)
 
-    def show(self, unit, name):
+    def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
         return self.systemctl("show", "--value", "--property", name, unit).strip()
 
-    def path(self, inside):
+    def path(self, inside: str | Path) -> Path:
         """A file of the box as seen from outside."""
         return Path(f"/proc/{self.pid}/root") / str(inside).lstrip("/")
 
-    def pids(self, unit):
+    def pids(self, unit: str) -> list[int]:
         """The processes of a unit, by their numbers outside."""
         group = self.show(unit, "ControlGroup")
         procs = self.path(f"/sys/fs/cgroup{group}/cgroup.procs")
         return [int(pid) for pid in procs.read_text().split()] if group and procs.exists() else []
 
-    def main_pid(self, unit):
+    def main_pid(self, unit: str) -> int | None:
         """The main process of a unit, by its number outside, or None."""
         inside = self.show(unit, "MainPID")
         for pid in self.pids(unit):
@@ -176,13 +198,15 @@ class SystemdBox:
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
             numbers = re.search(r"^NSpid:(.*)$", status, re.M)
+            assert numbers, status
             if numbers[1].split()[-1] == inside:
                 return pid
         return None
 
-    def connect(self, host="127.0.0.1", port=110, source=""):
+    def connect(self, host: str = "127.0.0.1", port: int = 110, source: str = "") -> socket.socket:
         """A connection made within the box's network."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        assert self.pid is not None
         connection = socket_in(self.pid, family)
         try:
             connection.settimeout(PATIENCE)

@@ -6,13 +6,15 @@ import json
 import os
 import poplib
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import doors
-from mailsite import CHECKOUT, poll
+from mailsite import CHECKOUT, Settings, poll
 from systemdbox import SystemdBox
 from tpop3d.pop3.replies import INTERNAL_ERROR, TOO_MANY_CONNECTIONS
 
@@ -52,24 +54,24 @@ sys.exit(main())
 class Poplib(poplib.POP3):
     """poplib on a connection that is there already."""
 
-    def __init__(self, connection):
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         super().__init__("localhost")
 
-    def _create_socket(self, timeout):
+    def _create_socket(self, timeout: float | None) -> socket.socket:
         return self._connection
 
 
 class SystemdSite(SystemdBox):
     """The installation; `reset` makes it new for each test."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.opened = []
+        self.opened: list[doors.Wire | poplib.POP3] = []
         self.cursor = ""
         self.began = 0.0
 
-    def install(self):
+    def install(self) -> None:
         """What an administrator does, before and after the boot."""
         etc = self.directory / "etc"
         units = etc / "systemd/system"
@@ -87,7 +89,7 @@ class SystemdSite(SystemdBox):
             self.do("ldconfig")
         self.do("systemd-sysusers", "tpop3d.conf")
 
-    def _furnish_program(self):
+    def _furnish_program(self) -> None:
         """The server, and of this Python's packages those that it uses if they are there."""
         opt = self.directory / "opt/tpop3d"
         ignored = shutil.ignore_patterns("__pycache__")
@@ -95,11 +97,14 @@ class SystemdSite(SystemdBox):
         shutil.copytree(UNITS, opt / "checkout/systemd")
         packages = opt / "site-packages"
         packages.mkdir()
-        site = Path(importlib.util.find_spec("systemd").origin).parent.parent
+        found = importlib.util.find_spec("systemd")
+        assert found is not None
+        assert found.origin is not None
+        site = Path(found.origin).parent.parent
         for pattern in PACKAGES:
-            for found in site.glob(pattern):
-                copy = shutil.copytree if found.is_dir() else shutil.copy
-                copy(found, packages / found.name)
+            for package in site.glob(pattern):
+                copy = shutil.copytree if package.is_dir() else shutil.copy
+                copy(package, packages / package.name)
         # As pip does, since the units cannot write there.
         subprocess.run([sys.executable, "-m", "compileall", "-q", opt / "checkout"], check=True)
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -108,7 +113,7 @@ class SystemdSite(SystemdBox):
         command.write_text(COMMAND.format(python=f"{prefix}/bin/{name}"))
         command.chmod(0o755)
 
-    def _furnish_users(self):
+    def _furnish_users(self) -> None:
         etc = self.directory / "etc"
         lines = {name: Path("/etc", name).read_text() for name in ("passwd", "group")}
         # Made on this machine already, perhaps; the box makes its own.
@@ -132,7 +137,7 @@ class SystemdSite(SystemdBox):
             (etc / name).write_text(text)
         (etc / "shadow").chmod(0o640)
 
-    def reset(self):
+    def reset(self) -> None:
         """As it was installed: nothing of the server's runs, and no test has been here."""
         for client in self.opened:
             client.close()
@@ -152,13 +157,13 @@ class SystemdSite(SystemdBox):
 
     # -- what an administrator does
 
-    def configure(self, settings):
+    def configure(self, settings: Settings) -> None:
         """The configuration: what it always has, and `settings`."""
-        lines = [f"{key}: {value}\n" for key, value in (SETTINGS | settings).items()]
+        lines = [f"{key}: {value}\n" for key, value in {**SETTINGS, **settings}.items()]
         self.path("/etc/tpop3d.conf").touch(mode=0o640)  # there may be a password in it
         self.path("/etc/tpop3d.conf").write_text("".join(lines))
 
-    def adapt(self, unit, **settings):
+    def adapt(self, unit: str, **settings: object) -> None:
         """What `systemctl edit` does; keywords are `Section_Setting`."""
         directory = self.path(f"/etc/systemd/system/{unit}.d")
         directory.mkdir(exist_ok=True)
@@ -170,45 +175,45 @@ class SystemdSite(SystemdBox):
         (directory / "test.conf").write_text("".join(lines))
         self.systemctl("daemon-reload")
 
-    def journal(self):
+    def journal(self) -> str:
         """What was logged since the test began."""
         return self.do("journalctl", "--output=short", f"--after-cursor={self.cursor}")
 
-    def entries(self, *matches):
+    def entries(self, *matches: str) -> list[dict[str, Any]]:
         """What journalctl finds of that with `matches`, all fields of each."""
         # With matches, --after-cursor leaves out one too many.
         found = self.do("journalctl", "--output=json", *matches)
         entries = [json.loads(line) for line in found.splitlines()]
         return [one for one in entries if int(one["__REALTIME_TIMESTAMP"]) / 1e6 > self.began]
 
-    def wait_for_journal(self, text):
+    def wait_for_journal(self, text: str) -> bool:
         return poll(lambda: text in self.journal(), f"{text!r} in the journal")
 
     # -- what users have and do
 
-    def add(self, user, spool):
+    def add(self, user: str, spool: bytes) -> None:
         path = self.spool(user)
         path.write_bytes(spool)
         path.chmod(0o660)
         os.chown(path, USERS[user], grp.getgrnam("mail").gr_gid)
 
-    def spool(self, user):
+    def spool(self, user: str) -> Path:
         return self.path(f"/var/mail/{user}")
 
-    def wire(self, *where, **more):
+    def wire(self, host: str = "127.0.0.1", port: int = 110, source: str = "") -> doors.Wire:
         """A conversation; see `connect`."""
-        wire = doors.Wire.on(self.connect(*where, **more))
+        wire = doors.Wire.on(self.connect(host, port, source))
         self.opened.append(wire)
         return wire
 
-    def poplib(self, *where):
-        client = Poplib(self.connect(*where))
+    def poplib(self, host: str = "127.0.0.1", port: int = 110) -> Poplib:
+        client = Poplib(self.connect(host, port))
         self.opened.append(client)
         return client
 
-    def is_full(self, *where, **more):
+    def is_full(self, host: str = "127.0.0.1", port: int = 110, source: str = "") -> bool:
         """Is a new connection turned away, with a word or without?"""
-        wire = self.wire(*where, **more)
+        wire = self.wire(host, port, source)
         line = wire.line()
         wire.close()
         if line.startswith(b"+OK"):

@@ -3,6 +3,8 @@
 freshbox.FreshBox boots its systemd; `command` has one program of it run, on this machine's network.
 """
 
+from pathlib import Path
+
 import pytest
 
 from mailsite import CHECKOUT, IS_ROOT, need
@@ -23,7 +25,7 @@ exec chroot . "$@"
 """
 
 
-def require():
+def require() -> None:
     """Skip unless the root is there, and can be entered."""
     if not IS_ROOT:
         pytest.skip("only root can enter a Debian 13")
@@ -32,7 +34,7 @@ def require():
     need("unshare")
 
 
-def command(*arguments):
+def command(*arguments: str | Path) -> list[str | Path]:
     """What runs a program of it, for `subprocess`: with the checkout in /mnt, an empty /tmp, and
     all else read-only."""
     enter = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", ENTER, "sh"]
