@@ -13,7 +13,6 @@ from tpop3d.config.directive import absolute_path
 from tpop3d.config.templates import Mailbox, Template
 from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.privsep.sandbox import gatekeeper_user, refuse_lacking_root, refuse_unsafe_state
-from tpop3d.settings import Config
 from tpop3d.system import logs
 from tpop3d.system.outlets import Syslog
 from tpop3d.system.reasons import HOMES
@@ -22,6 +21,8 @@ from tpop3d.system.refusal import Refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tpop3d.settings import Config
 
 
 def check_config(file: str) -> int:
