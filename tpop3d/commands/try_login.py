@@ -21,11 +21,15 @@ from tpop3d.pop3.commands import MAX_RESPONSE
 from tpop3d.privsep.sandbox import refuse_lacking_root
 from tpop3d.session.choice import EXISTS, Choice, seen
 from tpop3d.session.session import enter, open_chosen, prepare, terms_of
-from tpop3d.settings import Config
 from tpop3d.system import logs, processes
 from tpop3d.system.io import ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 from tpop3d.system.refusal import PERMANENT, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.mailspool.spool import Spool
+    from tpop3d.settings import Config
 
 # Exit codes.
 SUCCEEDS = 0
