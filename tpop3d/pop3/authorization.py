@@ -11,11 +11,12 @@ import binascii
 from tpop3d.pop3 import replies
 from tpop3d.pop3.capabilities import capa
 from tpop3d.pop3.commands import MAX_COMMAND, MAX_RESPONSE, Command, is_http, parse
-from tpop3d.pop3.replies import Reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tpop3d.pop3.replies import Reply
 
 
 MECHANISMS = (b"PLAIN",)  # of SASL (RFC 4616), as POP3 carries it (RFC 5034)
