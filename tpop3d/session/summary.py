@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from time import monotonic
 
-from tpop3d.auth.driver import Verdict
 from tpop3d.system import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tpop3d.auth.driver import Verdict
 
 
 class Summary:
