@@ -16,13 +16,13 @@ from tpop3d.system.io import LINGER_TIMES, PARTING_SECONDS, milliseconds, ready
 from tpop3d.system.privileges import OUT_OF_MEMORY, confine
 from tpop3d.tls import relay_channel
 from tpop3d.tls.client import TlsClient
-from tpop3d.tls.relay_channel import RelayChannel, RelayOrder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
 
     from tpop3d.system.privileges import Sandbox
+    from tpop3d.tls.relay_channel import RelayChannel, RelayOrder
 
 MAX_UNSENT = 1 << 18  # octets of TLS that a client has not taken, before it is read from again
 CHUNK = 1 << 17  # octets of a session's that are encrypted at a time
