@@ -166,6 +166,17 @@ class MySQL:
             return Verdict.no("the tables' character set has no such name")
         except Unanswered as error:
             return Verdict.cannot_say(str(error))
+        return self._judge(login, rows, columns, decoy, known)
+
+    def _judge(
+        self,
+        login: Login,
+        rows: list[tuple[bytes | None, ...]],
+        columns: int,
+        decoy: bytes,
+        known: list[Login],
+    ) -> Verdict:
+        """Check an attempt against what `_look_up` has found."""
         if columns not in (len(COLUMNS) - 1, len(COLUMNS)):
             wanted = f"must give {', '.join(COLUMNS[:-1])}, and may give the {COLUMNS[-1]}"
             return Verdict.cannot_say(f"the query gives {columns} columns, and {wanted}")
