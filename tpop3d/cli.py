@@ -71,6 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
         from tpop3d.commands.demo import demo
 
         return demo(options.demo, options.verbose)
+    return _open_door(options)
+
+
+def _open_door(options: Options) -> int:
+    """Serve the connection or the sockets that are passed, or else be a listener."""
     if options.inetd:
         return _inetd(options)
     from tpop3d.doors import activation
