@@ -79,14 +79,7 @@ def look(
     called with the uid and gid of what will be read.
     """
     mailbox = InspectedMailbox(path, settings)
-    try:
-        mailbox.status = os.lstat(path)
-    except FileNotFoundError:
-        mailbox.reason = "there is no such file; to a session, that is an empty maildrop"
-        if not os.path.isdir(os.path.dirname(path)):
-            mailbox.reason = "its directory is missing, too; is the file system mounted?"
-    except OSError as error:
-        mailbox.reason = error.strerror or "it cannot be found"
+    _find(mailbox)
     mailbox.place = _place(mailbox)
     session_lock = f"{mailbox.place}/lock"
     inodes = {name: locks.inode_of(name) for name in (path, session_lock)}
@@ -119,6 +112,18 @@ def look(
         mailbox.flock = locks.look_at_flock(holders_at(path))
         _read(mailbox)
     return mailbox
+
+
+def _find(mailbox: InspectedMailbox) -> None:
+    """Find the spool's file, or why there is none."""
+    try:
+        mailbox.status = os.lstat(mailbox.path)
+    except FileNotFoundError:
+        mailbox.reason = "there is no such file; to a session, that is an empty maildrop"
+        if not os.path.isdir(os.path.dirname(mailbox.path)):
+            mailbox.reason = "its directory is missing, too; is the file system mounted?"
+    except OSError as error:
+        mailbox.reason = error.strerror or "it cannot be found"
 
 
 def _place(mailbox: InspectedMailbox) -> str:
