@@ -48,6 +48,16 @@ PROPERTIES = ("Id", "LoadState", "ActiveState", "UnitFileState", "ProtectSystem"
               "PrivateTmp", "StateDirectory", "CapabilityBoundingSet", *LISTS)  # fmt: skip
 
 
+def _path_of(setting: str, word: str) -> str:
+    """The path in a word of a setting: of "SOURCE:DESTINATION:OPTIONS" what a unit sees, of
+    "PATH:OPTIONS" the path."""
+    path = word.lstrip("-+")
+    parts = path.split(":")
+    if setting.startswith("Bind"):
+        return parts[1] if len(parts) > 1 else parts[0]
+    return parts[0] if setting == "TemporaryFileSystem" else path
+
+
 class Unit:
     """A service: what it does with paths, and the setting that does it."""
 
@@ -71,12 +81,7 @@ class Unit:
             self._add(f"/var/lib/{name}", WRITABLE, "")
         for setting, effect in LISTS.items():
             for word in shlex.split(properties.get(setting, "")):
-                path = word.lstrip("-+")
-                parts = path.split(":")
-                if setting.startswith("Bind"):
-                    path = parts[1] if len(parts) > 1 else parts[0]
-                elif setting == "TemporaryFileSystem":
-                    path = parts[0]
+                path = _path_of(setting, word)
                 self._add(path, effect, f"{setting}={path}")
 
     def _add(self, path: str, effect: int, setting: str) -> None:
