@@ -197,14 +197,7 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
         raise ValueError(f"larger than {MAX_FILE} octets")
     if buffer.startswith(BYTE_ORDER_MARK):
         buffer[: len(BYTE_ORDER_MARK)] = b"   "
-    # For the end of each line: where its comment begins, and whether a blank follows the #.
-    comments: dict[int, tuple[int, bool]] = {}
-    comment = buffer.find(b"#", 0, length)
-    while comment >= 0:
-        end = _end_of_line(buffer, comment, length)
-        comments[end] = comment, comment + 1 == end or buffer[comment + 1] in BLANKS
-        buffer[comment:end] = b" " * (end - comment)
-        comment = buffer.find(b"#", end, length)
+    comments = _blank_comments(buffer, length)
     start = 0
     is_exposed = is_tabular = False
     oddities: list[Oddity] = []
@@ -231,6 +224,19 @@ def content_without_secrets(file: str, secrecy: Secrecy) -> tuple[str, bool, lis
     if is_tabular:  # other values have several blanks before them, too
         oddities = [one for one in oddities if one[2] != IS_SHIFTED]
     return os.fsdecode(bytes(buffer[:length])), is_exposed, oddities
+
+
+def _blank_comments(buffer: bytearray, length: int) -> dict[int, tuple[int, bool]]:
+    """Overwrite comments with blanks; returns, by the end of its line, where each began, and
+    whether a blank followed its #."""
+    comments: dict[int, tuple[int, bool]] = {}
+    comment = buffer.find(b"#", 0, length)
+    while comment >= 0:
+        end = _end_of_line(buffer, comment, length)
+        comments[end] = comment, comment + 1 == end or buffer[comment + 1] in BLANKS
+        buffer[comment:end] = b" " * (end - comment)
+        comment = buffer.find(b"#", end, length)
+    return comments
 
 
 def read_key(line: bytes | bytearray, start: int, end: int) -> tuple[str, int]:
