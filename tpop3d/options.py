@@ -99,10 +99,9 @@ def parse(arguments: list[str], into: Options) -> Options:
     parser.add_argument("-V", action="version", version=f"tpop3d {__version__}")
     options: Any = parser.parse_args(arguments, namespace=into)
     given = vars(options)
-    if options.demo is not None:
-        for key, option in NOT_IN_DEMO.items():
-            if key in given:
-                parser.error(f"--demo serves its own mail, in its own way: no {option}")
+    unwanted = [option for key, option in NOT_IN_DEMO.items() if key in given]
+    if options.demo is not None and unwanted:
+        parser.error(f"--demo serves its own mail, in its own way: no {unwanted[0]}")
     modes = [option for key, option in MODES.items() if key in given]
     if len(modes) > 1:
         parser.error(f"{modes[0]} and {modes[1]} do not go together")
