@@ -239,13 +239,12 @@ class _Scanner:
             head = os.pread(self._fd, min(HEAD, stop - start), start)
         is_ended = last[-1] == 10
         cr = head.find(b"\r", 0, body - start)
-        if body - start > HEAD or cr >= 0:
-            has_end = is_ended or body < stop  # the From_ line
-            if body - start > HEAD or cr < body - start - 1 - has_end:
-                # It is no From_ line, so it is sent.
-                newlines += has_end
-                pairs += has_end and os.pread(self._fd, 2, body - 2) == b"\r\n"
-                body = start
+        has_end = is_ended or body < stop  # the From_ line
+        if body - start > HEAD or 0 <= cr < body - start - 1 - has_end:
+            # It is no From_ line, so it is sent.
+            newlines += has_end
+            pairs += has_end and os.pread(self._fd, 2, body - 2) == b"\r\n"
+            body = start
         end = stop
         if is_ended and stop > body:
             if listing.separators_lead:
