@@ -160,11 +160,18 @@ def _known(
     if is_same:
         return Known(listing, ids, False)
     leads = given.separators_lead or do_separators_lead(spool, status.st_size)
-    if status.st_size == end or leads != separators_lead:
-        new = scan(spool, 0, status.st_size, separators_lead=leads, refresh=refresh)
+    return _scanned_on(spool, status.st_size, leads, listing, ids, refresh)
+
+
+def _scanned_on(
+    spool: int, size: int, leads: bool, listing: Listing, ids: Ids, refresh: Callable[[], None]
+) -> Known | None:
+    """Scan what has changed: the last message and what came behind it; all, where no mail came, or
+    its separators are others."""
+    if size == listing.end or leads != listing.separators_lead:
+        new = scan(spool, 0, size, separators_lead=leads, refresh=refresh)
         return _again(listing, new, ids)
-    start = listing.starts[-1]
-    new = scan(spool, start, status.st_size, separators_lead=leads, refresh=refresh)
+    new = scan(spool, listing.starts[-1], size, separators_lead=leads, refresh=refresh)
     return _with_more(spool, listing, new, ids)
 
 
