@@ -90,10 +90,7 @@ def serve(config: Config, sandbox: Sandbox, fd_in: int, fd_out: int, tls: Tls) -
         return
     except Exception as error:
         # Trouble of the machine, or a bug: nobody has attacked, and the client may come again.
-        if isinstance(error, _Died):
-            one.log_last_words(channel)
-        else:
-            logs.error(f"internal error: {logs.describe(error)}")
+        one.log_trouble(error, channel)
         _end(pid, isinstance(error, _Died))
         one.apologize()
         one.hang_up()
@@ -173,8 +170,11 @@ class _Connection:
             elif state == lifecycle.OVER:
                 raise _Ended(self._monitor.end)
 
-    def log_last_words(self, channel: Channel) -> None:
-        """Log the last lines of a gatekeeper that has died: they say what it died of."""
+    def log_trouble(self, error: Exception, channel: Channel) -> None:
+        """Log what went wrong. The last lines of a gatekeeper that has died say what it died of."""
+        if not isinstance(error, _Died):
+            logs.error(f"internal error: {logs.describe(error)}")
+            return
         try:
             while isinstance(message := channel.receive(), Line):
                 self._monitor.receive(message)
