@@ -252,19 +252,8 @@ class Relays:
             elif message is None:
                 self._part(connection)
                 self._over(connection, Failed("the relay has died", is_ours=True))
-            elif isinstance(message, Failed):
-                if relay.has_failed:
-                    raise Violation("TLS fails again")
-                relay.has_failed = True
-                if not connection.monitor.summary.tls:
-                    self._part(connection)
-                    self._over(connection, message)
-                else:
-                    connection.monitor.log_failed_tls(message)
-            elif connection.monitor.summary.tls:
-                raise Violation("TLS begins again")
             else:
-                self._secured(connection, message)
+                self._on_tls(relay, connection, message)
         except BlockingIOError:
             return
         except Violation as violation:
@@ -275,3 +264,19 @@ class Relays:
                 log_violation(connection.monitor.summary.client, relay.number, violation, "relay")
                 self.kill(connection)
                 self._over(connection, Failed(str(violation), is_ours=True))
+
+    def _on_tls(self, relay: Relay, connection: Connection, message: Secured | Failed) -> None:
+        """TLS has begun on a connection, or has failed. Raises `Violation`."""
+        if isinstance(message, Failed):
+            if relay.has_failed:
+                raise Violation("TLS fails again")
+            relay.has_failed = True
+            if not connection.monitor.summary.tls:
+                self._part(connection)
+                self._over(connection, message)
+            else:
+                connection.monitor.log_failed_tls(message)
+        elif connection.monitor.summary.tls:
+            raise Violation("TLS begins again")
+        else:
+            self._secured(connection, message)
