@@ -1,1 +1,1 @@
-"""The protocol, without any I/O: command lines in, replies out."""
+"""The POP3 protocol without any I/O: command lines in, replies out."""

@@ -1,7 +1,7 @@
-"""The AUTHORIZATION state: who is it? (RFC 1939 sections 4 and 7, RFC 2595, RFC 5034, RFC 6856)
+"""The AUTHORIZATION state (RFC 1939 sections 4 and 7, RFC 2595, RFC 5034, RFC 6856).
 
-The state machine turns command lines into replies and login attempts. It decides nothing: an
-attempt is for the monitor, and this file runs where no password file can be read.
+The state machine turns command lines into replies and login attempts. It decides no login: the
+monitor does. This code runs in the gatekeeper, which reads no password file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from tpop3d.pop3.replies import Reply
 
 
-MECHANISMS = (b"PLAIN",)  # of SASL (RFC 4616), as POP3 carries it (RFC 5034)
+MECHANISMS = (b"PLAIN",)  # SASL mechanisms: PLAIN is RFC 4616, its command AUTH is RFC 5034
 
 
 class Policy:
     """What this connection may do before login.
 
-    `apop_timestamp` is the banner's, b"" where APOP is not taken. `plaintext`: are passwords taken
-    as they are (USER/PASS, AUTH PLAIN)? `stls`: may TLS begin? `secured`: has it begun?
+    `apop_timestamp` is the timestamp of the banner, b"" if APOP is not accepted. `plaintext`: are
+    plaintext passwords accepted (USER/PASS, AUTH PLAIN)? `stls`: may TLS begin? `secured`: has TLS
+    begun?
     """
 
     __slots__ = ("apop_timestamp", "plaintext", "secured", "stls")
@@ -41,14 +42,14 @@ class Policy:
 
     @property
     def refusal(self) -> Reply:
-        """The answer to a login that is not taken on this connection."""
+        """The reply to a login by a method that this connection does not accept."""
         if self.stls:
             return replies.STLS_FIRST
         return replies.APOP_INSTEAD if self.apop_timestamp else replies.TLS_ONLY
 
 
 class Attempt:
-    """One login attempt: a name, and a password or an APOP digest. Shows neither in its repr."""
+    """One login attempt: a name, and a password or an APOP digest. The repr shows none of them."""
 
     __slots__ = ("digest", "method", "name", "password", "timestamp")
 
@@ -71,7 +72,10 @@ class Attempt:
 
 
 class StartTls:
-    """What STLS is answered with by the state: it is to be asked for, and then to be begun."""
+    """The result of `Authorization.handle` for STLS.
+
+    The caller asks the monitor whether TLS may begin, and sends the reply that follows from that.
+    """
 
 
 START_TLS = StartTls()
@@ -88,33 +92,42 @@ class Authorization:
         self._name = b""
         self._user_just_given = False
         self._awaits_plain = False
-        self._is_first = True  # line of this client
+        self._is_first = True  # is the next line the client's first?
 
     @property
     def limit(self) -> int:
-        """How many octets the next line may have."""
+        """The maximum length of the next line in octets, line end included."""
         return MAX_RESPONSE if self._awaits_plain else MAX_COMMAND
 
     @property
     def confidential(self) -> bool:
-        """Is the next line a secret whatever it looks like?"""
+        """Is the next line secret whatever it looks like? A SASL response is."""
         return self._awaits_plain
 
     def refuse_line(self, reply: Reply, line: bytes = b"") -> Reply:
-        """Forget what a line that could not be read interrupts; returns `reply`. `line` is how it
-        began."""
+        """End the USER or AUTH dialogue that an unreadable line interrupts.
+
+        `line` is the beginning of that line. Returns the reply to send: `reply`, or NOT_HTTP if
+        the client speaks HTTP.
+        """
         self._awaits_plain = self._user_just_given = False
         return replies.NOT_HTTP if self._is_http(line) else reply
 
     def _is_http(self, line: bytes) -> bool:
-        """Is this the first line, and is the client none of ours? A browser can be made to connect
-        here, by a page of somebody else's who has commands of POP3 in what it sends then, and the
-        replies taken for a page of ours (ALPACA, https://alpaca-attack.com)."""
+        """Is this the client's first line, and a line of HTTP?
+
+        A foreign web page can make a browser connect here and send POP3 commands in its request.
+        The browser would take the replies for a page of this site (ALPACA,
+        https://alpaca-attack.com).
+        """
         was_first, self._is_first = self._is_first, False
         return was_first and is_http(line)
 
     def handle(self, line: bytes) -> Reply | Attempt | StartTls:
-        """Answer one line."""
+        """Handle one line, without its end.
+
+        Returns the reply, or an `Attempt` or `StartTls` for the monitor to decide on.
+        """
         if self._is_http(line):
             return replies.NOT_HTTP
         if self._awaits_plain:
@@ -129,7 +142,7 @@ class Authorization:
         return handler(self, command) if handler else replies.UNKNOWN_COMMAND
 
     def user(self, command: Command) -> Reply:
-        """USER name: the answer is the same for every name."""
+        """USER name: every name gets the same answer."""
         if not self.policy.plaintext:
             return self.policy.refusal
         if not command.argument:
@@ -139,7 +152,7 @@ class Authorization:
         return replies.SEND_PASS
 
     def password(self, command: Command) -> Reply | Attempt:
-        """PASS string: the rest of the line, spaces included."""
+        """PASS string: the password is the rest of the line, spaces included."""
         if not self.policy.plaintext:
             return self.policy.refusal
         if command.argument is None:
@@ -147,7 +160,10 @@ class Authorization:
         return Attempt("USER", self._name, password=command.argument)
 
     def apop(self, command: Command) -> Reply | Attempt:
-        """APOP name digest: the MD5 of timestamp and secret, in 32 lower-case hex digits."""
+        """APOP name digest (RFC 1939 section 7).
+
+        The digest is the MD5 of timestamp and secret, in 32 lower-case hex digits.
+        """
         if not self.policy.apop_timestamp:
             return replies.APOP_UNAVAILABLE if self.policy.plaintext else self.policy.refusal
         name, _, digest = (command.argument or b"").rpartition(b" ")
@@ -156,7 +172,10 @@ class Authorization:
         return Attempt("APOP", name, timestamp=self.policy.apop_timestamp, digest=digest)
 
     def auth(self, command: Command) -> Reply | Attempt:
-        """AUTH mechanism [initial-response]; bare AUTH lists the mechanisms, as it did once."""
+        """AUTH mechanism [initial-response] (RFC 5034 section 4).
+
+        A bare AUTH lists the mechanisms, as it did in older servers.
+        """
         words = command.words()
         if not words:
             return replies.multi_line(b"+OK", MECHANISMS if self.policy.plaintext else ())
@@ -173,7 +192,7 @@ class Authorization:
         return _plain(b"" if words[1] == b"=" else words[1])
 
     def stls(self, command: Command) -> Reply | StartTls:
-        """STLS (RFC 2595 section 4): all that follows is TLS."""
+        """STLS (RFC 2595 section 4): TLS begins behind a positive reply."""
         if command.words():
             return replies.WRONG_ARGUMENTS
         if self.policy.secured:
@@ -181,7 +200,7 @@ class Authorization:
         return START_TLS if self.policy.stls else replies.TLS_UNAVAILABLE
 
     def utf8_mode(self, command: Command) -> Reply:
-        """UTF8 (RFC 6856 section 2). Messages go out as they are stored, with it or without."""
+        """UTF8 (RFC 6856 section 2). Messages are sent as they are stored, in either mode."""
         if command.words():
             return replies.WRONG_ARGUMENTS
         self.utf8 = True
@@ -197,7 +216,7 @@ class Authorization:
 
 
 def _plain(response: bytes) -> Reply | Attempt:
-    """The attempt that a PLAIN response makes."""
+    """Turn a PLAIN response into an attempt; returns a refusal if it is "*" or malformed."""
     if response == b"*":
         return replies.SASL_CANCELLED
     message = decode_base64(response)
@@ -208,24 +227,25 @@ def _plain(response: bytes) -> Reply | Attempt:
 
 
 def decode_base64(response: bytes) -> bytes | None:
-    """The octets of a base64 response, or None where it is no base64 (RFC 4648 section 4).
+    """Decode a base64 response (RFC 4648 section 4); returns None if it is malformed.
 
-    Padding is what completes the last four characters, and no more (section 3.3). Bits there that
-    belong to no octet may be set: section 3.5 lets a decoder choose, nothing here depends on how
-    a password was spelled, and Dovecot takes them.
+    Padding must complete the last group of four characters, and may not exceed it (section 3.3).
+    The unused bits of the last character may be set: section 3.5 lets a decoder choose, nothing
+    here depends on how a password was encoded, and Dovecot accepts them.
     """
     try:
         octets = binascii.a2b_base64(response, strict_mode=True) if response else b""
     except binascii.Error:
         return None
-    # strict_mode forgives any number of "=" behind a whole group.
+    # strict_mode accepts any number of "=" behind a complete group.
     return octets if len(response) == (len(octets) + 2) // 3 * 4 else None
 
 
 def credentials_of(message: bytes) -> tuple[bytes, bytes] | None:
-    """The name and the password of a PLAIN message, or None where it is malformed.
+    """Split a PLAIN message (RFC 4616 section 2) into name and password.
 
-    The authorization identity must be empty or the name itself: nobody acts for another here.
+    Returns None if it is malformed, or contains a CR or LF. The authorization identity must be
+    empty or equal to the name: no user acts for another here.
     """
     parts = message.split(b"\0")
     if len(parts) != 3:

@@ -1,7 +1,7 @@
-"""CAPA (RFC 2449).
+"""The CAPA command (RFC 2449 section 5).
 
-The list is the same in both states, as RFC 2449 wants of capabilities of the AUTHORIZATION state;
-but STLS is in it only where it is allowed (RFC 2595 section 4).
+Both states announce the same list, as RFC 2449 requires of capabilities of the AUTHORIZATION
+state. STLS alone is announced only while it is allowed (RFC 2595 section 4).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from tpop3d.pop3.commands import Command
     from tpop3d.pop3.replies import Reply
 
-# What a command announces. A test proves that each of them is in a table of commands: to look here
-# would import the other state's table before each greeting. APOP's tag is the banner.
+# The tag that announces each command; the banner announces APOP. A test proves that each command is
+# in a command table: a check here would import the other state's table before each greeting.
 OF_COMMAND = {
     b"USER": b"USER",
     b"AUTH": b"SASL PLAIN",
-    b"UTF8": b"UTF8 USER",  # names and passwords may be UTF-8 too (RFC 6856 section 2.1)
+    b"UTF8": b"UTF8 USER",  # names and passwords may be UTF-8, too (RFC 6856 section 2.1)
     b"TOP": b"TOP",
     b"UIDL": b"UIDL",
 }
-PLAINTEXT = (b"USER", b"AUTH")  # not announced where they would be refused
-# What holds in every state: codes (RFC 2449 section 8, RFC 3206), gathered replies
-# (RFC 2449 section 6.6), and that no message is ever removed by the server itself.
+PLAINTEXT = (b"USER", b"AUTH")  # announced only if plaintext passwords are accepted
+# Announced in every state: response codes (RFC 2449 section 8, RFC 3206), pipelining (RFC 2449
+# section 6.6), and that the server itself never removes a message.
 ALWAYS = (
     b"RESP-CODES",
     b"AUTH-RESP-CODE",
@@ -35,7 +35,7 @@ ALWAYS = (
 
 
 def capa(command: Command, plaintext: bool, stls: bool = False) -> Reply:
-    """Answer CAPA. `plaintext`: are passwords taken as they are? `stls`: may TLS begin now?"""
+    """Answer CAPA. `plaintext`: are plaintext passwords accepted? `stls`: may TLS begin now?"""
     if command.words():
         return replies.WRONG_ARGUMENTS
     announced = [

@@ -1,20 +1,20 @@
 """Command lines: from octets to a keyword and its argument.
 
-RFC 1939 section 3 and RFC 2449 section 4. Nothing here knows a state or a command.
+RFC 1939 section 3 and RFC 2449 section 4. This module knows no states and no commands.
 """
 
 from __future__ import annotations
 
 MAX_COMMAND = 255  # octets, line end included (RFC 2449 section 4)
 MAX_RESPONSE = 12288  # octets of a SASL response line; RFC 4954 section 4 names this figure
-MAX_DIGITS = 10  # of a number: more is no number of a message or a line
+MAX_DIGITS = 10  # digits of a message number or a line count
 
-# What `LineBuffer.next_line` returns for a line over its limit. No line contains LF, so the
+# `LineBuffer.next_line` returns this for a line over its limit. No line contains an LF, so the
 # value cannot be a line.
 OVERLONG = b"\n"
-BEGINNING = 32  # octets of an overlong line that are kept
+BEGINNING = 32  # octets kept of an overlong line
 
-# The methods of HTTP (RFC 9110 section 9, RFC 5789, RFC 4918 section 9; of HTTP/2, its preface).
+# HTTP methods (RFC 9110 section 9, RFC 5789, RFC 4918 section 9). PRI begins the preface of HTTP/2.
 HTTP_METHODS = (
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH",
     b"PROPFIND", b"PROPPATCH", b"MKCOL", b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"PRI",
@@ -22,18 +22,18 @@ HTTP_METHODS = (
 
 
 class LineBuffer:
-    """Octets that were received and not yet read as lines."""
+    """Holds received octets until they are read as lines."""
 
     __slots__ = ("_discarding", "_octets", "_searched", "beginning")
 
     def __init__(self, octets: bytes = b"") -> None:
-        self.beginning = b""  # of the latest overlong line
+        self.beginning = b""  # the first octets of the latest overlong line
         self._octets = bytearray(octets)
         self._searched = 0
         self._discarding = False
 
     def feed(self, octets: bytes) -> None:
-        """Append what the client sent."""
+        """Append octets from the client."""
         self._octets += octets
 
     def next_line(self, limit: int) -> bytes | None:
@@ -41,7 +41,7 @@ class LineBuffer:
 
         Returns the line without its end (CRLF, or a bare LF), `OVERLONG` once for a line of more
         than `limit` octets (line end included), or None when no line is complete.
-        An overlong line is thrown away as it comes in, so it takes no memory.
+        An overlong line is discarded as it arrives, so it takes no memory.
         """
         end = self._octets.find(b"\n", self._searched)
         if end < 0:
@@ -68,12 +68,12 @@ class LineBuffer:
         return self._octets.find(b"\n", self._searched) >= 0
 
     def rest(self) -> bytes:
-        """Everything that is left, for the process that may read on."""
+        """All octets not yet read as lines, for the process that takes the connection over."""
         return bytes(self._octets)
 
 
 class Command:
-    """A keyword in upper case and what followed the space after it (None: no space)."""
+    """A keyword in upper case, and the text behind the first space (None: there is no space)."""
 
     __slots__ = ("argument", "keyword")
 
@@ -82,32 +82,34 @@ class Command:
         self.argument = argument
 
     def words(self) -> list[bytes]:
-        """The arguments, separated by single spaces; a trailing lone space is forgiven."""
+        """The arguments, separated by single spaces; a space behind the keyword alone is none."""
         return self.argument.split(b" ") if self.argument else []
 
 
 def is_malformed(line: bytes) -> bool:
-    """Does the line hold a NUL or a CR, which no command or response may?"""
+    """Does the line contain a NUL or a CR? No command or response may."""
     return b"\0" in line or b"\r" in line
 
 
 def is_http(line: bytes) -> bool:
-    """Does the line, or its beginning, begin as a request of HTTP does: with one of its methods, or
-    with another word and a path?"""
+    """Does a line, or the beginning of one, look like an HTTP request?
+
+    It begins with an HTTP method, or its second word is a path and " HTTP/" stands behind that.
+    """
     word, _, rest = line.partition(b" ")
     return word in HTTP_METHODS or (rest.startswith(b"/") and b" HTTP/" in rest)
 
 
 def parse(line: bytes) -> Command:
-    """Split a line, as `LineBuffer.next_line` gave it, at its first space."""
+    """Split a line from `LineBuffer.next_line` at its first space."""
     keyword, space, argument = line.partition(b" ")
     return Command(keyword.upper(), argument if space else None)
 
 
 def number(word: bytes) -> int | None:
-    """The decimal number that `word` spells, or None.
+    """Parse a decimal number; returns None if `word` is not one.
 
-    No sign, at most `MAX_DIGITS` digits. RFC 1939 is silent about leading zeros, clients send them,
-    and every other server takes them.
+    A number has no sign and at most `MAX_DIGITS` digits. Leading zeros are accepted: RFC 1939 does
+    not mention them, clients send them, and every other server accepts them.
     """
     return int(word) if word.isdigit() and len(word) <= MAX_DIGITS else None

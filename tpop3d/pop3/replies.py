@@ -1,7 +1,8 @@
 """Every reply: its text, its response code, and what the session does after it.
 
-Texts are ours and plain. A text that begins with "[" is a response code (RFC 2449 section 8), so
-no other does. The codes: RFC 2449 (IN-USE), RFC 3206 (AUTH, SYS/TEMP, SYS/PERM).
+The texts are our own, in plain English. A "[" at the beginning of a text begins a response code
+(RFC 2449 section 8), so no other text begins with one. The codes are from RFC 2449 (IN-USE) and
+RFC 3206 (AUTH, SYS/TEMP, SYS/PERM).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What the session does after it has sent a reply.
+# Outcomes: what the session does after it has sent a reply.
 CONTINUE = "continue"
 BAD = "bad"  # as CONTINUE, but counted: too many in a row end the session
 CLOSE = "close"
@@ -22,9 +23,10 @@ TOO_MANY_CONNECTIONS = b"-ERR [SYS/TEMP] too many connections, try again later\r
 
 
 class Reply:
-    """A status line (without CRLF) and, of a multi-line reply, the body.
+    """A status line (without CRLF), the body of a multi-line reply, and what follows the reply.
 
-    `body` yields octets as they go out: lines ended, dot-stuffed, the final "." included.
+    `body` yields octets as they are sent: dot-stuffed lines that end with CRLF, and the final "."
+    line. `outcome` is one of the constants above.
     """
 
     __slots__ = ("body", "line", "outcome")
@@ -38,7 +40,7 @@ class Reply:
 
 
 def multi_line(line: bytes, lines: Iterable[bytes]) -> Reply:
-    """A reply with a short body of lines that need no dot-stuffing."""
+    """Make a multi-line reply of a few lines, none of which may need dot-stuffing."""
     return Reply(line, [b"".join([b"%b\r\n" % one for one in lines]), b".\r\n"])
 
 
@@ -49,7 +51,7 @@ LINE_TOO_LONG = Reply(b"-ERR line too long", outcome=BAD)
 MALFORMED_LINE = Reply(b"-ERR line contains NUL or CR", outcome=BAD)
 TOO_MANY_BAD_COMMANDS = Reply(b"-ERR too many bad commands", outcome=CLOSE)
 GOODBYE = Reply(b"+OK goodbye", outcome=CLOSE)
-# Not a reply to a command: the program could not start, or met a bug.
+# These answer no command: the program could not start, or met a bug.
 SERVER_MISCONFIGURED = Reply(b"-ERR [SYS/PERM] server is not configured", outcome=CLOSE)
 SERVER_NOT_READY = Reply(b"-ERR [SYS/TEMP] server is not ready, try again later", outcome=CLOSE)
 INTERNAL_ERROR = Reply(b"-ERR [SYS/TEMP] internal error", outcome=CLOSE)
@@ -107,10 +109,10 @@ STILL_TO_REMOVE = Reply(
 
 
 def greeting(apop_timestamp: bytes) -> Reply:
-    """The first line; with the APOP timestamp if any driver can check a digest, else b""."""
+    """The greeting. `apop_timestamp` is b"" if no driver can check an APOP digest."""
     return Reply(b"+OK POP3 server ready" + (b" " + apop_timestamp if apop_timestamp else b""))
 
 
 def logged_in(messages: int, octets: int) -> Reply:
-    """The login is good and the maildrop is open."""
+    """The reply to a login, when the maildrop is open: its number of messages, and their size."""
     return Reply(b"+OK maildrop has %d messages (%d octets)" % (messages, octets))

@@ -1,6 +1,6 @@
-"""Message bodies: from what is stored to what RETR and TOP send (RFC 1939 section 3).
+"""Message bodies: from stored octets to the octets that RETR and TOP send (RFC 1939 section 3).
 
-Both work on blocks of any size, cut anywhere, and hold one block at a time.
+`encode` and `top` take blocks of any size, cut anywhere, and hold one block at a time.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 class WrongSize(Exception):
-    """What was sent is not as many octets as the client was told."""
+    """The body has another size than the client was told."""
 
 
 def encode(blocks: Iterable[bytes], octets: int | None = None) -> Iterator[bytes]:
     """Yield the blocks with every bare LF as CRLF, dot-stuffed, and the final "." line.
 
-    A last line without an end gets one. Everything else, a lone CR and NUL too, stays. It must come
-    to so many `octets`, without dot-stuffing and the final line; else `WrongSize` is raised in
-    place of that line.
+    A last line without an end gets one. All other octets stay, a lone CR and a NUL, too. The body
+    must have a size of `octets`, without dot-stuffing and the final line. If it has another,
+    `WrongSize` is raised in place of the final line.
     """
     sent = 0
-    held = b""  # a CR at the end of a block: the LF of a CRLF may come with the next
+    held = b""  # a CR that ends a block: the LF of a CRLF may begin the next block
     at_line_start = True
     for block in blocks:
         block = held + block
@@ -50,8 +50,8 @@ def encode(blocks: Iterable[bytes], octets: int | None = None) -> Iterator[bytes
 
 
 def top(blocks: Iterable[bytes], lines: int) -> Iterator[bytes]:
-    """Yield, of the stored blocks, the headers, the empty line, and `lines` lines of the body."""
-    before = b"\n"  # what decides whether a line is empty: up to two octets before the block
+    """Yield the headers, the empty line, and the first `lines` lines of the body, as stored."""
+    before = b"\n"  # up to two octets before the block: they decide whether a line is empty
     in_headers = True
     for block in blocks:
         if in_headers:
@@ -78,6 +78,6 @@ def top(blocks: Iterable[bytes], lines: int) -> Iterator[bytes]:
 
 
 def _end_of_headers(window: bytes) -> int:
-    """The offset after the first empty line, or -1."""
+    """The offset behind the first empty line; -1 if there is none."""
     ends = [found + len(mark) for mark in (b"\n\n", b"\n\r\n") if (found := window.find(mark)) >= 0]
     return min(ends, default=-1)

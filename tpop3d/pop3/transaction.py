@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from tpop3d.system.refusal import Refusal
 
     class Ids(Protocol):
-        """An id of each message."""
+        """The unique-id of each message."""
 
         def __getitem__(self, index: int, /) -> bytes: ...
 
         def __iter__(self) -> Iterator[bytes]: ...
 
     class Maildrop(Protocol):
-        """What a session needs of an open maildrop. Messages are counted from 0 here."""
+        """The interface of an open maildrop. The first message has the index 0."""
 
         @property
         def octets(self) -> Sequence[int]:
-            """The size of each message as RETR sends it, without dot-stuffing."""
+            """The size of each message in octets, as RETR sends it, without dot-stuffing."""
 
         def changed(self) -> Refusal | None:
             """Refuse a maildrop that has changed other than by growing."""
 
         def blocks(self, index: int) -> Iterator[bytes]:
-            """The stored octets of a message."""
+            """Yield the stored octets of a message in blocks."""
 
         def unique_ids(self) -> Ids:
             """The unique-id of each message, 1 to 70 octets of 0x21 to 0x7E."""
 
 
-LINES_PER_BLOCK = 1024  # of a listing: one block is built and sent at a time
+LINES_PER_BLOCK = 1024  # lines of a listing that are built and sent at a time
 
 
 class Tally:
-    """How many messages, and octets of them, were sent to the end."""
+    """Counts the messages that were sent completely, and their octets."""
 
     __slots__ = ("messages", "octets")
 
@@ -53,7 +53,7 @@ class Tally:
         self.octets = 0
 
     def add(self, octets: int) -> None:
-        """One message more."""
+        """Count one message of this size."""
         self.messages += 1
         self.octets += octets
 
@@ -66,10 +66,10 @@ def _at_once(action: Callable[[], None]) -> None:
 
 
 class Transaction:
-    """The state of one connection after login. Numbers are fixed for as long as it lasts.
+    """The state of one connection after login. Message numbers do not change while it lasts.
 
-    `when_sent` is called at the end of a message with what is to be done when the client has been
-    sent all of it: the message is counted then.
+    `when_sent` is called at the end of a message with an action, which counts the message. It calls
+    the action when the client has been sent the whole message.
     """
 
     limit = MAX_COMMAND
@@ -85,42 +85,42 @@ class Transaction:
         self._when_sent = when_sent
         self._policy = policy
         self._octets = maildrop.octets
-        self.deleted = bytearray(len(self._octets))  # 1 for each message that is marked
+        self.deleted = bytearray(len(self._octets))  # an entry for each message: 1 if it is marked
         self.left_octets = sum(self._octets)
         self.left = len(self._octets)
         self.retrieved = Tally()
         self.topped = Tally()
 
     def refuse_line(self, reply: Reply, line: bytes = b"") -> Reply:
-        """A line that could not be read interrupts nothing here; returns `reply`."""
+        """Return `reply`: an unreadable line interrupts nothing in this state."""
         return reply
 
     def handle(self, line: bytes) -> Reply:
-        """Answer one line."""
+        """Answer one line, without its end."""
         command = parse(line)
         handler = COMMANDS.get(command.keyword)
         return handler(self, command) if handler else replies.UNKNOWN_COMMAND
 
     def _index(self, word: bytes) -> int | None:
-        """The index of the message that `word` names, unless it is absent or deleted."""
+        """The index of the message with the number `word`; None if it is absent or deleted."""
         n = number(word)
         if n is None or not 1 <= n <= len(self.deleted) or self.deleted[n - 1]:
             return None
         return n - 1
 
     def stat(self, command: Command) -> Reply:
-        """STAT: messages and octets that are not marked as deleted."""
+        """STAT: the number and the total size of the messages that are not marked."""
         if command.words():
             return replies.WRONG_ARGUMENTS
         return Reply(b"+OK %d %d" % (self.left, self.left_octets))
 
     def list(self, command: Command) -> Reply:
-        """LIST [msg]"""
+        """LIST [msg]: sizes in octets, as RETR sends the messages."""
         header = b"+OK %d messages (%d octets)" % (self.left, self.left_octets)
         return self._listing(command, header, lambda: self._octets, b"%d %d")
 
     def uidl(self, command: Command) -> Reply:
-        """UIDL [msg]"""
+        """UIDL [msg]: unique-ids."""
         if self._maildrop.changed():
             return replies.MAILDROP_CHANGED
         header = b"+OK unique-ids follow"
@@ -133,7 +133,7 @@ class Transaction:
         values: Callable[[], Sequence[int] | Ids],
         form: bytes,
     ) -> Reply:
-        """One value of a message, or of each message."""
+        """Answer with the value of one message, or with those of all that are not marked."""
         words = command.words()
         if len(words) > 1:
             return replies.WRONG_ARGUMENTS
@@ -145,7 +145,7 @@ class Transaction:
         return Reply(header, self._lines(values(), form + b"\r\n"))
 
     def _lines(self, values: Sequence[int] | Ids, form: bytes) -> Iterator[bytes]:
-        """The lines of a listing: they begin with a digit, so none needs a dot."""
+        """Yield a listing in blocks. Its lines begin with a digit, so none needs dot-stuffing."""
         deleted = self.deleted
         lines: list[bytes] = []
         for index, value in enumerate(values):
@@ -158,7 +158,7 @@ class Transaction:
         yield b"".join(lines)
 
     def retr(self, command: Command) -> Reply:
-        """RETR msg"""
+        """RETR msg: the whole message."""
         words = command.words()
         if len(words) != 1:
             return replies.WRONG_ARGUMENTS
@@ -186,7 +186,10 @@ class Transaction:
         return Reply(b"+OK top of message follows", self._sent(body, self.topped, None))
 
     def _sent(self, body: Iterator[bytes], tally: Tally, octets: int | None) -> Iterator[bytes]:
-        """Pass a body on and count it, once it is sent: as `octets`, or as what went by."""
+        """Yield a body unchanged, and have it counted when it is sent.
+
+        `octets` is the size to count; None: count the octets that were yielded.
+        """
         passed = 0
         for block in body:
             passed += len(block)
@@ -195,7 +198,7 @@ class Transaction:
         self._when_sent(lambda: tally.add(counted))
 
     def dele(self, command: Command) -> Reply:
-        """DELE msg: only marks; nothing is removed before QUIT."""
+        """DELE msg: marks the message. Nothing is removed before QUIT."""
         words = command.words()
         if len(words) != 1:
             return replies.WRONG_ARGUMENTS
@@ -208,7 +211,7 @@ class Transaction:
         return replies.MESSAGE_DELETED
 
     def rset(self, command: Command) -> Reply:
-        """RSET: nothing is marked any more."""
+        """RSET: unmarks all messages."""
         if command.words():
             return replies.WRONG_ARGUMENTS
         self.deleted = bytearray(len(self._octets))
@@ -217,15 +220,15 @@ class Transaction:
         return Reply(b"+OK %d messages (%d octets)" % (self.left, self.left_octets))
 
     def noop(self, command: Command) -> Reply:
-        """NOOP"""
+        """NOOP: does nothing."""
         return replies.WRONG_ARGUMENTS if command.words() else replies.NOTHING_DONE
 
     def capa(self, command: Command) -> Reply:
-        """CAPA: the same list as before login."""
+        """CAPA: the list as before login, without STLS."""
         return capa(command, self._policy.plaintext)
 
     def quit(self, command: Command) -> Reply:
-        """QUIT: the one way into UPDATE (RFC 1939 section 6)."""
+        """QUIT: the only way into the UPDATE state (RFC 1939 section 6)."""
         return replies.WRONG_ARGUMENTS if command.words() else replies.QUIT_RECEIVED
 
 
