@@ -1,1 +1,1 @@
-"""The maildrop: an mbox file that other programs deliver to meanwhile."""
+"""The maildrop: an mbox file to which other programs deliver at the same time."""

@@ -1,21 +1,23 @@
-"""The dotlock: a file beside a spool that keeps others away while it is there (`spool.lock`).
+"""The dotlock: a file `SPOOL.lock` that keeps other programs away from a spool while it exists.
 
-What makes one is that its name was free. Whoever dies leaves it behind, and the next one has to
-tell a lock that is dead from one that is held, and a lock from a file that only has such a name.
+Whoever creates the name has the lock. A process that dies leaves the file behind. The next program
+must tell a dead lock from a held one, and a lock file from another file with such a name.
 
-- It is made with its content, in one step: a file without a name (or with another one) is written
-  and then linked (as liblockfile does, which is also atomic on NFS). A crash leaves none that names
-  nobody.
-- One of ours, of here, whose process is gone is broken at once. Any other is broken by age alone,
-  as liblockfile does it. The age is what the file system says: the time of a file that was made
-  just now beside it, less the lock's. Its clock may be another host's, and ours may be wrong. Where
-  no file can be made ours is all there is. Whoever works for long refreshes its lock.
-- Nothing is unlinked that is not certainly a lock. It is not unlinked by its name either, since
-  another file may take that between a look and the unlink: it gets a name first that nobody knows,
-  is looked at again there (it must be the same file, with the same content, and nobody may have it
-  open for writing), and only then unlinked. Otherwise it is linked back. This holds for breaking
-  others' and for giving back ours: an MTA may take that for a mailbox, too.
-- Where none can be made, a fresh one of somebody else is waited for all the same.
+- The lock is created with its content in one step: a file without a name (or with another name) is
+  written and then linked, as liblockfile does; a link is atomic on NFS, too. So a crash leaves no
+  lock that names no process. Only without hard links is the lock created first and written then.
+- A lock of ours from this host, boot and pid namespace is broken at once if its process is gone.
+  Any other lock is broken by age alone (`STALE_AFTER`), as liblockfile does. The file system's
+  clock tells the age: the time of a file just created beside the lock, minus the time of the lock.
+  That clock may be another host's, and our own may be wrong; our own counts only if no file can be
+  created there. A process that works for long refreshes its lock.
+- Only what is certainly a lock is unlinked. It is not unlinked under its name, since another file
+  may take the name between the look and the unlink. It is renamed to a name that nobody knows, and
+  looked at again: it must be the same file with the same content, and nobody may have it open for
+  writing. Then it is unlinked; otherwise it is linked back. We remove our own lock in the same way,
+  for an MTA may take it for a mailbox and deliver to it. Only if there is no room for another name
+  (a full disk, a name that becomes too long) is the lock unlinked under its own.
+- If we cannot create a dotlock, we still wait for a fresh one of another program.
 """
 
 from __future__ import annotations
@@ -28,27 +30,27 @@ from tpop3d.mailspool.lockfile import STALE_AFTER, Seen, here, is_dead, look
 from tpop3d.system import reasons
 from tpop3d.system.refusal import Refusal
 
-NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of O_TMPFILE
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of link(2)
+NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # O_TMPFILE is missing
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # link(2) is missing
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-# Why none can be made here, though nothing is broken.
+# Errors that only mean that we cannot create a dotlock here.
 CANNOT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *NO_SPACE)
 MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Dotlock:
-    """One dotlock: made, refreshed and removed by us, or waited for and broken.
+    """One dotlock: creates, refreshes and removes ours; breaks a stale one.
 
-    `is_local`: its file system knows who has a file open, since all who have are of this host.
+    `is_local`: is the file system of this host alone? Then it knows whether a file is open.
     """
 
     def __init__(self, path: str, is_local: bool) -> None:
         self.path = path
         self._is_local = is_local
-        self._ours: Seen | None = None  # the one that we have made
-        self._left: Seen | None = None  # one that we have made, and could not remove
-        self._clock: float | None = None  # the file system's time, at the last try
-        self._here = b""  # what it says of where it was made
+        self._ours: Seen | None = None  # the lock that we have created
+        self._left: Seen | None = None  # a lock that we have created and could not remove
+        self._clock: float | None = None  # the file system's time at the last try
+        self._here = b""  # the lines behind the pid: host, boot, pid namespace
 
     def take(self) -> bool | Refusal:
         """Make the lock. False: somebody has it. A refusal: it can be neither made nor removed, so
@@ -70,7 +72,7 @@ class Dotlock:
             if seen is None and cannot:
                 return cannot
             if seen is None:
-                continue  # given back at this moment
+                continue  # it was removed at this moment
             if self._is(self._left, seen):
                 self._ours = self._left
                 self.refresh()
@@ -86,25 +88,25 @@ class Dotlock:
         return False if gone else Refusal(f"{self.path} is old, and somebody writes to it")
 
     def refresh(self) -> None:
-        """Say that it is still held, so that nobody takes it for stale."""
+        """Set the time of our lock to now, so that nobody takes it for stale."""
         try:
             if self._is(self._ours, look(self.path)):
                 os.utime(self.path, follow_symlinks=False)
         except OSError:
-            pass  # it looks as old as it is
+            pass  # others see its true age
 
     def remove(self) -> str:
-        """Give it back, if it is the one that we have made; returns a warning, or ""."""
+        """Remove the lock if it is still the one that we have created; returns a warning, or ""."""
         ours, self._ours, self._left = self._ours, None, None
         if ours is None:
             return ""
         gone: bool | Refusal = False
         try:
-            # A close look comes later, where nobody knows its name.
+            # The closer look comes later, at a name that nobody else knows.
             is_untouched = _is_untouched(os.lstat(self.path), ours.status)
             seen = ours if is_untouched else look(self.path)
             if seen is None or not _may_be(seen, ours):
-                return ""  # somebody has broken it, and may have another there
+                return ""  # another program has broken it, and may have created its own
             if self._is(ours, seen):
                 gone = self._take_away(seen)
         except FileNotFoundError:
@@ -157,7 +159,7 @@ class Dotlock:
         return f"{self.path}.{os.urandom(8).hex()}"
 
     def _make(self) -> None:
-        """Raises OSError, FileExistsError if it exists."""
+        """Create the lock. Raises OSError: FileExistsError if its name is taken."""
         try:
             flags = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
             fd = os.open(os.path.dirname(self.path), flags, 0o644)
@@ -168,7 +170,7 @@ class Dotlock:
             return
         try:
             ours = self._write(fd)
-            # With a descriptor it is linkat(2), which follows the link (open(2), O_TMPFILE).
+            # `src_dir_fd` makes Python call linkat(2), which follows the link (open(2), O_TMPFILE).
             os.link(f"/proc/self/fd/{fd}", self.path, src_dir_fd=fd)
         except FileNotFoundError:  # no /proc
             self._make_by_name()
@@ -178,7 +180,7 @@ class Dotlock:
         self._ours = ours
 
     def _make_by_name(self) -> None:
-        """Where there are no files without a name: make it by another name first."""
+        """Create the lock under another name first, if files without a name are not supported."""
         draft = self._another_name()
         fd = os.open(draft, MAKING, 0o644)
         try:
@@ -189,10 +191,10 @@ class Dotlock:
             try:
                 os.unlink(draft)
             except OSError:
-                pass  # it is in nobody's way
+                pass  # a file of that name is in nobody's way
 
     def _has_linked(self, draft: str, fd: int) -> bool:
-        """Give it the right name; False where there are no hard links."""
+        """Link the draft to the lock's name; False if the file system has no hard links."""
         try:
             os.link(draft, self.path)
         except OSError as error:
@@ -214,8 +216,10 @@ class Dotlock:
             os.close(fd)
 
     def _write(self, fd: int) -> Seen:
-        """Say who we are, and learn what time it is there. On a full disk the file stays empty,
-        and locks all the same."""
+        """Write who we are into the lock, and learn the file system's time.
+
+        On a full disk the file stays empty, and is a lock all the same.
+        """
         self._here = self._here or here()
         content = b"%d\n%b" % (os.getpid(), self._here)
         try:
@@ -236,8 +240,8 @@ def _is_untouched(now: os.stat_result, before: os.stat_result) -> bool:
 
 
 def _may_be(seen: Seen, ours: Seen) -> bool:
-    """Is this the lock that we have made, or what has become of it? A number of an inode may be
-    given to the next file."""
+    """Is this our lock, or our lock with something appended? The inode number alone does not tell:
+    the file system may give it to the next file."""
     if seen.content is None or ours.content is None:
         return seen.inode == ours.inode
     return seen.inode == ours.inode and seen.content.startswith(ours.content)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Truncated(Exception):
-    """The spool became shorter while it was read."""
+    """The spool has become shorter while it was read."""
 
 
 def named_by(mode: int) -> str:
-    """What is no regular file, by its name, out of st_mode (inode(7)); "" for a regular file."""
+    """Name the type of a file that is not regular, by its st_mode (inode(7)); "" if it is."""
     names = {
         stat.S_IFREG: "",
         stat.S_IFLNK: "a symbolic link, which is not followed",
@@ -37,11 +37,11 @@ def named_by(mode: int) -> str:
 
 
 def letting_go(act: Callable[[], Done]) -> Done:
-    """Do something; where that wants more memory than there is, what has taken it is let go of
-    before MemoryError is raised.
+    """Call `act`; if it runs out of memory, free what it has taken before MemoryError is raised.
 
-    Otherwise its traceback holds all that, and the interpreter may find no room for a number which
-    it needs to leave a `finally` or `except`: it then tries for ever (CPython 3.11 to 3.13).
+    The traceback of the first MemoryError keeps all that alive. The interpreter may then lack the
+    memory for a number that it needs to leave a `finally` or `except`, and tries for ever (CPython
+    3.11 to 3.13).
     """
     try:
         return act()
@@ -51,7 +51,8 @@ def letting_go(act: Callable[[], Done]) -> Done:
 
 
 def of_error(error: OSError, doing: str) -> Refusal:
-    """The refusal that a failed system call makes. Who may do what is for people to mend."""
+    """Make a refusal of a failed system call; `doing` says in what. Only the administrator can mend
+    permissions and paths, so these are PERMANENT."""
     import errno
 
     permanent = (

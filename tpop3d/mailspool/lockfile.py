@@ -1,11 +1,12 @@
-"""What a lock file looks like, and what it says of who made it.
+"""The content of lock files: what is certainly one, and which process made it.
 
-Nothing that is not certainly one is ever unlinked: `john.lock` may be the mailbox of a user of that
-name. An empty file is none, nor is what cannot be read.
+Only a file that is certainly a lock file may be unlinked: `john.lock` may be the mailbox of a user
+of that name. An empty file is not certainly one, and neither is a file that cannot be read.
 
-Ours say who made them, a line each: pid, host, boot, pid namespace. The pid comes first for
-liblockfile, which reads no more. Of a lock that is not ours, or not of here, nobody can say that
-its process is gone: it may be in another container, or on another host.
+Our lock files have up to four lines: pid, host, boot, pid namespace. The pid is first for
+liblockfile, which reads nothing else. Only for a lock of ours from this host, boot and pid
+namespace can we say that its process is gone. The process of any other may be in another container
+or on another host.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import stat
 
 STALE_AFTER = 300.0  # seconds; the age at which liblockfile, too, breaks a dotlock
 BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
-# The same, from whoever starts us where that cannot be read (systemd.exec(5), ProcSubset=pid).
+# The variable with the boot's id, where that file cannot be read (systemd.exec(5), ProcSubset=pid).
 BOOT_ID_VARIABLE = b"TPOP3D_BOOT_ID"
-MAX = 256  # octets of a lock file, at most
-# Of open(2): another's, or no regular file any more.
+MAX = 256  # octets that a lock file has at most
+# Errors of open(2): we may not read the file, or it is no regular file any more.
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
 READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Seen:
-    """What lies at a path. `content` is None of what is not a small regular file, or could not be
-    read."""
+    """A file as it was seen at a path. `content` is None if the file is not regular, is too large
+    for a lock file, or cannot be read."""
 
     __slots__ = ("content", "status")
 
@@ -37,7 +38,7 @@ class Seen:
 
     @property
     def inode(self) -> tuple[int, int]:
-        """Device and number."""
+        """The device and the inode number."""
         return self.status.st_dev, self.status.st_ino
 
     @property
@@ -47,19 +48,19 @@ class Seen:
 
     @property
     def is_none(self) -> bool:
-        """Is it certainly none? Nobody waits for it then."""
+        """Is it certainly no lock file? Then nobody need wait for it."""
         if not stat.S_ISREG(self.status.st_mode):
-            return False  # some lock with directories or symbolic links
+            return False  # some programs lock with directories or symbolic links
         return self.status.st_size > MAX or b"\nFrom " in b"\n" + (self.content or b"")
 
     @property
     def touched(self) -> float:
-        """When it was made or refreshed, by the file system's clock. Its mtime may have been set
-        into the future, its ctime not."""
+        """When it was made or refreshed, in seconds of the file system's clock. Its mtime may have
+        been set into the future; its ctime cannot be."""
         return min(self.status.st_mtime, self.status.st_ctime)
 
     def is_still(self, other: Seen | None) -> bool:
-        """Is the other the same file, and nobody has touched it?"""
+        """Is `other` the same file, with the same content, and not written since?"""
         return (
             other is not None
             and self.inode == other.inode
@@ -69,8 +70,10 @@ class Seen:
 
 
 def look(path: str, alone: bool = False) -> Seen | None:
-    """What lies there; None: nothing. `alone`: what somebody has open for writing counts as not
-    readable (fcntl(2), leases). Raises OSError."""
+    """Look at the file at a path; returns None if there is none. Raises OSError.
+
+    `alone`: treat a file as unreadable if somebody has it open for writing (fcntl(2), leases).
+    """
     try:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX:
@@ -94,8 +97,10 @@ def look(path: str, alone: bool = False) -> Seen | None:
 
 
 def _is_being_written(fd: int) -> bool:
-    """Has somebody the file open for writing? False where nobody can say: it is another's, or the
-    file system has no leases."""
+    """Has somebody else the file open for writing?
+
+    False if that cannot be told: the file is another user's, or the file system has no leases.
+    """
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -105,10 +110,10 @@ def _is_being_written(fd: int) -> bool:
 
 
 def is_lock(content: bytes) -> bool:
-    """Is this what programs write into dotlocks, and nothing else?
+    """Is this content what programs write into dotlocks, and nothing else?
 
-    A number, perhaps more lines without blanks: ours; liblockfile's (and its `0`), procmail's `0`;
-    `pid:host` of Dovecot and maildrop; sendmail's mail.local ends its `0` with a NUL.
+    Ours and liblockfile's is a pid (or liblockfile's `0`), perhaps with more lines without blanks.
+    procmail writes `0`, mail.local of sendmail `0` and a NUL, Dovecot and maildrop `pid:host`.
     """
     first, _, rest = content.removesuffix(b"\0").partition(b"\n")
     pid, colon, host = first.partition(b":")
@@ -120,12 +125,12 @@ def is_lock(content: bytes) -> bool:
 
 
 def pid_of(content: bytes) -> int:
-    """The process that a lock file names; 0: none."""
+    """The pid in the content of a lock file; 0: it names no process."""
     return int(content.partition(b"\n")[0].partition(b":")[0].removesuffix(b"\0"))
 
 
 def is_dead(content: bytes) -> bool:
-    """Is this a lock of ours, of this host, boot and pid namespace, whose process is gone?"""
+    """Is this a lock of ours, from this host, boot and pid namespace, whose process is gone?"""
     if not is_of_here(content):
         return False
     try:
@@ -133,19 +138,19 @@ def is_dead(content: bytes) -> bool:
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        pass  # somebody else's, so alive; or no pid of this system
+        pass  # the process lives, as another user; or this is no pid of this system
     return False
 
 
 def is_of_here(content: bytes) -> bool:
-    """Is this a lock of ours that says that it is of this host, boot and pid namespace?"""
+    """Is this a lock of ours that names this host, boot and pid namespace?"""
     where = here()
     return is_lock(content) and where.count(b"\n") == 3 and content.partition(b"\n")[2] == where
 
 
 def here() -> bytes:
-    """What a lock of ours says behind the pid: host, boot and pid namespace, a line each; where
-    one of them is not known, the host alone."""
+    """The lines of our locks behind the pid: host, boot and pid namespace; only the host if the
+    boot or the namespace is not known."""
     host = "".join(one if "!" <= one <= "~" else "?" for one in os.uname().nodename) or "?"
     boot = _boot()
     try:
@@ -156,7 +161,7 @@ def here() -> bytes:
 
 
 def _boot() -> bytes:
-    """What tells this running of the kernel from all others; b"" where it is not known."""
+    """The id of this boot as 32 hex digits (random(4)); b"" if it is not known."""
     try:
         fd = os.open(BOOT_ID, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -165,5 +170,5 @@ def _boot() -> bytes:
             os.close(fd)
     except OSError:
         boot = os.environb.get(BOOT_ID_VARIABLE, b"")
-    boot = boot.strip().replace(b"-", b"")  # systemd writes none
+    boot = boot.strip().replace(b"-", b"")  # systemd writes no hyphens
     return boot if boot.isalnum() and len(boot) == 32 else b""

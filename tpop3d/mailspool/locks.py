@@ -1,15 +1,33 @@
 """The two kinds of lock: the session lock, and the spool locks that other programs honour.
 
-The session lock keeps two POP sessions apart for as long as they last. The spool locks keep
-deliverers out, and are held only while the spool is scanned and while it is expunged: fcntl, flock,
-then dotlock (Debian Policy 11.6 wants the first and the last in this order; some deliverers take
-flock alone, which does not see the others). Who takes them in another order cannot be waited for
-with one of them in hand: either all are taken at once, or none.
+    lock           where                  held                       left by a crash
+    -------------  ---------------------  -------------------------  ------------------------
+    session lock   fcntl, on the state    from before the spool is   nothing
+                   directory's `lock`     opened to the session's
+                                          end
+    fcntl, flock   on the spool           while the spool is         nothing
+                                          recovered and scanned,
+    dotlock        a file beside the      and while it is expunged   the file: dotlock.py says
+                   spool                                             who may remove it
 
-Both fcntl locks are of the open-file-description kind (fcntl_locking(2)): they conflict with
-everybody's POSIX locks, and are not lost when some other descriptor of the file is closed.
+They are taken in the order of the table, and given back in reverse.
 
-Where the file system makes an fcntl lock of flock(2), as NFS does, ours would keep us out.
+The session lock keeps two POP sessions of a mailbox apart. Only its holder writes
+journal, ids and index, so these need no lock of their own. No other program knows this lock,
+and nobody who has a spool lock waits for it: so the two kinds cannot deadlock.
+
+The spool locks keep deliverers and other mail programs out. Debian Policy 11.6 wants fcntl before
+the dotlock. Some deliverers take flock alone, which does not conflict with the other two. Other
+programs take them in other orders, and whoever waits for one lock with another in hand may wait for
+a program that does the reverse. So `SpoolLocks` never waits with a lock in hand: it tries all of
+them, gives back those it has got if one is held, pauses for a random time, and tries again.
+
+Both fcntl locks are of the open-file-description kind (fcntl_locking(2)): they conflict with the
+POSIX locks of all programs, and are not lost when another descriptor of the file is closed. They
+end with the last descriptor, so they are never stale.
+
+NFS makes an fcntl lock of flock(2) (flock(2)), which would conflict with our own: we take no flock
+on file systems of other hosts.
 """
 
 from __future__ import annotations
@@ -35,22 +53,22 @@ if TYPE_CHECKING:
     # Sleep for so many seconds; True: the session is told to end, so stop waiting.
     Pause = Callable[[float], bool]
 
-SESSION_LOCK_GRACE = 1.0  # seconds; a client that reconnects at once finds its old session ending
+SESSION_LOCK_GRACE = 1.0  # seconds; the old session of a client that reconnects at once is ending
 BACK_OFF = 0.05, 0.2  # seconds, at least and at most, between two tries
-# Dotlocks: made where they can be made; made, or the spool is not touched; not made.
+# Dotlocks are created if possible; are required, or the spool is not touched; are not created.
 TRY, REQUIRE, NO = "try", "require", "no"
 REFRESH_AFTER = 30.0  # seconds; a tenth of the age at which a dotlock is broken
-HELD = (errno.EAGAIN, errno.EACCES)  # what F_OFD_SETLK says of a lock that somebody else has
-# What flock(2) says of a file system that has no such locks.
+HELD = (errno.EAGAIN, errno.EACCES)  # errors of F_OFD_SETLK: somebody else has the lock
+# Errors of flock(2): the file system has no such locks.
 NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-# File systems whose files others change, too, and whose locks are a server's.
+# File systems that other hosts change, too, and whose locks a server keeps.
 REMOTE = (b"nfs", b"nfs4", b"cifs", b"smb3", b"smbfs", b"9p", b"afs", b"lustre")
 
 
 def lock_file(fd: int) -> bool:
-    """Lock the whole file exclusively, without waiting. False: somebody else has it.
+    """Take an fcntl lock on the whole file, exclusively, without waiting.
 
-    Raises OSError where the file system cannot lock.
+    Returns False if somebody else has it. Raises OSError if the file system cannot lock.
     """
     # struct flock: l_type, l_whence, l_start, l_len, l_pid (which must be 0)
     whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -64,14 +82,15 @@ def lock_file(fd: int) -> bool:
 
 
 def unlock_file(fd: int) -> None:
-    """Give the lock of `lock_file` back."""
+    """Give back the lock that `lock_file` has taken. Raises OSError."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
 
 
 def take_session_lock(path: str, pause: Pause) -> int | Refusal:
-    """Lock the file `path`, made if need be, for as long as the returned descriptor is open.
+    """Lock the file `path`, and create it if it is missing; waits for `SESSION_LOCK_GRACE`.
 
-    The lock dies with its holder, so it is never stale and the file is never removed.
+    Returns a descriptor, or a `Refusal`. The lock lasts until the descriptor is closed; it dies
+    with its holder, so it is never stale, and the file is never removed.
     """
     try:
         fd = statefile.open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -88,12 +107,15 @@ def take_session_lock(path: str, pause: Pause) -> int | Refusal:
 
 
 def wait_for(attempt: Callable[[], bool], seconds: float, pause: Pause) -> bool:
-    """Try until it works, with random pauses, for at most `seconds`. At least one try is made."""
+    """Call `attempt` until it returns True, with random pauses, for at most `seconds`.
+
+    `attempt` is called at least once. Returns False if time is over, or if `pause` says to stop.
+    """
     deadline = monotonic() + seconds
     shortest, longest = BACK_OFF
     while not attempt():
         left = deadline - monotonic()
-        # Two programs that back off in step would meet again and again.
+        # Two programs that pause for the same time would meet again and again.
         chance = shortest + (longest - shortest) * os.urandom(1)[0] / 255
         if left <= 0 or pause(min(chance, left)):
             return False
@@ -101,10 +123,10 @@ def wait_for(attempt: Callable[[], bool], seconds: float, pause: Pause) -> bool:
 
 
 class SpoolLocks:
-    """fcntl, flock, then dotlock, all or nothing, on one spool; as often as need be.
+    """Takes fcntl, flock, then dotlock on one spool, all or none; may be used again and again.
 
-    `dotlocks` is one of TRY, REQUIRE, NO; `flock`: is there to be one, where that can be? For
-    `take_group` see `Terms`.
+    `dotlocks` is one of TRY, REQUIRE, NO. `flock`: is flock wanted, if the file system is local?
+    `take_group` is explained in `spool.Terms`.
     """
 
     def __init__(
@@ -122,13 +144,13 @@ class SpoolLocks:
         self._take_group = take_group or _take_none
         self._flock = flock and is_local
         self._refused: Refusal | None = None
-        self._awaited = ""  # which lock somebody has
+        self._awaited = ""  # the lock that somebody else has
         self._refreshed = 0.0
         self._told: set[str] = set()
-        self.warning = ""  # of the last `acquire` and `release`; each once
+        self.warning = ""  # of the last `acquire` and `release`; each text comes once
 
     def acquire(self, seconds: float, pause: Pause) -> Refusal | None:
-        """Take all of them within `seconds`, or none."""
+        """Take all locks within `seconds`, or none; returns why not, or None if we have them."""
         self.warning = ""
         self._refused = None
         try:
@@ -140,25 +162,25 @@ class SpoolLocks:
         return Refusal(f"spool still locked after {seconds:g} seconds ({self._awaited})", IN_USE)
 
     def refresh(self) -> None:
-        """Say that the dotlock is still held. To be called often; it does little."""
+        """Keep the dotlock fresh, every `REFRESH_AFTER` seconds. Is to be called often."""
         now = monotonic()
         if now - self._refreshed >= REFRESH_AFTER:
             self._refreshed = now
             self._dotlock.refresh()
 
     def release(self) -> None:
-        """Give all of them back. A dotlock that is no longer the one we made is left alone."""
+        """Give all locks back. A dotlock that is no longer ours is left alone."""
         if warning := self._with_group(self._dotlock.remove):
             self._warn(warning)
         for unlock in (_unflock_file, unlock_file) if self._flock else (unlock_file,):
             try:
                 unlock(self._fd)
             except OSError as error:
-                # The locks end with the descriptor at the latest.
+                # The lock ends with the descriptor at the latest.
                 self._warn(f"the spool cannot be unlocked ({error.strerror})")
 
     def _try(self) -> bool:
-        """True: all are taken, or it is no use to wait for them."""
+        """Try all locks once. True: we have them, or it is no use to wait (`_refused` says why)."""
         self._awaited = "fcntl"
         if not lock_file(self._fd):
             return False
@@ -174,7 +196,7 @@ class SpoolLocks:
         return complete or self._refused is not None
 
     def _with_group(self, act: Callable[[], Done]) -> Done:
-        """Do something as who may make and remove dotlocks."""
+        """Call `act` with the group that may create and remove dotlocks."""
         self._take_group(True)
         try:
             return act()
@@ -182,7 +204,7 @@ class SpoolLocks:
             self._take_group(False)
 
     def _take_dotlock(self) -> bool:
-        """Make the dotlock; True also where there can be none, unless it is required."""
+        """Create the dotlock. True also if it cannot be created and is not required."""
         taken = self._with_group(self._dotlock.take)
         if isinstance(taken, bool):
             return taken
@@ -200,12 +222,14 @@ class SpoolLocks:
 
 
 def _take_none(is_wanted: bool) -> None:
-    """Where no group has to be taken."""
+    """Take no group: we need none."""
 
 
 def flock_file(fd: int) -> bool:
-    """Take flock(2) exclusively, without waiting; True also where the file system has none. False:
-    somebody else has it. Raises OSError."""
+    """Take an flock(2) exclusively, without waiting. Raises OSError.
+
+    Returns False if somebody else has it, and True also if the file system has no such locks.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -225,8 +249,8 @@ def _unflock_file(fd: int) -> None:
 
 
 def _is_local(fd: int) -> bool:
-    """Is a file on a file system of this host's? True also where nobody can say: some that are
-    have device numbers by which they cannot be found (btrfs).
+    """Is the file on a file system of this host? True also if that cannot be told: some local file
+    systems have device numbers that mountinfo does not show (btrfs).
 
     Python has no statfs(2).
     """

@@ -1,7 +1,7 @@
-"""The state directory: where a mailbox's session lock lives.
+"""The state directory: it holds the session lock, journal, ids and index of each mailbox.
 
-One subdirectory for each mailbox, owned by the mailbox's user, mode 0700. The privileged side
-makes it before it becomes that user; what is in it is made by the user.
+Each mailbox has a subdirectory with mode 0700, owned by the mailbox's user. Root creates the
+subdirectory before it becomes that user; the files in it are created by the user.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def real_path(path: str) -> str:
-    """The path of a spool, with symbolic links in its directory resolved: /var/mail and
-    /var/spool/mail are one place, and must have one lock. To be asked as its user, who may see
-    what root does not."""
+    """Resolve the symbolic links in the directory of a spool's path.
+
+    /var/mail and /var/spool/mail are one place, and must have one session lock. Call this as the
+    mailbox's user, who may see directories that root does not.
+    """
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def name_of(real: str, owner: int) -> str:
-    """The name of the subdirectory for the spool of the user `owner` with the `real_path`.
+    """The name of the subdirectory for the spool of the user `owner` (a uid) with this `real_path`.
 
-    The owner is part of the name, so that nobody can take a name that belongs to another user's
-    mailbox. It is one word, whatever the path is.
+    The owner is part of the name, so that nobody can take the name of another user's mailbox. The
+    name is one word, whatever the path is.
     """
     escaped = "".join(
         [chr(c) if c in PLAIN else f"%{c:02X}" for c in os.fsencode(real).lstrip(b"/")]
@@ -42,11 +44,11 @@ def name_of(real: str, owner: int) -> str:
 
 
 def prepare(directory: str, name: str, owner: int, group: int) -> str | Refusal:
-    """Make the subdirectory of this name (see `name_of`) if it is missing; returns its path.
+    """Create the subdirectory with this name (see `name_of`) if it is missing; returns its path.
 
-    Called as root, or as the owner. The state directory itself is made, too, where that is one
-    step: its users pass through, and see nothing. `group` is the one that dotlocks are made with:
-    nobody is allowed anything by it here, and `--recover` learns it so.
+    Is called as root, or as the owner. The state directory itself is created, too, if only it is
+    missing and not its parent: with mode 0711, so users pass through it and cannot list it. `group`
+    is the group that creates dotlocks. It gives nobody any right here; `--recover` reads it back.
     """
     place = os.path.join(directory, name)
     try:

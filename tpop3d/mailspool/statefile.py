@@ -1,7 +1,8 @@
-"""Files of a mailbox's state directory: opened, read and written whatever lies there.
+"""Opens, reads and writes the files of a mailbox's state directory, whatever lies there.
 
-The directory is its user's, who can put anything there under any name: a FIFO, a link, a sparse
-file of terabytes. None of it is followed, waited for, or taken for a file of ours.
+The directory belongs to the mailbox's user, who can put anything there under any name: a FIFO, a
+link, a sparse file of terabytes. We follow no link, wait for no FIFO, and take none of them for a
+file of ours.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ if TYPE_CHECKING:
 
     Octets = bytes | bytearray | memoryview | array[int]
 
-UNDER_WAY = ".new"  # behind the name of a file that is being written
-# What is left of those where somebody was killed.
+UNDER_WAY = ".new"  # the suffix of a file that is being written
+# The files that a session leaves if it is killed while it writes.
 LEFT = tuple([name + UNDER_WAY for name in ("journal", "index", "ids", "uidvalidity")])
-NO_FILES = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)  # of a link, a directory, ...
+NO_FILES = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)  # a link, a directory, ...
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class NotRegular(OSError):
-    """Something other than a regular file has the name."""
+    """The name belongs to something other than a regular file."""
 
     def __init__(self) -> None:
         super().__init__(errno.EISDIR, "not a regular file")
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """Open a regular file; returns its descriptor. `mode` is for `flags` with O_CREAT.
+    """Open a regular file; returns its descriptor. `mode` counts if `flags` has O_CREAT.
 
     Raises `NotRegular` and other OSErrors.
     """
@@ -55,8 +56,8 @@ def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
 
 
 def read(path: str, limit: int) -> bytes | None:
-    """The octets of a file; None where there is none, or it cannot be read, or is not regular, or
-    longer than `limit` octets."""
+    """Read a whole file; returns None if it is missing, not regular, unreadable, or longer than
+    `limit` octets."""
     try:
         fd = open_regular(path)
     except OSError:
@@ -71,7 +72,7 @@ def read(path: str, limit: int) -> bytes | None:
 
 
 def read_part(fd: int, position: int, length: int) -> bytes:
-    """So many octets of a file, or those that are there. Raises OSError."""
+    """Read `length` octets at `position`, or fewer if the file ends before. Raises OSError."""
     octets = os.pread(fd, length, position)
     if len(octets) == length or not octets:
         return octets
@@ -84,8 +85,8 @@ def read_part(fd: int, position: int, length: int) -> bytes:
 
 
 def create(path: str) -> int:
-    """Make a new file, in place of what has its name; returns its descriptor, for reading and
-    writing. Raises OSError, also where a directory is in the way."""
+    """Create a new file in place of the one with this name; returns its descriptor, for reading and
+    writing. Raises OSError, also if a directory with files is in the way."""
     remove(path)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
@@ -94,10 +95,10 @@ def create(path: str) -> int:
 
 
 def replace(path: str, parts: Iterable[Octets], durable: bool = False) -> None:
-    """Have a file of these octets, all of them or, where OSError is raised, the one before.
+    """Write a file and give it its name in one step. If OSError is raised, the old file is there.
 
-    `durable`: its octets are on the disk before it has its name. The name may come to the disk
-    later: that is for whoever needs it there to see to.
+    `durable`: the octets are on the disk before the file has its name. The name itself may reach
+    the disk later: a caller that needs it there syncs the directory.
     """
     under_way = path + UNDER_WAY
     fd = create(under_way)
@@ -116,8 +117,8 @@ def replace(path: str, parts: Iterable[Octets], durable: bool = False) -> None:
 
 
 def remove(path: str) -> bool:
-    """Remove a file, if it is there, or an empty directory in its place. False: it is still
-    there."""
+    """Remove a file, or an empty directory in its place. Returns False if it is still there, and
+    True also if it was missing."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -133,7 +134,7 @@ def remove(path: str) -> bool:
 
 
 def write_all(fd: int, octets: Octets) -> None:
-    """Write all of it where the descriptor is. Raises OSError."""
+    """Write all octets at the descriptor's position. Raises OSError."""
     rest = memoryview(octets).cast("B")
     while rest:
         rest = rest[os.write(fd, rest) :]
