@@ -1,6 +1,6 @@
-"""Which octets of a spool go when messages are removed, and whether they are still what they were.
+"""Computes which octets of a spool an expunge keeps, and checks the messages that it removes.
 
-`deleted` has an entry for each message of a listing: 1 for those that are to go.
+`deleted` has an entry for each message of a listing: 1 if the message is to be removed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def kept_ranges(
     starts: Sequence[int], end: int, deleted: Sequence[int], size: int
 ) -> list[tuple[int, int]]:
-    """What stays, from the first deleted message on: ranges of offsets, in order, not touching.
+    """The ranges of offsets to keep behind the first deleted message, in order; none touch.
 
-    `end` is where the last message ends; what comes after it, up to `size`, was delivered later.
+    `end` is the end of the last message. Octets from there to `size` were delivered later.
     """
     ranges: list[tuple[int, int]] = []
     count = len(starts)
@@ -41,15 +41,16 @@ def kept_ranges(
 
 
 def last_kept(deleted: Sequence[int]) -> int:
-    """The last message that stays; there is one."""
+    """The index of the last message that stays. There must be one."""
     return len(deleted) - 1 - deleted[::-1].index(0)
 
 
 def surplus(fd: int, listing: Listing, deleted: Sequence[int]) -> int:
-    """How many octets of empty lines go with the last messages, from before them. Raises OSError.
+    """The size of the empty lines in front of the last messages that are removed with these.
 
-    Where separators lead, one was written for each of them, perhaps behind another one. A single
-    one stays: without it, what is delivered next might become a part of what is there.
+    Raises OSError. Where separators lead, one was written in front of each message, perhaps behind
+    another one. One of them stays: without it, the message that is delivered next might become a
+    part of the last one. The result is 0 if separators do not lead, or the last message stays.
     """
     if not (listing.separators_lead and deleted[-1] and 0 in deleted):
         return 0
@@ -66,11 +67,11 @@ def first_other(
     end: int,
     scan_part: Callable[[int, int], Listing],
 ) -> int:
-    """The first message to go that is not what it was, or -1: somebody may have made further
-    messages within it. Those whose entry in `seen` is 1 are not looked at.
+    """The index of the first message to be removed that is no longer what it was, or -1.
 
-    `end` is where the last one ends now. `scan_part` lists the messages between two offsets; what
-    it raises is raised.
+    Somebody may have made further messages within it. Messages whose entry in `seen` is 1 are not
+    compared. `end` is where the last message ends now. `scan_part` lists the messages between two
+    offsets; this raises what `scan_part` raises.
     """
     index, count = 0, len(listing)
     while index < count:
@@ -86,7 +87,7 @@ def first_other(
             at = known - first
             if at == len(there) or there.starts[at] != listing.starts[known]:
                 return known
-            # The last one may have got its line's end meanwhile.
+            # The last line may have got its end meanwhile.
             has_grown = known == count - 1 and end != listing.end
             if there.octets[at] != listing.octets[known] and not has_grown:
                 return known

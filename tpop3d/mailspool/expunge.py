@@ -1,7 +1,8 @@
-"""Removing messages from a spool in place.
+"""Removes messages from a spool in place.
 
-The spool keeps its inode and its name, because other programs hold both. What is kept moves
-towards the front, then the end is cut off. Whoever calls has the session lock and the spool locks.
+The spool keeps its inode and its name, because other programs hold both. The kept octets move
+towards the front, then the end is cut off; journal.py explains the steps. The caller has the
+session lock and the spool locks.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 
 class Unfinished(Exception):
-    """The journal is written, and could not be carried out now: the next one to open the spool
-    does so. Nothing is lost."""
+    """The expunge could not be finished now; the next session that opens the spool finishes it.
+    Nothing is lost. `error` says why."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error)
@@ -44,20 +45,21 @@ def expunge(
     is_prepared: bool,
     refresh: Callable[[], None] = do_nothing,
 ) -> None:
-    """Move `ranges` of a spool of `size` octets together, to `first` and on, and cut it after them.
-    `is_prepared`: with that goes what is remembered of ids, which is written down. `refresh` is
-    called now and then.
+    """Move `ranges` of a spool of `size` octets together, to `first` and on, and cut it there.
 
-    Raises OSError when nothing was changed, and nothing will be; `Unfinished` when it is only a
-    matter of time. Without ranges it is a truncate, which needs no space on the disk, and no
-    journal where there can be none.
+    `is_prepared`: is there an `ids.next`, which takes effect with the expunge? `refresh` is called
+    now and then.
+
+    Raises OSError if nothing was changed and nothing will be, and `Unfinished` if a later session
+    finishes it. Without ranges the expunge is a truncation: it needs no space on the disk, and does
+    without a journal if none can be written.
     """
     final = first + sum(end - start for start, end in ranges)
     if final == first and final % BLOCK == 0 and not is_prepared:
         _cut(spool, final)
         return
-    # A write that cannot succeed (quota, file size limit, read-only) fails here, on an octet
-    # that is written as it was, before there is a journal.
+    # Where no write can succeed (quota, file size limit, read-only), this one fails before there
+    # is a journal. It writes an octet as it was.
     if final > first:
         os.pwrite(spool, os.pread(spool, 1, final - 1), final - 1)
     plan = Plan(path, os.fstat(spool).st_ino, first, final, size)
@@ -65,14 +67,14 @@ def expunge(
         pieces = [(spool, *one) for one in ranges]
         journal = _with_memory(lambda: journals.write(directory, plan, spool, pieces, refresh))
     except OSError as error:
-        # Perhaps it has its name already, and only the directory could not be fsynced.
+        # Perhaps the journal has its name already, and only the directory could not be fsynced.
         if not journals.withdraw(directory):
             raise Unfinished(error) from error
         if final > first:
             idfile.discard(directory)
             raise
-        # In the worst case a power cut leaves zeros in what was to be removed, or something is
-        # remembered of ids that are gone.
+        # At worst a power cut leaves zeros in place of removed messages, or ids of removed messages
+        # stay remembered.
         _cut(spool, final)
         _settle(directory)
         return
@@ -92,7 +94,7 @@ def _settle(directory: str) -> None:
 
 
 def _with_memory(act: Callable[[], Done]) -> Done:
-    """Do something; what wants more memory than there is fails as a system call does."""
+    """Call `act`; if it runs out of memory, it fails as a system call does, with ENOMEM."""
     try:
         return act()
     except MemoryError:
@@ -100,13 +102,14 @@ def _with_memory(act: Callable[[], Done]) -> Done:
 
 
 def keep_new_mail_flag(spool: int, before: os.stat_result) -> None:
-    """There is new mail, to shells and mail programs, where a spool's mtime is later than its
-    atime. Leave that as it was when the spool had the status `before`, if it was written to since;
-    an empty one has none.
+    """Set the times of a spool so that it shows new mail if it did so before we wrote to it.
 
-    "None" is an atime of the second before the last write, and an mtime of the second before that:
-    programs compare nanoseconds or whole seconds, and mail that comes still in the same second is
-    new. The seconds are those of the file system's clock.
+    To shells and mail programs there is new mail if the mtime is later than the atime. `before` is
+    the status before we wrote. An empty spool shows no new mail.
+
+    To show none, the atime becomes the second before our last write, and the mtime the second
+    before that: programs compare nanoseconds or whole seconds, and mail that comes within the
+    second of our write must be new. The seconds are those of the file system's clock.
     """
     try:
         now = os.fstat(spool)

@@ -1,17 +1,46 @@
-"""The redo journal: what an expunge is about to make of a spool, written down before it begins.
+"""The redo journal: it says what an expunge makes of a spool, and is written before that begins.
 
-A journal is complete when it has its name: it is written as `journal.new`, fsynced, and renamed.
-It holds what the spool will hold from the first deleted octet on, and digests of what it holds
-there now, so that whoever finds it knows whether the spool is as it was, as it shall be, or
-between. It lies in the mailbox's state directory and is the mailbox's user's.
+An expunge moves the kept octets towards the front of the spool, and then cuts off its end:
 
-    header   what is said by `Plan`, and the spool's path
-    kept     final - first octets
-    near     the octets from final to the end of its block, as they are
-    table    the CRC-32 of each block of the spool in first..final, as it is; blocks end where
+             0        first               final                size
+    before   | kept   | deleted and kept octets, mixed         |
+    after    | kept   | kept octets       |
+
+What is in front of `first` never changes. The journal holds the kept octets themselves, so they
+can be written again from the beginning, however far a crash has let us come. These are the steps,
+with the session lock and the spool locks held, and what a crash behind each of them leaves in the
+state directory. A crash within a step leaves that, or what the row above says.
+
+    step                                        a crash leaves           and the next session
+    ------------------------------------------  -----------------------  ------------------------
+    1  write ids.next; fsync it and its name    ids.next                 removes it
+    2  fsync the spool; write journal.new,      ids.next, journal.new    removes both: the spool
+       and fsync it                                                      is as it was
+    3  rename it to journal; fsync its name     ids.next, journal        does steps 4 to 7
+    4  write the kept octets; fsync the spool   ids.next, journal        does steps 4 to 7
+    5  cut the spool at final; fsync it         ids.next, journal        does steps 6 and 7
+    6  rename ids.next to ids; fsync its name   journal                  does step 7
+    7  unlink the journal; fsync that           nothing                  finds nothing
+
+The rename of step 3 decides: before it the expunge has not happened, behind it the expunge will be
+finished. ids.next is there only if unique-ids must be remembered (idfile.py). If a file cannot be
+written in steps 1 to 3 (a full disk), the files are removed again, and nothing is expunged; but if
+no kept octets have to move, the spool is cut without a journal.
+
+A deliverer may append to the spool before the next session comes, for the fcntl lock has died with
+its process. Then the new mail must move, too: before the cut, a journal that includes it is written
+in place of the first, and step 4 begins again.
+
+The journal belongs to the mailbox's user. Its digests tell the finder whether the spool is as it
+was, as it shall be, or between (recovery.py). Its form:
+
+    header   the fields of `Plan`, and the spool's path
+    kept     the kept octets: final - first
+    near     the octets of the spool from final to the end of its block, as they were
+    table    the CRC-32 of each block of the spool in first..final, as it was; blocks end where
              offsets in the spool are multiples of BLOCK
-    trailer  the CRC-32 of what comes after that up to size, and of all that stands before in the
-             journal
+    trailer  the CRC-32 of the spool from the end of `near` to size, and the CRC-32 of all that
+             stands before it in the journal
 """
 
 from __future__ import annotations
@@ -29,13 +58,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    # Octets of a file: its descriptor, and two offsets.
+    # A part of a file: its descriptor, and two offsets.
     Piece = tuple[int, int, int]
 
 NAME = "journal"
 UNDER_WAY = "journal.new"
 MAGIC = b"tpop3dJ1"
-BLOCK = 4096  # octets; a page, which the system writes as a whole if anything
+BLOCK = 4096  # octets; a page: if the system writes anything as a whole, it is this
 CHUNK = 1 << 20  # octets copied at a time; a multiple of BLOCK
 MAX_PATH = 1 << 16
 _HEADER = struct.Struct("<8s4QI")  # magic, inode, first, final, size, length of the path
@@ -43,8 +72,8 @@ _TRAILER = struct.Struct("<II")
 
 
 class Plan:
-    """What is to happen: of the spool's `size` octets those from `first` on are replaced by what is
-    kept of them, which ends at `final`; there it is cut. `inode` is the spool's."""
+    """What an expunge does: of the `size` octets of the spool, the kept octets behind `first` move
+    to first..final, and the spool is cut at `final`. `inode` is the spool's number."""
 
     __slots__ = ("final", "first", "inode", "path", "size")
 
@@ -57,21 +86,21 @@ class Plan:
 
     @property
     def border(self) -> int:
-        """Where the block of `final` ends. A cut that is lost in a power cut may have left zeros
-        up to there."""
+        """The end of the block of `final`. If a power cut undoes the cut of the spool, there may be
+        zeros from `final` to here."""
         return min(self.size, -(-self.final // BLOCK) * BLOCK)
 
 
 class Invalid(Exception):
-    """A file of the journal's name that is none: damaged, or of another version."""
+    """The file with the journal's name is no journal: it is damaged, or of another version."""
 
 
 class Unfit(Invalid):
-    """A journal that cannot be of this spool."""
+    """The journal cannot be one of this spool."""
 
 
 class Journal:
-    """A complete journal that is open: a plan, and what is needed to carry it out."""
+    """A complete journal, open: the plan, and the data to carry it out."""
 
     def __init__(self, fd: int, plan: Plan, kept_at: int, table: array[int], rest: int) -> None:
         self.fd = fd
@@ -81,22 +110,23 @@ class Journal:
         self._kept_at = kept_at
 
     def kept(self) -> Piece:
-        """Where in the journal stands what is kept."""
+        """The part of the journal with the kept octets."""
         length = self.plan.final - self.plan.first
         return self.fd, self._kept_at, self._kept_at + length
 
     def read(self, start: int, end: int) -> bytes:
-        """What the spool will hold between two offsets; from final on, what it holds."""
+        """The octets of the spool between two offsets: as they shall be up to `final`, and as they
+        were from there to `border`. Raises OSError."""
         return read_all(self.fd, start - self.plan.first + self._kept_at, end - start)
 
     def become(self, other: Journal) -> None:
-        """Be another journal from now on, which has been written in place of this one."""
+        """Become the journal that has been written in place of this one."""
         self.close()
         self.fd, self.plan, self.table, self.rest = other.fd, other.plan, other.table, other.rest
         self._kept_at = other._kept_at
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self.fd)
 
 
@@ -107,13 +137,13 @@ def write(
     kept: Iterable[Piece],
     refresh: Callable[[], None] = do_nothing,
 ) -> Journal:
-    """Write a journal, and have it on the disk; a journal that is there is replaced. `refresh` is
-    called for each chunk.
+    """Write a journal to the disk, in place of one that is there. `kept` are the parts that make
+    up the kept octets. `refresh` is called for each chunk.
 
-    Raises OSError; then it may have its name, or not, and the spool has not changed.
+    Raises OSError; then the journal may have its name or not, and the spool has not changed.
     """
-    # What was delivered may not be on the disk yet. After a power cut the spool must not be
-    # shorter than the plan knows it.
+    # Delivered mail may not be on the disk yet. After a power cut the spool must not be shorter
+    # than the plan says.
     os.fsync(spool)
     under_way = f"{directory}/{UNDER_WAY}"
     fd = statefile.create(under_way)
@@ -143,10 +173,9 @@ def write(
 def read(
     directory: str, spool_size: int, refresh: Callable[[], None] = do_nothing
 ) -> Journal | None:
-    """The journal of a mailbox whose spool is so long; None if there is none.
+    """Read the journal of a mailbox whose spool has `spool_size` octets; None if there is none.
 
-    Its header is believed only as far as the spool bears it out: it decides how much is read.
-    Raises `Invalid` and OSError.
+    The header decides how much is read, so it must fit that size. Raises `Invalid` and OSError.
     """
     fd = _open(directory)
     if fd < 0:
@@ -159,8 +188,8 @@ def read(
 
 
 def plan(directory: str) -> Plan | None:
-    """What the journal of a mailbox says it is for, whatever its checksum; None if there is none.
-    Raises `Invalid` and OSError."""
+    """Read the plan of a mailbox's journal, without a look at the checksum; None if there is no
+    journal. Raises `Invalid` and OSError."""
     fd = _open(directory)
     if fd < 0:
         return None
@@ -171,7 +200,7 @@ def plan(directory: str) -> Plan | None:
 
 
 def _open(directory: str) -> int:
-    """Open the journal; -1: there is none. Raises `Invalid` and OSError."""
+    """Open the journal; returns -1 if there is none. Raises `Invalid` and OSError."""
     try:
         return statefile.open_regular(f"{directory}/{NAME}")
     except FileNotFoundError:
@@ -181,7 +210,7 @@ def _open(directory: str) -> int:
 
 
 class _Layout:
-    """Where in a journal everything stands, by its header. Raises `Invalid` and OSError."""
+    """The plan and the offsets in a journal, by its header. Raises `Invalid` and OSError."""
 
     def __init__(self, fd: int) -> None:
         self.length = os.fstat(fd).st_size
@@ -215,33 +244,35 @@ def _parse(fd: int, spool_size: int, refresh: Callable[[], None]) -> Journal:
 
 
 def remove(directory: str) -> None:
-    """The journal is done with. Raises OSError."""
+    """Remove a journal that has been carried out. Raises OSError."""
     os.unlink(f"{directory}/{NAME}")
     sync_directory(directory)
 
 
 def discard(directory: str) -> None:
-    """Remove what was left of a journal that was never complete. What cannot be removed does no
-    harm before a journal is to be written."""
+    """Remove a journal that was never complete. If it cannot be removed, it does no harm before
+    the next journal is to be written."""
     statefile.remove(f"{directory}/{UNDER_WAY}")
 
 
 def withdraw(directory: str) -> bool:
-    """Have no journal, complete or not, of which nothing was carried out. False: there may be one,
-    now or after a power cut."""
+    """Remove a journal, complete or not, of which nothing was carried out.
+
+    Returns False if there may still be one, now or after a power cut.
+    """
     discard(directory)
     is_void = False
     try:
         fd = statefile.open_regular(f"{directory}/{NAME}", os.O_WRONLY)
         try:
-            # If the name cannot be got rid of, it is one of nothing.
+            # If the name cannot be removed, an empty file is no journal.
             os.ftruncate(fd, 0)
             os.fsync(fd)
             is_void = True
         finally:
             os.close(fd)
     except (FileNotFoundError, statefile.NotRegular):
-        return True  # what is no file is put aside by the next one to open the spool
+        return True  # the next session puts aside what is no regular file
     except OSError:
         pass
     try:
@@ -252,7 +283,7 @@ def withdraw(directory: str) -> bool:
 
 
 def borders(first: int, final: int) -> Iterator[tuple[int, int]]:
-    """The blocks of the table: offsets in the spool."""
+    """Yield the blocks of the table, each as two offsets in the spool."""
     position = first
     while position < final:
         end = min(final, (position // BLOCK + 1) * BLOCK)
@@ -263,11 +294,11 @@ def borders(first: int, final: int) -> Iterator[tuple[int, int]]:
 def digests(
     fd: int, first: int, final: int, refresh: Callable[[], None] = do_nothing
 ) -> array[int]:
-    """The table for a spool as it is."""
+    """Make the table of a spool as it is now. Raises OSError."""
     table = array("I")
     position = first
     while position < final:
-        # Chunks end at borders of blocks.
+        # Chunks end where blocks end.
         end = min(final, (position // CHUNK + 1) * CHUNK)
         view = memoryview(read_all(fd, position, end - position))
         table.extend([crc32(view[s - position : e - position]) for s, e in borders(position, end)])
@@ -277,7 +308,7 @@ def digests(
 
 
 def digest(fd: int, start: int, end: int, refresh: Callable[[], None] = do_nothing) -> int:
-    """The CRC-32 of a part of a file."""
+    """The CRC-32 of a part of a file. Raises OSError."""
     found = 0
     for block in blocks(fd, start, end, refresh=refresh):
         found = crc32(block, found)
@@ -287,7 +318,7 @@ def digest(fd: int, start: int, end: int, refresh: Callable[[], None] = do_nothi
 def blocks(
     fd: int, start: int, end: int, *, refresh: Callable[[], None] = do_nothing
 ) -> Iterator[bytes]:
-    """A part of a file. Raises OSError where it is not all there."""
+    """Yield a part of a file in chunks. Raises OSError, also if the file ends before."""
     while start < end:
         block = read_all(fd, start, min(CHUNK, end - start))
         yield block
@@ -296,7 +327,7 @@ def blocks(
 
 
 def read_all(fd: int, position: int, length: int) -> bytes:
-    """Exactly these octets of a file. Raises OSError."""
+    """Read exactly `length` octets of a file. Raises OSError, also if it ends before."""
     block = os.pread(fd, length, position)
     while len(block) < length:
         more = os.pread(fd, length - len(block), position + len(block))
@@ -307,7 +338,7 @@ def read_all(fd: int, position: int, length: int) -> bytes:
 
 
 def write_all(fd: int, octets: bytes, position: int) -> None:
-    """Write all of it at an offset. Raises OSError."""
+    """Write all octets at an offset. Raises OSError."""
     view = memoryview(octets)
     while view:
         count = os.pwrite(fd, view, position)
@@ -316,7 +347,7 @@ def write_all(fd: int, octets: bytes, position: int) -> None:
 
 
 class _Sum:
-    """A file that is written from its start on, and the CRC-32 of that."""
+    """Writes a file from its start, and computes the CRC-32 of what it has written."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -1,4 +1,4 @@
-"""A large spool is scanned by two processes at the same time, each half of it."""
+"""Scans a large spool with two processes at the same time, half of it each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-WORTH = 1 << 26  # octets: a smaller spool is scanned in less time than anybody notices
-PATIENCE = 10.0  # seconds between two refreshes, while the other process is at work
-_COUNT = struct.Struct("<QB")  # messages; is there a surplus of separators?
+WORTH = 1 << 26  # octets: nobody notices how long a smaller spool takes
+PATIENCE = 10.0  # seconds between two refreshes while we wait for the child
+_COUNT = struct.Struct("<QB")  # number of messages; `has_surplus` of the listing
 
 
 def scan_all(
@@ -34,8 +34,10 @@ def scan_all(
     separators_lead: bool | None = None,
     refresh: Callable[[], None] = do_nothing,
 ) -> Listing:
-    """What `scan` gives for a spool from its start to `end`, and raises; of a large one sooner
-    where there are two processors."""
+    """List the messages of a spool from its start to `end`; returns and raises what `scan` does.
+
+    With two processors, a child scans the second half of a large spool.
+    """
     leads = do_separators_lead(fd, end) if separators_lead is None else separators_lead
     middle = -1
     if end >= WORTH and len(os.sched_getaffinity(0)) > 1:
@@ -51,17 +53,17 @@ def scan_all(
         rest = _read_all(pipe, refresh)
     finally:
         os.close(pipe)
-        os.kill(pid, signal.SIGKILL)  # it has ended already, unless we have no use for it
+        os.kill(pid, signal.SIGKILL)  # the child has ended already, unless our scan has failed
         os.waitpid(pid, 0)
     if not _append(listing, rest, with_digests):
-        # Whatever it has met, we meet, too.
+        # We meet what the child has met, and raise it.
         listing = scan(fd, 0, end, with_digests, leads, refresh)
     listing.end = end
     return listing
 
 
 def _start_of_a_message(fd: int, position: int, end: int) -> int:
-    """The first message that is seen to start behind `position`; -1 where none is near."""
+    """The offset of the first message that starts behind `position`; -1 if none is near."""
     for offset in range(position, min(end, position + 16 * BLOCK), BLOCK):
         found = os.pread(fd, BLOCK + 6, offset).find(b"\n\nFrom ")
         if found >= 0:
@@ -70,10 +72,10 @@ def _start_of_a_message(fd: int, position: int, end: int) -> int:
 
 
 def _scan_beside(fd: int, start: int, end: int, with_digests: bool, leads: bool) -> tuple[int, int]:
-    """Scan in another process; returns its pid, and where what it found can be read. Raises
-    OSError where there can be no such process."""
+    """Fork a child that scans from `start`; returns its pid, and a pipe with what it has found.
+    Raises OSError if there can be no child."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    # A signal to us all is for the one that remains, whose handlers the other one has, too.
+    # The child has our signal handlers. A signal to the process group is for the parent alone.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -84,14 +86,15 @@ def _scan_beside(fd: int, start: int, end: int, with_digests: bool, leads: bool)
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(write_end)  # the other process has it still
+        os.close(write_end)  # the child keeps its own
     return pid, read_end
 
 
 def _write_down(
     fd: int, start: int, end: int, with_digests: bool, leads: bool, pipe: int
 ) -> NoReturn:
-    """What the other process does. It says nothing of what it cannot do, and ends."""
+    """In the child: scan, write the listing to the pipe, and exit. On any error it exits silently,
+    and its listing is not complete."""
     try:
         listing = scan(fd, start, end, with_digests, leads)
         columns = [getattr(listing, name).tobytes() for name in COLUMNS]
@@ -105,7 +108,7 @@ def _write_down(
 
 
 def _read_all(pipe: int, refresh: Callable[[], None]) -> bytes:
-    """What comes up to the other end's closing."""
+    """Read a pipe to its end; `refresh` is called every `PATIENCE` seconds meanwhile."""
     parts: list[bytes] = []
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
@@ -118,7 +121,7 @@ def _read_all(pipe: int, refresh: Callable[[], None]) -> bytes:
 
 
 def _append(listing: Listing, octets: bytes, with_digests: bool) -> bool:
-    """Add what the other process has written down; False where that is not all of it."""
+    """Append the messages that the child has found; False if its listing is not complete."""
     count, has_surplus = _COUNT.unpack_from(octets) if len(octets) >= _COUNT.size else (0, 0)
     lengths = [count * getattr(listing, name).itemsize for name in COLUMNS]
     digests = count * DIGEST if with_digests else 0

@@ -1,7 +1,31 @@
-"""Carrying out a journal's plan, at once or after a crash; and what to make of a journal found.
+"""Carries out a journal, at once or after a crash, and judges a journal that it finds.
 
-Whoever calls has the session lock and the spool locks. The spool may hold more mail than when the
-plan was made: it goes with the rest.
+The caller has the session lock and the spool locks. Each session looks for a journal before it
+scans the spool, and so does `--recover` for all mailboxes. A journal that was found fits the spool
+or does not; nothing is written to the spool before that is known. journal.py explains the offsets
+and the steps. Each block of the spool in first..final is compared with the journal:
+
+    new    it is what the spool shall hold there
+    old    its CRC-32 is the one in the table
+    torn   neither: a crash has cut a write short
+
+and the end of the spool (final..size) is either as it was or not. Then the spool is
+
+    first..final               behind final               state    so we
+    -------------------------  -------------------------  -------  --------------------------
+    new, old, and at most      as it was; perhaps more    UNCUT    write the kept octets once
+    MAX_TORN torn blocks       mail behind size                    more, and cut
+    any, and at least one is   the same                   UNCUT    the same
+    new and was not old
+    all new                    nothing, or new messages   CUT      remove the journal
+    anything else, another inode, or shorter than final   STRANGE  put the journal aside
+
+A cut that a power cut has undone may leave zeros between `final` and the end of its block; they
+count as "as it was". STRANGE means that somebody else has changed the spool since: its owner has
+put another file in place, or a mail program has edited it. Then the spool counts, the journal is
+kept as `journal.unfit.N` for a person to look at, and the log says so.
+
+Without a spool the journal stays where it is: perhaps the file system is not mounted yet.
 """
 
 from __future__ import annotations
@@ -19,32 +43,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Blocks that are neither old nor new: where a write was cut short. With more of them, and none
-# that is certainly new, somebody else has been at work.
+# A crash tears few blocks. With more torn blocks, and none that is certainly new, somebody else has
+# written to the spool.
 MAX_TORN = 2
 UNFIT = "journal.unfit"
 NO_SPOOL = "no-spool"
 
-# What a spool is to a journal.
-UNCUT = "uncut"  # as it was, or as it shall be but for its end, or between
-CUT = "cut"  # as it shall be
-STRANGE = "strange"
+# The state of a spool, compared with a journal.
+UNCUT = "uncut"  # the expunge has not begun, or is under way, or only the cut is missing
+CUT = "cut"  # the expunge is done
+STRANGE = "strange"  # the journal does not fit
 
 
 def carry_out(
     journal: Journal, spool: int, directory: str, refresh: Callable[[], None] = do_nothing
 ) -> None:
-    """Make of the spool what the journal says, and remove the journal. `refresh` is called for each
+    """Change the spool as the journal says, and remove the journal. `refresh` is called for each
     chunk.
 
-    Raises OSError; then the journal is there, and the next one to open the spool goes on. It is
-    not interrupted by signals that only set a flag.
+    Raises OSError; then the journal is still there, and the next session finishes it. Signals that
+    only set a flag do not interrupt it.
     """
     plan = journal.plan
     while True:
         position = plan.first
         while position < plan.final:
-            # A block is never written by two writes.
+            # Chunks end where blocks end, so no block is written by two writes.
             end = min(plan.final, (position // journals.CHUNK + 1) * journals.CHUNK)
             journals.write_all(spool, journal.read(position, end), position)
             position = end
@@ -53,7 +77,7 @@ def carry_out(
         size = os.fstat(spool).st_size
         if size <= plan.size:
             break
-        # Somebody has delivered, before we came or without a lock.
+        # Somebody has delivered: before we had the locks, or without them.
         journal.become(_with_more(journal, spool, size, directory, refresh))
         plan = journal.plan
     os.ftruncate(spool, plan.final)
@@ -61,7 +85,8 @@ def carry_out(
 
 
 def _finish(spool: int, directory: str) -> None:
-    """The spool is as it shall be. Raises OSError."""
+    """Put the prepared ids in force and remove the journal: the spool is as it shall be. Raises
+    OSError."""
     os.fsync(spool)
     idfile.settle(directory)
     journals.remove(directory)
@@ -70,7 +95,8 @@ def _finish(spool: int, directory: str) -> None:
 def _with_more(
     journal: Journal, spool: int, size: int, directory: str, refresh: Callable[[], None]
 ) -> Journal:
-    """The same plan for a spool that has grown, written down in place of the other."""
+    """Write a journal for a spool that has grown, in place of the old one; returns it. Raises
+    OSError."""
     old = journal.plan
     plan = Plan(old.path, old.inode, old.first, old.final + size - old.size, size)
     pieces = [journal.kept(), (spool, old.size, size)]
@@ -78,8 +104,8 @@ def _with_more(
 
 
 class RecoveryOutcome:
-    """What was made of a journal that was found: a line for the log, whether it is alarming, and
-    whether the journal waits for better times."""
+    """What became of a journal that was found. `line` is for the log. `is_alarming`: must somebody
+    look at it? `is_waiting`: does the journal wait for a missing spool?"""
 
     __slots__ = ("is_alarming", "is_waiting", "line")
 
@@ -92,11 +118,10 @@ class RecoveryOutcome:
 def recover(
     spool: int, directory: str, refresh: Callable[[], None] = do_nothing
 ) -> RecoveryOutcome | None:
-    """Finish what a crash has interrupted, if anything.
+    """Finish an expunge that a crash has interrupted; returns None if there was none.
 
-    A journal that does not fit the spool is put aside. Where there is no spool (-1), it waits for
-    it: perhaps what the spool is on was not mounted yet. Raises OSError, also where the journal
-    cannot be carried out now.
+    `spool` is a descriptor, or -1 if the spool is missing: then the journal waits. A journal that
+    does not fit is put aside. Raises OSError, also if the journal cannot be carried out now.
     """
     journals.discard(directory)
     try:
@@ -112,7 +137,7 @@ def recover(
         state = state_of(journal, spool, refresh)
         if state == STRANGE:
             return _put_aside(directory, "the spool is not as it was when this was written")
-        # Whoever has written it may not have come to that.
+        # The process that has renamed the journal may not have come to this.
         sync_directory(directory)
         if state == CUT:
             _finish(spool, directory)
@@ -124,7 +149,8 @@ def recover(
 
 
 def _waits(directory: str) -> RecoveryOutcome | None:
-    """What is made of a journal without a spool. It may be damaged: that is found out in time."""
+    """Leave a journal where it is while its spool is missing. If it is damaged, that is found when
+    the spool is there."""
     if journals.plan(directory) is None:
         idfile.discard(directory)
         return None
@@ -133,8 +159,8 @@ def _waits(directory: str) -> RecoveryOutcome | None:
 
 
 def journaled_path(directory: str) -> str:
-    """The path of the spool that a journal is for, as far as that can be told before the spool is
-    known; of what is no journal, a path that is no spool's. Raises OSError."""
+    """The path of the spool that the header of a journal names. Its checksum is not checked, for
+    that needs the spool. Without a journal it is a path at which no spool is. Raises OSError."""
     try:
         plan = journals.plan(directory)
     except Invalid:
@@ -143,7 +169,7 @@ def journaled_path(directory: str) -> str:
 
 
 def state_of(journal: Journal, spool: int, refresh: Callable[[], None] = do_nothing) -> str:
-    """What a spool is to a journal: UNCUT, CUT or STRANGE. Raises OSError."""
+    """Compare a spool with a journal; returns UNCUT, CUT or STRANGE. Raises OSError."""
     plan = journal.plan
     status = os.fstat(spool)
     if status.st_ino != plan.inode or status.st_size < plan.final:
@@ -163,24 +189,25 @@ def state_of(journal: Journal, spool: int, refresh: Callable[[], None] = do_noth
         return UNCUT if torn <= MAX_TORN or has_begun else STRANGE
     if differing:
         return STRANGE
-    # Cut, what follows is mail that came since. Otherwise the old end was changed by somebody.
+    # Behind the cut there is only mail that came since. Anything else is an old end that somebody
+    # has changed.
     new = os.pread(spool, 64, plan.final).lstrip(b"\r\n")
     return CUT if new.startswith(b"From ") or b"From ".startswith(new) else STRANGE
 
 
 def _has_rest(journal: Journal, spool: int, refresh: Callable[[], None]) -> bool:
-    """Is what will be cut as it was?"""
+    """Is the end of the spool that will be cut off as it was?"""
     plan = journal.plan
     if journals.digest(spool, plan.border, plan.size, refresh) != journal.rest:
         return False
     there = journals.read_all(spool, plan.final, plan.border - plan.final)
-    # Zeros are of a cut that a power cut has undone: only the size, or only part of the block.
+    # A power cut may undo a cut, but for zeros in the block of `final`.
     pairs = zip(there, journal.read(plan.final, plan.border), strict=True)
     return all(octet in (old, 0) for octet, old in pairs)
 
 
 def _put_aside(directory: str, why: str) -> RecoveryOutcome:
-    """Keep a journal under a name that nobody looks for."""
+    """Rename a journal so that no session finds it again, and a person does. Raises OSError."""
     idfile.discard(directory)
     number = 1
     while os.path.lexists(f"{directory}/{UNFIT}.{number}"):

@@ -1,8 +1,8 @@
-"""An open maildrop: opening, checking, reading, expunging.
+"""An open maildrop: opens, checks, reads and expunges a spool.
 
-The spool is the truth and belongs to many: it is locked only while it is scanned and while it is
-expunged, and before anything is sent or removed it is checked that it has only grown since.
-Reads are `pread`, never `mmap`: a spool that another program cuts is an error, not a signal.
+Other programs change the spool, too. It is locked only while it is scanned and while it is
+expunged. Before anything is sent or removed, we check that it has only grown since. We read with
+`pread`, never with `mmap`: then a spool that another program cuts is an error, and no signal.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ if TYPE_CHECKING:
     from tpop3d.mailspool.ids import Ids
     from tpop3d.mailspool.locks import Pause
 
-LINE_ENDS = 4  # octets: what completes a last line and separates it from the next message
-NO_FILE = -1  # the descriptor of a spool that does not exist: an empty maildrop
+LINE_ENDS = 4  # octets at most that complete a last line and separate it from the next message
+NO_FILE = -1  # the descriptor of a missing spool: an empty maildrop
 
 
 class Terms:
-    """How spools are opened here: what the configuration says and what the session lends.
+    """How spools are opened: settings of the configuration, and functions of the session.
 
-    `dotlocks` is one of TRY, REQUIRE, NO; `lock_timeout` is in seconds; `pause` sleeps, and says
-    whether to give up waiting. `index`: is what is known of a spool to be remembered?
-    `style` is that of the unique-ids, one of `STYLES`. `flock`: are spools locked with that, too?
-    `take_group`, called with True before a dotlock is made or removed and with False afterwards,
-    takes the group that may do so.
+    `dotlocks` is one of TRY, REQUIRE, NO. `lock_timeout` is in seconds. `pause(seconds)` sleeps,
+    and returns True if waiting is to end. `index`: is an index kept? `style` is the style of
+    unique-ids, one of `STYLES`. `flock`: are spools locked with flock(2), too? `take_group(True)`
+    takes the group that may create and remove dotlocks, `take_group(False)` gives it back.
     """
 
     __slots__ = ("dotlocks", "flock", "index", "lock_timeout", "pause", "style", "take_group")
@@ -70,35 +69,36 @@ class Spool:
 
     def __init__(self, path: str, state: str, terms: Terms, session_lock: int) -> None:
         self.path = path
-        self.warning = ""  # of the locks, when it was opened, and then when it was expunged
-        self.found: RecoveryOutcome | None = None  # a journal, when the spool was opened
+        self.warning = ""  # of the locks: when the spool was opened, later when it was expunged
+        self.found: RecoveryOutcome | None = None  # of a journal, when the spool was opened
         self._state = state
         self._terms = terms
         self._session_lock = session_lock
         self._locks: SpoolLocks | None = None
         self._fd = NO_FILE
         self._listing = Listing(0)
-        self._watch: Watch | None = None  # once it was scanned
+        self._watch: Watch | None = None  # None before the scan
         self._ids = UniqueIds(terms.style, state)
-        self._read = bytearray()  # 1 for each message that was read to its end
-        self._is_known = False  # the listing, from an index
-        self._is_news = False  # what is known of it, to the index
+        self._read = bytearray()  # an entry for each message: 1 if it was read to its end
+        self._is_known = False  # is the listing from an index?
+        self._is_news = False  # do we know more of the spool than the index does?
 
     def __len__(self) -> int:
         return len(self._listing)
 
     @property
     def octets(self) -> array[int]:
-        """The size of each message as RETR sends it, without dot-stuffing."""
+        """The size of each message in octets, as RETR sends it, without dot-stuffing."""
         return self._listing.octets
 
     def open(self, owner: int) -> Refusal | None:
-        """Open and scan the spool, which must be a regular file of the user `owner`, or missing."""
+        """Open and scan the spool; returns why not, or None. It must be missing, or a regular file
+        of the user `owner` (a uid)."""
         return self.recover(owner, then=self._scan)
 
     def recover(self, owner: int, then: Callable[[], Refusal | None]) -> Refusal | None:
-        """Open the spool, finish what a crash has interrupted, and do something `then`, all under
-        the spool locks."""
+        """Open the spool, finish an interrupted expunge, and call `then`, under the spool locks.
+        Returns the first refusal. `then` is not called if the spool is missing."""
         try:
             status = os.lstat(self.path)
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class Spool:
             if refused := _refuse_file(self.path, status, owner):
                 return refused
             try:
-                # Whether there is new mail is told by the atime, which our reading must not move.
+                # Programs tell new mail by the atime, so our reading must not change it.
                 self._fd = os.open(self.path, flags | os.O_NOATIME)
             except PermissionError:
                 self._fd = os.open(self.path, flags)
@@ -163,7 +163,7 @@ class Spool:
             if known is not None:
                 self._listing, self._ids.known = known.listing, known.ids
             else:
-                # Other styles want more of a message than its first octets.
+                # Other styles need more of a message than its first octets.
                 with_digests = self._terms.style == uidl_styles.TPOP3D
                 leads = self._ids.given.separators_lead or None  # None: as it looks
                 size = status.st_size
@@ -187,7 +187,7 @@ class Spool:
         return None
 
     def _refresh(self) -> None:
-        """Say that the spool is still locked; to be called often, where it takes long."""
+        """Keep the dotlock fresh, if there is one. Is to be called often while work takes long."""
         if self._locks is not None:
             self._locks.refresh()
 
@@ -201,7 +201,8 @@ class Spool:
         return self._watch.changed(self._listing) if self._watch is not None else None
 
     def blocks(self, index: int) -> Iterator[bytes]:
-        """Yield the stored content of a message. Raises `Truncated` where it is gone."""
+        """Yield the stored content of a message in blocks. Raises `Truncated` if the spool ends
+        before the message does, and OSError."""
         position, end = self._listing.bodies[index], self._listing.ends[index]
         while position < end:
             block = os.pread(self._fd, min(BLOCK, end - position), position)
@@ -212,13 +213,13 @@ class Spool:
         self._read[index] = 1
 
     def distrust(self) -> None:
-        """What was read is not what is known of the spool: the next session finds out for itself
-        what is there."""
+        """Forget the index, since the spool holds something else than we know: the next session
+        scans it."""
         self._is_news = False
         indexes.forget(self._state)
 
     def unique_ids(self) -> Ids:
-        """The unique-id of each message, computed when first asked for."""
+        """The unique-id of each message, computed at the first call. Raises OSError."""
         is_new = len(self._ids.known) < len(self._listing)
         self._is_news |= is_new
         if is_new:
@@ -226,12 +227,13 @@ class Spool:
         return self._ids.known
 
     def expunge(self, deleted: Sequence[int]) -> Refusal | None:
-        """Remove the messages whose entry in `deleted` is 1. Mail that came meanwhile is kept."""
+        """Remove the messages whose entry in `deleted` is 1. Mail that came meanwhile is kept.
+        A PARTIAL refusal: a later session finishes it. Any other: nothing was removed."""
         if not any(deleted):
             return None
         try:
-            # Now, since it takes its time, and nobody delivers while the spool is locked. What
-            # ids depend on is remembered, so that the twin of a message that goes keeps its own.
+            # Ids take time, so they are computed before the spool is locked against deliverers. We
+            # remember what they depend on, so that the twin of a removed message keeps its id.
             self.unique_ids()
         except OSError as error:
             return of_error(error, "nothing removed")
@@ -266,7 +268,7 @@ class Spool:
         before = os.fstat(self._fd)
         size, end = before.st_size, listing.end
         if size > end and deleted[-1]:
-            # Where does the last message end now? A deliverer may have completed its separator.
+            # The last message may end later now: a deliverer may have completed its separator.
             end = self._scan_part(listing.starts[-1], size).next_start(0)
             added = end - listing.end
             if not 0 <= added <= LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
@@ -287,7 +289,7 @@ class Spool:
         ranges = kept_ranges(starts, end, deleted, size)
         following = letting_go(lambda: self._ids.prepare(deleted, is_optional=not ranges))
         first, is_prepared = starts[deleted.index(1)], following is not None
-        self._is_news = False  # if this is interrupted, what is known is not of what is there
+        self._is_news = False  # if this is interrupted, we do not know what the spool holds
         try:
             expunge(
                 self._fd, self.path, self._state, first, ranges, size, is_prepared, self._refresh
@@ -300,13 +302,14 @@ class Spool:
             listing.end -= extra
             watch.saw(os.fstat(self._fd))
             self._is_news = True
-        except MemoryError:  # they are removed all the same
+        except MemoryError:  # the messages are removed all the same
             self._is_news = False
             indexes.forget(self._state)
         return None
 
     def close(self) -> None:
-        """Let go of the spool, and of the session lock last. Once is enough; more do no harm."""
+        """Save what is known, close the spool, and give back the session lock last. Further calls
+        do nothing."""
         try:
             self._remember()
         except MemoryError:
@@ -317,7 +320,7 @@ class Spool:
         self._fd = self._session_lock = NO_FILE
 
     def _remember(self) -> None:
-        """Write down what the ids depend on; and the index, where it is worth it."""
+        """Save what the ids depend on, and an index if the spool is large enough."""
         watch = self._watch
         if not self._is_news or watch is None or watch.status is None:
             return
@@ -325,7 +328,7 @@ class Spool:
         is_indexed = self._terms.index and size >= indexes.WORTH and len(self._listing) > 0
         try:
             if is_indexed and self._listing.digests:
-                self.unique_ids()  # all but made
+                self.unique_ids()  # costs little, since their digests are there
         except OSError:
             return
         finally:
@@ -341,9 +344,9 @@ class Spool:
 
 
 def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refusal:
-    """Open the maildrop at `path` for a session of the user `owner`, who is who we are by now.
+    """Open the maildrop at `path` for a session; we run as the user `owner` (a uid) already.
 
-    `state` is the mailbox's state directory. A spool that does not exist is an empty maildrop.
+    `state` is the mailbox's state directory. A missing spool is an empty maildrop.
     """
     session_lock = take_session_lock(f"{state}/lock", terms.pause)
     if isinstance(session_lock, Refusal):
@@ -361,8 +364,8 @@ def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refus
 
 
 def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Refusal | None:
-    """Finish what a crash has interrupted on the spool whose state directory this is; returns what
-    was found, if anything. We are the user `owner`."""
+    """Finish an interrupted expunge on the spool of the state directory `state`, as the user
+    `owner` (a uid). Returns what became of a journal, None if there was none, or why it waits."""
     session_lock = take_session_lock(f"{state}/lock", terms.pause)
     if isinstance(session_lock, Refusal):
         return session_lock

@@ -1,4 +1,4 @@
-"""Whether a spool has changed, other than by growing, since it was last found good."""
+"""Tells whether a spool has changed, other than by growing, since it was last found good."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """The spool that is open as `fd` and has a path. `status` is what it had when it was found
-    good, and `was_settled` whether its times told every change then."""
+    """Watches the spool that is open as `fd` and has the name `path`.
+
+    `status` is its status when it was last found good; None: a close look is due. `was_settled`:
+    did its times tell every later change then (see `index.is_settled`)?
+    """
 
     def __init__(self, path: str, fd: int) -> None:
         self.status: os.stat_result | None = None
@@ -23,13 +26,15 @@ class Watch:
         self._fd = fd
 
     def saw(self, status: os.stat_result) -> None:
-        """It is good, and has this status now."""
+        """Take note that the spool is good and has this status."""
         self.status = status
         self.was_settled = indexes.is_settled(status)
 
     def is_touched(self) -> bool:
-        """May anybody have written to it since? From now on it is looked at closely where its times
-        would not tell. Raises OSError."""
+        """May anybody have written to the spool since it was found good? Raises OSError.
+
+        If its times would not tell, the answer is yes, and the next `changed` looks closely.
+        """
         if not self.was_settled:
             self.status = None
         return self.status is None or _look(os.lstat(self._path)) != _look(self.status)
@@ -60,7 +65,7 @@ class Watch:
         if (index := indexes.differing(self._fd, listing)) >= 0:
             return Refusal(f"message {index + 1} is another")
         if size > listing.end and len(listing):
-            # A deliverer may be at work: it is enough that nothing contradicts a new message.
+            # A deliverer may be at work: the beginning of a From_ line is enough.
             grown = os.pread(self._fd, 64, listing.end).lstrip(b"\r\n")
             if not (grown.startswith(b"From ") or b"From ".startswith(grown)):
                 return Refusal("its last message grew")
@@ -68,5 +73,5 @@ class Watch:
 
 
 def _look(status: os.stat_result) -> tuple[int, ...]:
-    """What tells at a glance that a file is the same, and that nobody has touched it."""
+    """The fields of a status that are the same as long as nobody has touched a file."""
     return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ctime_ns
