@@ -1,23 +1,23 @@
-"""The file `ids` of a state directory: what unique-ids depend on that the spool does not tell.
+"""The file `ids` of a state directory remembers the unique-ids that the spool alone does not tell.
 
-Nearly every id is made of its message alone, and can be made again at any time. There are others.
-Where two messages would have the same id, the second one gets another; when the first one goes,
-nothing in the spool says any more why. What dovecot's ids are made of goes with its first message.
-An id that was given must stay that message's for as long as it is there, so these are remembered,
-each by a digest of the whole message: whatever else changes a spool, it is found again by that.
-The index could not do that: it is a cache, may be switched off, and is only for a spool as it was.
+Nearly every id is made of its message alone, and can be made again at any time. Others cannot. If
+two messages would have the same id, the second one gets another; when the first one is removed,
+nothing in the spool tells why. The data of dovecot's ids are in the first message, and go with it.
+A message must keep its id, so such ids are remembered, each with a digest of the whole message, by
+which the message is found again however the spool changes. The index cannot do that: it is a cache,
+may be switched off, and is only for one state of the spool.
 
-Who removes messages writes down first what shall be remembered afterwards, as `ids.next`. It is on
-the disk before the journal has its name, and becomes `ids` when the spool is as the journal says,
-before the journal is removed. So `ids` fits the spool, whoever is killed. An `ids.next` without a
-journal is of an expunge that never began.
+An expunge first writes `ids.next`: what is to be remembered when it is done. That is on the disk
+before the journal has its name. It becomes `ids` when the spool is as the journal says, and before
+the journal is removed. So `ids` fits the spool after any crash. An `ids.next` without a journal is
+left by an expunge that never began. journal.py has all steps.
 
-    first line   FORM, the style; of dovecot's ids the validity and the last number (or 0 0); 1
-                 where separators lead in the spool (see scan.py)
-    each line    of one message: digest, the id that it would have alone, the id that it has
+    first line   FORM, the style, the validity and the last number of dovecot's ids (or 0 0), and 1
+                 if separators lead in the spool (scan.py)
+    other lines  a message: its digest, the id that it would have alone, the id that it has
     last line    the CRC-32 of all that
 
-A file that is odd in any way is as if it were not there.
+A file that is odd in any way is ignored.
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ MAX_FILE = 1 << 25  # octets: 190,000 messages, all of them copies of one anothe
 
 
 class Given:
-    """What is remembered of ids, of one style.
+    """The remembered ids of one style: the content of the file `ids`.
 
-    `entries` has for an id the one that its message would have alone, and the message's digest.
-    `validity` and `last` are dovecot's, 0 where they are not known. `separators_lead`: in this
-    spool, whatever it looks like. `mark` tells one file of this kind from another, 0 where there is
-    none.
+    `entries` maps an id to the id that its message would have alone, and the message's digest.
+    `validity` and `last` are dovecot's, 0 if they are not known. `separators_lead`: do they, though
+    the spool may not show it? `mark` tells this content from others; it is 0 if there is no file.
     """
 
     __slots__ = ("_alike", "entries", "last", "mark", "separators_lead", "style", "validity")
@@ -57,22 +56,25 @@ class Given:
         self.mark = 0
         self.separators_lead = False
         self.entries: dict[bytes, tuple[bytes, bytes]] = {}
-        # For an id that a message would have alone: by digest, the ids of such messages, reversed.
+        # By the id that a message would have alone, and its digest: ids, the last one first.
         self._alike: dict[bytes, dict[bytes, list[bytes]]] = {}
 
     def add(self, unique_id: bytes, own: bytes, digest: bytes) -> None:
-        """Remember the id of a message that would have the id `own` if it were alone."""
+        """Remember the id of a message that would have the id `own` alone, and has this digest."""
         pair = own, digest
         first = self.entries.get(own)
         self.entries[unique_id] = first if first == pair else pair  # copies share one
 
     def is_about(self, own: bytes) -> bool:
-        """Is anything remembered of messages that would have this id alone?"""
+        """Is any message remembered that would have the id `own` alone?"""
         return own in self._alike
 
     def find(self, own: bytes, digest: bytes, taken: Container[bytes]) -> bytes | None:
-        """The id that a message has been given, if it is remembered. Of messages that are the same
-        octet for octet, the first one asked for is taken for the first one."""
+        """The remembered id of a message, or None; ids in `taken` are passed over.
+
+        Of messages that are the same octet for octet, the first call is about the first one. This
+        forgets the id that it returns, so that the next call is about the next one.
+        """
         ids = self._alike[own].get(digest, [])
         while ids:
             unique_id = ids.pop()
@@ -81,8 +83,10 @@ class Given:
         return None
 
     def of(self, ids: Iterable[bytes], is_all_needed: bool) -> Given:
-        """What of it there is to remember of the messages that have these ids, in their order. An
-        id that a message would have anyway need not be, unless `is_all_needed`."""
+        """The part to remember for the messages with these ids, in their order.
+
+        An id that its message would have anyway is left out, unless `is_all_needed`.
+        """
         left = Given(self.style)
         left.validity, left.last, left.mark = self.validity, self.last, self.mark
         left.separators_lead = self.separators_lead
@@ -99,8 +103,8 @@ class Given:
         return left
 
     def octets(self) -> bytes:
-        """The file's content; b"" where there is nothing to remember. Where nobody would read it,
-        since it is longer than `MAX_FILE`, it has no more than the first line."""
+        """The content of the file; b"" if there is nothing to remember. If it would be longer than
+        `MAX_FILE`, so that nobody would read it, it has only the first line and the last."""
         if not (self.entries or self.validity or self.separators_lead):
             return b""
         words = FORM, self.style.encode(), self.validity, self.last, self.separators_lead
@@ -116,9 +120,10 @@ class Given:
 
 
 def load(directory: str, style: str) -> Given:
-    """What is remembered of ids of this style. Of another style only dovecot's validity is.
+    """Read what is remembered of ids of this style. Ids of another style are not taken, but for
+    dovecot's validity.
 
-    Raises OSError where it cannot be read now: that is not the same as nothing.
+    Raises OSError if the file cannot be read now: that does not mean that it is empty.
     """
     given = _loaded(directory, style)
     if style == uidl_styles.DOVECOT and not given.validity:
@@ -162,19 +167,19 @@ def _parsed(octets: bytes, style: str) -> Given:
 
 
 def mark_of(octets: bytes) -> int:
-    """The `mark` of a file of this content; of none, 0."""
+    """The `mark` of a file with this content; 0 if it is empty."""
     return crc32(octets)
 
 
 def save(directory: str, given: Given) -> None:
-    """Remember it now, as far as that is possible, in place of what has the mark that it has."""
+    """Write the file, unless it has this content already. If that fails, the old file stays."""
     octets = given.octets()
     mark = mark_of(octets)
     if mark == given.mark:
         return
     try:
         if octets:
-            # Otherwise a power cut might take what is remembered already, too.
+            # If it were not durable, a power cut might take the old content, too.
             statefile.replace(f"{directory}/{NAME}", [octets], durable=True)
         else:
             forget(directory)
@@ -184,7 +189,7 @@ def save(directory: str, given: Given) -> None:
 
 
 def prepare(directory: str, given: Given) -> None:
-    """Have it on the disk, to be remembered when an expunge is done, and with its mark. Raises
+    """Write `ids.next` to the disk, for an expunge to put in force, and set its mark. Raises
     OSError."""
     octets = given.octets()
     fd = statefile.create(f"{directory}/{NEXT}")
@@ -193,12 +198,12 @@ def prepare(directory: str, given: Given) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    sync_directory(directory)  # or the journal might have its name, and this not
+    sync_directory(directory)  # or a power cut might leave the journal, and not this
     given.mark = mark_of(octets)
 
 
 def settle(directory: str) -> None:
-    """The spool is as it shall be: remember what was prepared, if anything. Raises OSError."""
+    """Put `ids.next` in force, if there is one: the spool is as it shall be. Raises OSError."""
     following = f"{directory}/{NEXT}"
     try:
         is_empty = not os.lstat(following).st_size
@@ -208,7 +213,7 @@ def settle(directory: str) -> None:
         forget(directory)
         os.unlink(following)
     else:
-        if os.path.isdir(f"{directory}/{NAME}"):  # of the user's own making
+        if os.path.isdir(f"{directory}/{NAME}"):  # the user has made it
             forget(directory)
         try:
             os.rename(following, f"{directory}/{NAME}")
@@ -218,10 +223,10 @@ def settle(directory: str) -> None:
 
 
 def discard(directory: str) -> None:
-    """What was prepared is for nothing."""
+    """Remove `ids.next`: the expunge does not happen."""
     statefile.remove(f"{directory}/{NEXT}")
 
 
 def forget(directory: str) -> None:
-    """Remember nothing."""
+    """Remove `ids`: nothing is remembered."""
     statefile.remove(f"{directory}/{NAME}")

@@ -1,5 +1,5 @@
-"""Unique-ids in little memory. Nearly all are 32 hex digits, and kept as the 16 octets that these
-stand for: a million take 16 MB, where a list of them takes 90."""
+"""Holds unique-ids in little memory. Nearly all are 32 hex digits, and are kept as 16 octets each:
+a million take 16 MB, and would take 90 MB in a list."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 DIGITS = 2 * DIGEST
 HEX = b"0123456789abcdef"
-BLOCK = 1 << 16  # octets that are made ids at a time
+BLOCK = 1 << 16  # octets that are turned into ids at a time
 
 
 class Ids:
     """The ids of the first messages of a maildrop, in their order.
 
-    `packed` has those of 32 hex digits that come before any other, 16 octets each; `rest` is a list
-    of all that follow.
+    `packed` has the ids of 32 hex digits in front of the first other one, as 16 octets each. `rest`
+    is a list of all that follow.
     """
 
     __slots__ = ("packed", "rest")
@@ -30,7 +30,7 @@ class Ids:
         self.rest = rest or []
 
     def append(self, unique_id: bytes) -> None:
-        """The next message has this id."""
+        """Add the id of the next message."""
         if not self.rest and _is_plain(unique_id):
             self.packed += unhexlify(unique_id)
         else:
@@ -42,10 +42,10 @@ class Ids:
         del self.packed[DIGEST * count :]
 
     def without(self, deleted: Sequence[int]) -> Ids:
-        """Those of the messages whose entry in `deleted` is 0; of the others it is 1."""
+        """The ids of the messages whose entry in `deleted` is 0."""
         count, packed = self._count, self.packed
         left = Ids()
-        first = 0  # of those that stay, one behind the other
+        first = 0  # the first message of a run of messages that stay
         for index in range(count):
             if deleted[index]:
                 left.packed += packed[DIGEST * first : DIGEST * index]
@@ -56,11 +56,11 @@ class Ids:
         return left
 
     def find(self, unique_id: bytes) -> int:
-        """The index of the message that has this id, or -1. All are looked at."""
+        """The index of the message that has this id, or -1. This searches all ids."""
         if _is_plain(unique_id):
             digest = unhexlify(unique_id)
             at = self.packed.find(digest)
-            while at > 0 and at % DIGEST:  # the end of one id and the start of the next
+            while at > 0 and at % DIGEST:  # it is the end of one id and the start of the next
                 at = self.packed.find(digest, at + 1)
             if at >= 0:
                 return at // DIGEST
@@ -68,14 +68,14 @@ class Ids:
 
     @property
     def _count(self) -> int:
-        """How many are packed."""
+        """The number of packed ids."""
         return len(self.packed) // DIGEST
 
     def __len__(self) -> int:
         return self._count + len(self.rest)
 
     def __getitem__(self, index: int) -> bytes:
-        """The id of the message `index`, which is 0 or more."""
+        """The id of a message; `index` is not negative."""
         if index >= self._count:
             return self.rest[index - self._count]
         return self.packed[DIGEST * index : DIGEST * (index + 1)].hex().encode()

@@ -1,16 +1,15 @@
-"""The index: what is known of a large spool from one session to the next. Only ever a cache.
+"""The index keeps the listing of a large spool from one session to the next. It is only a cache.
 
-It is believed as far as the spool is the one that it was written for: the same file, and up to
-where it ended then, untouched as far as the starts of the messages tell; and what is remembered of
-ids is what it was then. A change far from where messages start is not seen: so what is sent is
-compared with the size that was told, and what is removed is looked at before. Anything odd, and it
-is as if there were none. It lies in the mailbox's state directory as `index`, and is written as
-`index.new` and renamed.
+It is used only if the spool is the one that it was written for: the same file, in which each
+message starts where and as it did, and `ids` is what it was (idfile.py). A change within a message
+is not seen. So what RETR sends is compared with the size in the listing, and messages are compared
+with the listing before they are removed. An index that is odd in any way is ignored. It lies in the
+mailbox's state directory as `index`, and is written as `index.new` and renamed.
 
     header   see `_HEADER`
-    columns  of `Listing`, one after the other
-    ids      the unique-ids, none where nobody has asked for them yet: those that are packed (see
-             ids.py), and then the others, an LF behind each
+    columns  the arrays of `Listing`, one after the other
+    ids      the unique-ids, none if no session has asked for them yet: the packed ones (ids.py),
+             then the others, with an LF behind each
     trailer  the CRC-32 of all that
 """
 
@@ -45,26 +44,27 @@ if TYPE_CHECKING:
 NAME = "index"
 UNDER_WAY = "index.new"
 MAGIC = b"tpop3dX3"
-SAMPLE = 4096  # octets at either end of the spool that must be the same
-SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell every change
+SAMPLE = 4096  # octets at each end of the spool that must be the same
+SETTLED = 2_000_000_000  # nanoseconds since the last change: a later one gets other times
 WORTH = 1 << 18  # octets: a smaller spool is scanned as fast as its index is read
 BLOCK = 4096  # ids that are written at a time
-LINE_END = 2  # octets at most
-SHORTEST = len(b"From ")  # octets of a message
+LINE_END = 2  # octets of a line end, at most
+SHORTEST = len(b"From ")  # octets of the shortest message
 _HEADER = struct.Struct("<8s16s5Q3I3Q3B")
-_ROW = sum(getattr(Listing(0), name).itemsize for name in COLUMNS)  # octets of a message's columns
+_ROW = sum(getattr(Listing(0), name).itemsize for name in COLUMNS)  # octets for each message
 _TRAILER = struct.Struct("<I")
 
 
 class Known:
-    """What an index says, brought up to date: `ids` may be those of the first messages only."""
+    """An index that was read and brought up to date. `ids` may be those of the first messages only.
+    `is_current`: need it not be written again?"""
 
     __slots__ = ("ids", "is_current", "listing")
 
     def __init__(self, listing: Listing, ids: Ids, is_current: bool) -> None:
         self.listing = listing
         self.ids = ids
-        self.is_current = is_current  # nothing had to be brought up to date
+        self.is_current = is_current
 
 
 def load(
@@ -74,8 +74,10 @@ def load(
     given: Given,
     refresh: Callable[[], None] = do_nothing,
 ) -> Known | None:
-    """What is known of a spool of this status, without reading all of it; None: nothing. `given`
-    is what is remembered of its ids; `refresh` is called now and then."""
+    """Read the index of a spool with this status, and bring it up to date; None if it is no use.
+
+    `given` is what `ids` remembers. `refresh` is called now and then while the spool is scanned.
+    """
     try:
         fd = statefile.open_regular(f"{directory}/{NAME}")
     except OSError:
@@ -89,11 +91,10 @@ def load(
 
 
 class _Sections:
-    """The sections of an index that is open as `fd`, read one after the other: all of them at once
-    may be large.
+    """Reads the sections of an index that is open as `fd` one by one, for they may be large.
 
-    There are as many octets as its header says, and no more than a spool of this size can be
-    worth. Raises ValueError where that is not so, and OSError.
+    Raises ValueError if the file has another length than its header says, or more messages than a
+    spool of this size can have; and OSError.
     """
 
     def __init__(self, fd: int, spool_size: int) -> None:
@@ -115,14 +116,14 @@ class _Sections:
         return octets
 
     def take_ids(self, packed: int, others: int) -> Ids:
-        """Ids: so many that are packed, and so many octets of others. Raises OSError."""
+        """Read this number of packed ids, and this number of octets of others. Raises OSError."""
         ids = Ids(self.take(packed * DIGEST))
         ids.rest = self.take(others).split(b"\n")
-        ids.rest.pop()  # what stands behind the last LF
+        ids.rest.pop()  # nothing stands behind the last LF
         return ids
 
     def are_whole(self) -> bool:
-        """Do they have the CRC-32 that comes next? Raises OSError."""
+        """Is the CRC-32 that follows that of all sections? Raises OSError."""
         crc = self._crc
         return self.take(_TRAILER.size) == _TRAILER.pack(crc)
 
@@ -176,14 +177,14 @@ def _scanned_on(
 
 
 def _with_more(spool: int, listing: Listing, new: Listing, ids: Ids) -> Known | None:
-    """Mail has come. The last message is in `new`, too: its separator may have come later, or its
-    last line's end."""
+    """Append the messages that were delivered since. `new` begins with the last message of the
+    index, whose separator or last line end may have been delivered later."""
     end = listing.ends[-1]
     if not len(new) or new.starts[0] != listing.starts[-1]:
         return None
     added = new.ends[0] - end
     if added and (added > LINE_END or os.pread(spool, added, end).strip(b"\r\n")):
-        ids.cut(len(listing) - 1)  # what came next is a part of it: it is another message now
+        ids.cut(len(listing) - 1)  # the message has grown, so it is another one now
     for name in COLUMNS:
         column = getattr(listing, name)
         column.pop()
@@ -194,16 +195,16 @@ def _with_more(spool: int, listing: Listing, new: Listing, ids: Ids) -> Known | 
 
 
 def _again(old: Listing, new: Listing, ids: Ids) -> Known | None:
-    """Somebody has changed something within a message, or separators are others than before.
-    Where messages start they still do, so that they keep their ids."""
+    """Keep the ids for a new listing: somebody has changed something within a message, or the rule
+    for separators is another now. None if messages start elsewhere than before."""
     if old.hides_first:
         new.drop_first()
     return Known(new, ids, False) if new.starts[: len(old)] == old.starts else None
 
 
 def is_settled(status: os.stat_result) -> bool:
-    """Has a file that has this status now been left alone for so long that its times would tell a
-    change?"""
+    """Would the times of a file that has this status now tell a later change? They would not if the
+    last change is too recent for the clock of the file system."""
     return time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
 
 
@@ -216,10 +217,10 @@ def save(
     ids: Ids,
     given: Given,
 ) -> None:
-    """Remember what is known of a spool that had the status `seen` when this was true, and
-    `is_settled` or not at that time. `given` is what is remembered of its ids.
+    """Write an index. The spool had the status `seen` when the listing was true; `was_settled` is
+    the result of `is_settled` at that time. `given` is what `ids` remembers.
 
-    A full disk, or whatever else, is no error: then nothing is remembered.
+    A failure (a full disk) is no error: then there is no index.
     """
     try:
         head, tail = samples(spool, listing.end)
@@ -243,7 +244,7 @@ def save(
         )
         parts = _with_trailer(_parts(header, listing, ids))
         statefile.replace(f"{directory}/{NAME}", parts)
-    except (OSError, struct.error):  # the latter: times before 1970
+    except (OSError, struct.error):  # struct.error: the spool has a time before 1970
         forget(directory)
 
 
@@ -252,7 +253,7 @@ def _parts(header: bytes, listing: Listing, ids: Ids) -> Iterator[Octets]:
     for name in COLUMNS:
         yield getattr(listing, name)
     yield ids.packed
-    # To join many takes more memory than what comes of it.
+    # A join of all would take more memory than its result.
     for first in range(0, len(ids.rest), BLOCK):
         yield b"\n".join(ids.rest[first : first + BLOCK]) + b"\n"
 
@@ -266,19 +267,19 @@ def _with_trailer(parts: Iterable[Octets]) -> Iterator[Octets]:
 
 
 def forget(directory: str) -> None:
-    """Have no index."""
+    """Remove the index, if there is one."""
     for name in (UNDER_WAY, NAME):
         statefile.remove(f"{directory}/{name}")
 
 
 def samples(fd: int, end: int) -> tuple[int, int]:
-    """Digests of the first and the last octets of what a listing covers. Raises OSError."""
+    """The CRC-32 of the first and of the last octets that a listing covers. Raises OSError."""
     length = min(SAMPLE, end)
     return crc32(os.pread(fd, length, 0)), crc32(os.pread(fd, length, end - length))
 
 
 def differing(fd: int, listing: Listing) -> int:
-    """The first message that does not begin as it did, or -1. Raises OSError."""
+    """The index of the first message that does not begin as it did, or -1. Raises OSError."""
     for index, print_ in enumerate(listing.prints):
         if crc32(os.pread(fd, listing.head(index), listing.starts[index])) != print_:
             return index

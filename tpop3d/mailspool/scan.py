@@ -1,27 +1,27 @@
-"""Finding the messages of an mbox, and their sizes, in one pass.
+"""Finds the messages of an mbox, and their sizes, in one pass.
 
-A message starts at a line `From ` at the start of the file or after an empty line, and runs to
-the next. Its content is what follows the `From ` line, without what separates it from the next
-message. Content-Length is not believed.
+A message starts at a line that begins with `From `, at the start of the file or behind an empty
+line, and runs to the next such line. Its content follows its `From ` line, and does not include
+the separator from the next message. Content-Length is ignored.
 
-What separates two messages depends on who delivers. Nearly everybody writes an empty line behind
-a message; some write it before (dma, FreeBSD's default), and nothing behind. A message must have
-the same size and the same id with neighbours and without, so these are told apart by the spool:
+The separator depends on the deliverer. Nearly all write an empty line behind a message; some write
+it in front (dma, FreeBSD's default), and none behind. A message must have the same size and the
+same id with and without neighbours, so the spool tells which of two rules holds:
 
-- Tidy: the one empty line behind a message is its separator. More of them are its content.
-- Separators lead: the spool begins with an empty line, or its last line is complete, and is not
-  empty. Then every empty line at the end of a message is a separator, since a neighbour that has
-  come or gone may have left it there. Where there are such messages, that is remembered, as the
-  neighbour that told it may go, too.
+- Tidy: the one empty line behind a message is its separator. Further ones are its content.
+- Separators lead: the spool begins with an empty line, or its last line is complete and not empty.
+  Then every empty line at the end of a message is a separator, since a neighbour that has come or
+  gone may have left it there. If some message has several of them, the rule is remembered
+  (idfile.py), since the neighbour that told it may go, too.
 
-An id is made as if exactly one empty line stood behind the message, whatever does (`_covered`).
+An id is made as if exactly one empty line stood behind the message (`_covered`).
 
-A `From ` line is not sent to the client. One that is no line of an envelope, but has text behind
-a lone CR, or has more than 512 octets, may be anything, so it is sent as the start of the content:
-what nobody was shown, nobody may delete.
+The `From ` line is not sent to the client, with one exception: a line with text behind a lone CR,
+or with more than 512 octets, is no envelope and may be anything, so it is sent as the start of the
+content. A client must not delete what it was not shown.
 
-The pass reads blocks into one reused buffer and works on them with `find` and `replace` alone:
-anything done once a line costs a hundred times as much.
+The pass reads blocks into one reused buffer, and works on them with `find` and `replace` alone:
+any work for each line costs a hundred times as much.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COLUMNS = ("starts", "bodies", "ends", "octets", "prints")  # of a `Listing`
+COLUMNS = ("starts", "bodies", "ends", "octets", "prints")  # the arrays of a `Listing`
 BLOCK = 1 << 18  # octets; fits the processor's cache
 OVERLAP = 8  # octets kept before each block: "\n\r\nFrom" may be cut anywhere
-HEAD = 512  # octets that a unique-id and a fingerprint cover, and a From_ line may have at most
+HEAD = 512  # octets that a unique-id and a fingerprint cover, and that a From_ line has at most
 DIGEST = 16  # octets of an MD5
 INTERNAL_SUBJECT = b"DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA"
 INTERNAL_HEADERS = 8192  # octets in which the header of such a message must end
 
 
 class Listing:
-    """Where the messages are. All offsets are octets from the start of the spool.
+    """The offsets and sizes of messages. Offsets are octets from the start of the spool.
 
-    Message n starts at `starts[n]` with its `From ` line; its content is
-    `bodies[n]`..`ends[n]`, and `octets[n]` long when sent; it runs to `starts[n + 1]`, or to `end`.
-    `prints[n]` is a fingerprint of its first octets. `digests` are the MD5s that ids are made of,
-    if they were asked for. `hides_first`: a mail program's own record stands before them.
-    `separators_lead`: see above; `has_surplus`: several of them stand behind some message.
+    Message n starts at `starts[n]` with its `From ` line, and runs to `starts[n + 1]`, or to `end`.
+    Its content is `bodies[n]`..`ends[n]`, and has `octets[n]` octets when it is sent. `prints[n]`
+    is a fingerprint of its first octets. `digests` are the MD5s that ids are made of, if the scan
+    was to make them. `hides_first`: does a mail program's own record stand in front of them?
+    `separators_lead`: see above. `has_surplus`: do several separators stand behind some message?
     """
 
     __slots__ = (
@@ -76,24 +76,24 @@ class Listing:
         return len(self.starts)
 
     def next_start(self, index: int) -> int:
-        """Where the message after `index` starts, or the end."""
+        """The offset at which the message after `index` starts, or the end of the last one."""
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.end
 
     def head(self, index: int) -> int:
-        """How many octets the fingerprint covers. The separator is not among them: it may come
-        later than the message, as the last line's end may."""
+        """The number of octets that the fingerprint covers. It does not cover the separator, which
+        may be delivered later than the message, as the end of the last line may."""
         return min(HEAD, self.ends[index] - self.starts[index])
 
     def drop_first(self) -> None:
-        """Hide the first message: it is then like anything else that stands before the rest."""
+        """Hide the first message: it then belongs to the octets in front of the first message."""
         for name in COLUMNS:
             del getattr(self, name)[0]
         del self.digests[:DIGEST]
         self.hides_first = True
 
     def remove(self, deleted: Sequence[int], end: int) -> None:
-        """Messages whose entry in `deleted` is 1 are gone, and the others have moved together. The
-        last of them ended at `end`."""
+        """Remove the messages whose entry in `deleted` is 1: the others have moved together.
+        `end` is where the last message ended."""
         first = deleted.index(1)
         starts = self.starts[first:]
         starts.append(end)
@@ -124,7 +124,7 @@ class NotAnMbox(Exception):
 
 
 def do_separators_lead(fd: int, end: int) -> bool:
-    """Is mail delivered to this spool, which ends at `end`, with the empty line before it?
+    """Do deliverers write the empty line in front of a message in this spool, which ends at `end`?
 
     A last line without its end tells nothing: somebody may be writing it. Raises OSError.
     """
@@ -135,7 +135,7 @@ def do_separators_lead(fd: int, end: int) -> bool:
 
 
 def do_nothing() -> None:
-    """What there is to refresh where no dotlock is held."""
+    """Refresh nothing: no dotlock is held."""
 
 
 def scan(
@@ -148,9 +148,8 @@ def scan(
 ) -> Listing:
     """List the messages between two offsets; `start` is the start of the file or of a message.
 
-    Of a part of a spool it must be said whether its separators lead. `refresh` is called for each
-    block. Raises `Truncated`,
-    `NotAnMbox`, and OSError.
+    `separators_lead` is None if the spool is to tell; for a part of a spool it must be given.
+    `refresh` is called for each block. Raises `Truncated`, `NotAnMbox` and OSError.
     """
     if separators_lead is None:
         separators_lead = do_separators_lead(fd, end)
@@ -174,22 +173,22 @@ def scan(
 
 
 class _Scanner:
-    """The message that is being measured, across blocks."""
+    """Measures one message after the other, across the borders of blocks."""
 
     def __init__(self, fd: int, listing: Listing, with_digests: bool) -> None:
         self._fd = fd
         self._listing = listing
         self._with_digests = with_digests
-        self._start = -1  # of the current message; -1 before the first
-        self._body = -1  # -1 until the end of its From_ line was seen
-        self._newlines = 0  # LFs of the content so far, the separator's included
-        self._pairs = 0  # those of them that a CR precedes
+        self._start = -1  # the start of the current message; -1 before the first
+        self._body = -1  # the start of its content; -1 before the end of its From_ line was seen
+        self._newlines = 0  # LFs of the content so far, those of the separator included
+        self._pairs = 0  # how many of them have a CR in front
 
     def take(self, window: bytearray, stop: int, base: int) -> None:
-        """Work on `window[OVERLAP:stop]`; `base` is the offset of `window[0]`."""
+        """Measure `window[OVERLAP:stop]`; `base` is the offset of `window[0]` in the spool."""
         has_cr = window.find(b"\r", OVERLAP - 1, stop) >= 0
         done = OVERLAP
-        # From here: an earlier hit was whole in the block before.
+        # An earlier hit would have been whole in the previous block.
         hit = window.find(b"From ", OVERLAP - 4, stop)
         while hit >= 0:
             if window[hit - 1] == 10 and (
@@ -206,7 +205,7 @@ class _Scanner:
         self._count(window, done, stop, base, has_cr)
 
     def finish(self, last: bytearray) -> None:
-        """Close the last message; `last` is the end of the spool."""
+        """Write down the last message; `last` are the last octets of the spool."""
         if self._start >= 0:
             if self._body < 0:
                 self._body = self._listing.end  # its From_ line has no end
@@ -222,14 +221,14 @@ class _Scanner:
             self._body = base + start
         if stop <= start:
             return
-        # Thrice as fast as `count`, which looks at each octet for itself.
+        # This is three times as fast as `count`, which looks at each octet for itself.
         self._newlines += stop - start - len(window[start:stop].replace(b"\n", b""))
         if has_cr:
-            # From one octet before: the LF of a pair may be the first of this part.
+            # It begins one octet earlier: the LF of a pair may be the first octet of this part.
             self._pairs += window.count(b"\r\n", start - 1, stop)
 
     def _close(self, window: bytes | bytearray, base: int, stop: int, last: bytearray) -> None:
-        """Write down the current message, which runs to `stop` and ends with `last`."""
+        """Write down the current message, which runs to `stop` and ends with the octets `last`."""
         listing = self._listing
         start, body = self._start, self._body
         newlines, pairs = self._newlines, self._pairs
@@ -269,18 +268,18 @@ class _Scanner:
         own = head[: end - start] if end - start < HEAD else head
         listing.prints.append(crc32(own))
         if self._with_digests:
-            # Nearly always the one empty line that there is to be is there.
+            # Nearly always exactly one empty line follows, and the head is what an id is made of.
             if end - start < HEAD and (stop - end != 1 or cr >= 0):
                 head = _covered(own, not is_ended)
             listing.digests += md5(head, usedforsecurity=False).digest()
 
     def _strip(self, body: int, stop: int) -> tuple[int, int, int]:
-        """Where the content ends without the empty lines at the end of `body`..`stop`, how many
-        these are, and how many of them a CR is in."""
+        """Strip the empty lines from the end of `body`..`stop`; returns where the content ends, the
+        number of these lines, and the number of those that have a CR."""
         lines = those_with_cr = 0
         end = stop
         while end > body:
-            # The octet before a line of one or two octets tells whether that is all of it.
+            # The octet in front of one or two octets tells whether they are a whole line.
             at = max(body - 1, end - 3)
             tail = os.pread(self._fd, end - at, at)
             if tail.endswith(b"\n\n"):
@@ -295,19 +294,22 @@ class _Scanner:
 
 
 def _covered(head: bytes | bytearray, is_open: bool) -> bytes | bytearray:
-    """What an id is made of: the first octets of a message, of which `head` is all, and one empty
-    line behind it; `is_open`: its last line has no end yet. Lines end as the From_ line does."""
+    """The octets that an id is made of: a short message and one empty line, cut at `HEAD` octets.
+
+    `head` is the whole message. `is_open`: does its last line lack its end? Lines that are added
+    end as the From_ line does.
+    """
     newline = line_end(head)
     return (head + (newline if is_open else b"") + newline)[:HEAD]
 
 
 def line_end(head: bytes | bytearray) -> bytes:
-    """What lines of a message end with, by its first one."""
+    """The line end of a message, as its first line has it."""
     return b"\r\n" if head[: head.find(b"\n") + 1].endswith(b"\r\n") else b"\n"
 
 
 def digest_of(fd: int, listing: Listing, index: int) -> bytes:
-    """The MD5 that a message's id is made of. Raises OSError."""
+    """The MD5 that the id of a message is made of. Raises OSError."""
     length = listing.ends[index] - listing.starts[index]
     head: bytes | bytearray = os.pread(fd, min(HEAD, length), listing.starts[index])
     if length < HEAD:
@@ -316,7 +318,10 @@ def digest_of(fd: int, listing: Listing, index: int) -> bytes:
 
 
 def _refuse_garbage(fd: int, start: int, first: int) -> None:
-    """Nothing but empty lines may stand before the first message (`echo > spool` leaves one)."""
+    """Raise `NotAnMbox` if anything but empty lines stands in front of the first message.
+
+    `echo > spool` leaves one empty line. Raises `Truncated` and OSError, too.
+    """
     position = start
     while position < first:
         block = os.pread(fd, min(BLOCK, first - position), position)
@@ -329,7 +334,8 @@ def _refuse_garbage(fd: int, start: int, first: int) -> None:
 
 
 def is_internal(fd: int, listing: Listing) -> bool:
-    """Is the first message a mail program's own record (UW IMAP's c-client writes one)?"""
+    """Is the first message a mail program's own record (c-client of UW IMAP writes one)? Raises
+    OSError."""
     if not len(listing):
         return False
     length = min(INTERNAL_HEADERS, listing.ends[0] - listing.bodies[0])

@@ -365,7 +365,7 @@ def open_spool(path: str, owner: int, state: str, terms: Terms) -> Spool | Refus
 
 def recover_spool(owner: int, state: str, terms: Terms) -> RecoveryOutcome | Refusal | None:
     """Finish an interrupted expunge on the spool of the state directory `state`, as the user
-    `owner` (a uid). Returns what became of a journal, None if there was none, or why it waits."""
+    `owner` (a uid). Returns what became of a journal, None if there was none, or a refusal."""
     session_lock = take_session_lock(f"{state}/lock", terms.pause)
     if isinstance(session_lock, Refusal):
         return session_lock

@@ -1,8 +1,8 @@
-"""Unique-ids: what tells a client which messages it has seen (RFC 1939 section 7, UIDL).
+"""Unique-ids: a client knows by them which messages it has seen (RFC 1939 section 7, UIDL).
 
-The id of a message is the MD5 of its first 512 octets, `From ` line included, as the original
-tpop3d's is, so that a site which moves here downloads nothing twice. Those of other servers are
-in styles.py. An id that its message would not have alone is remembered, see idfile.py.
+The id of a message is the MD5 of its first 512 octets, `From ` line included. The original tpop3d
+makes the same ids, so that clients of a site that moves here download nothing twice. uidl_styles.py
+has the ids of other servers. idfile.py remembers an id that its message would not have alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tpop3d.mailspool.uidl_styles import Style
 
 SUFFIX_DIGITS = 8
-FEW = 16  # times that all ids are looked at for one, before it is remembered where each stands
+FEW = 16  # searches through all ids; then a table of ids is built
 
 
 def unique_ids(
@@ -41,13 +41,13 @@ def unique_ids(
     style: Style | None = None,
     given: Given | None = None,
 ) -> Ids:
-    """The id of each message: the one that it was given; or that of the style, or 32 hex digits,
-    and a suffix where another message has them.
+    """The id of each message: the one that is remembered, or that of the style, or 32 hex digits;
+    with a suffix if another message has it. Raises OSError.
 
-    `known` are those that the first messages have already, and keep; others may be added to it.
-    `given` is what is remembered of ids, and what there is to remember is added to it. The suffix
-    is made of the whole content, so that it does not depend on what stands between; of messages
-    that are the same octet for octet, the second and later ones are counted. Raises OSError.
+    `known` are the ids of the first messages, which keep them; others may be added to it. `given`
+    has the remembered ids, and gets those that must be remembered. The suffix is made of the whole
+    message, so it does not depend on the messages between; messages that are the same octet for
+    octet are numbered from the second one on.
     """
     ids = Ids() if known is None else known
     if given is None:
@@ -62,34 +62,36 @@ def unique_ids(
 
 
 def _are_unique(digests: bytearray) -> bool:
-    """Is each another already by its first half? A set of numbers takes less than one of ids."""
+    """Do all digests differ in their first half? A set of numbers takes less memory than one of
+    ids."""
     return len(set(memoryview(digests).cast("Q")[::2])) == len(digests) // DIGEST
 
 
 class UniqueIds:
-    """The unique-ids of a maildrop, in a style, and what its state directory remembers of them."""
+    """The unique-ids of a maildrop in a style, and the ids that its state directory remembers."""
 
     def __init__(self, style: str, state: str) -> None:
         self.given = Given(style)
-        self.known = Ids()  # of the first messages, perhaps not of all
+        self.known = Ids()  # the ids of the first messages, perhaps not of all
         self._style = style
         self._state = state
 
     def load(self) -> None:
-        """Learn what is remembered. Raises OSError."""
+        """Read the remembered ids. Raises OSError."""
         self.given = idfile.load(self._state, self._style)
 
     def of(self, fd: int, listing: Listing) -> Ids:
-        """The id of each message of a listing, of whose first ones they may be known. Raises
-        OSError."""
+        """Complete the ids of the messages of a listing; returns them. Raises OSError."""
         style = style_for(self._style, fd, listing, self.known, self.given)
         self.known = unique_ids(fd, listing, self.known, style, self.given)
         return self.known
 
     def prepare(self, deleted: Sequence[int], is_optional: bool) -> Given | None:
-        """Before messages whose entry in `deleted` is 1 are removed: write down what is to be
-        remembered afterwards; None: nothing. Raises OSError; where it is optional, it is done as
-        well as it can be."""
+        """Write `ids.next` before the messages whose entry in `deleted` is 1 are removed.
+
+        Returns its content, or None if it is not needed. Raises OSError if it cannot be written,
+        unless it is optional: then there is none.
+        """
         left = self.known.without(deleted)
         following = self._of(left, is_first_gone=bool(deleted[0]))
         if not (following.octets() or self.given.mark):
@@ -106,21 +108,21 @@ class UniqueIds:
         return following
 
     def remove(self, deleted: Sequence[int], following: Given | None) -> None:
-        """They are removed; `following` is what `prepare` has returned."""
+        """Forget the removed messages; `following` is the result of `prepare`."""
         self.known = self.known.without(deleted)
         self.given = following or self.given
         if self._style == DOVECOT:
             forget_old(self._state)
 
     def save(self, is_complete: bool) -> None:
-        """Remember what there is to remember, as far as that is possible. `is_complete`: of all
-        messages the ids are known; otherwise nothing is forgotten."""
+        """Write the remembered ids, if possible. `is_complete`: are the ids of all messages known?
+        If they are not, nothing is forgotten."""
         if is_complete:
             self.given = self._of(self.known)
         idfile.save(self._state, self.given)
 
     def _of(self, ids: Ids, is_first_gone: bool = False) -> Given:
-        """What there is to remember of messages that have these ids."""
+        """The ids to remember if there are only the messages with these ids."""
         is_dovecot = self._style == DOVECOT
         given = self.given.of(ids, is_all_needed=is_dovecot)
         if is_dovecot:
@@ -130,7 +132,7 @@ class UniqueIds:
 
 
 class _Maker:
-    """The ids of the messages so far, and what is known of the one that is at hand."""
+    """Makes the id of one message after the other."""
 
     def __init__(
         self, fd: int, listing: Listing, ids: Ids, style: Style | None, given: Given
@@ -140,15 +142,15 @@ class _Maker:
         self._listing = listing
         self._style = style
         self._given = given
-        self._indexes: dict[bytes, int] | None = None  # of ids; None: not yet
-        self._looked = 0  # times that all ids were looked at
-        self._counts: dict[bytes, int] = {}  # the last number that each suffix got
+        self._indexes: dict[bytes, int] | None = None  # by id; None: not built yet
+        self._looked = 0  # searches through all ids so far
+        self._counts: dict[bytes, int] = {}  # the last number that each suffix has got
         self._header = b""
-        # Of messages that have numbers of dovecot's, by the ids that they would have without.
+        # Indexes of messages with numbers of dovecot's, by the ids that they would have without.
         self._numbered: dict[bytes, list[int]] | None = None
 
     def take(self, index: int, unique_id: bytes) -> None:
-        """The message has this id."""
+        """Give the message `index`, which is the next one, this id."""
         if self._indexes is not None:
             self._indexes[unique_id] = index
         self._ids.append(unique_id)
@@ -168,7 +170,7 @@ class _Maker:
         return self._indexes.get(unique_id, -1)
 
     def remembered(self, index: int) -> bytes | None:
-        """The id that a message was given, if that is remembered."""
+        """The remembered id of a message, or None."""
         style, given = self._style, self._given
         self._header = header(self._fd, self._listing, index) if style else b""
         if not given.entries:
@@ -187,7 +189,7 @@ class _Maker:
         return unique_id
 
     def made(self, index: int) -> bytes:
-        """A new id, which no message has so far."""
+        """Make an id for a message that no other message has."""
         style = self._style
         own = style(self._header) if style else None
         is_refused = style is not None and style.is_by_history and style.has_refused
@@ -203,7 +205,7 @@ class _Maker:
         if own not in self._given.entries:
             self._given.add(own, own, self._whole(first))
         unique_id = own
-        if len(own) > DIGITS:  # a suffix may make one too long that is not our own
+        if len(own) > DIGITS:  # a suffix might make an id of another server too long
             unique_id = self._hashed(index)
         whole = self._whole(index)
         if unique_id in self:
@@ -212,8 +214,9 @@ class _Maker:
         return unique_id
 
     def _add_numbered(self, own: bytes) -> None:
-        """A message's number was not taken. One with a number that is the same octet for octet must
-        not be taken for it."""
+        """Remember the messages that have numbers and would have the id `own` without: a message
+        whose number was refused may be the same, octet for octet, and must not be taken for one of
+        them."""
         if self._numbered is None:
             self._numbered = {}
             for index, one in enumerate(self._ids):
@@ -225,7 +228,7 @@ class _Maker:
     def _with_suffix(self, unique_id: bytes, whole: bytes) -> bytes:
         suffixed = unique_id + b"-" + whole[:SUFFIX_DIGITS]
         candidate = suffixed
-        # Counted on from the last one, so that a spool of nothing but copies is counted once.
+        # The count goes on from the last one, so a spool of copies alone is counted once.
         count = self._counts.get(suffixed, 1)
         while candidate in self:
             count += 1
@@ -234,14 +237,14 @@ class _Maker:
         return candidate
 
     def _hashed(self, index: int) -> bytes:
-        """The id that the original tpop3d gives."""
+        """The id that the original tpop3d gives a message."""
         digests = self._listing.digests
         if len(digests) == DIGEST * len(self._listing):
             return digests[DIGEST * index : DIGEST * (index + 1)].hex().encode()
         return digest_of(self._fd, self._listing, index).hex().encode()
 
     def _whole(self, index: int) -> bytes:
-        """The digest of a whole message, without its separator, and with a last line's end."""
+        """The digest of a whole message, without its separator, and with its last line ended."""
         digest = md5(usedforsecurity=False)
         position, end = self._listing.starts[index], self._listing.ends[index]
         newline, block = b"", b""

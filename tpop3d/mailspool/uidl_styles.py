@@ -1,8 +1,8 @@
-"""Styles of unique-ids: those of other servers, for sites that move here.
+"""Styles of unique-ids: the ids of other servers, for sites that move here.
 
-A style is a function from the header of a message to its id, or to None where it has no usable
-one; such a message gets tpop3d's own. A header begins with the `From ` line and ends with the LF
-of its last line; of a longer one there are the first 64 KiB.
+A style is a function from the header of a message to its id, or to None if it has no usable one;
+such a message gets tpop3d's own. A header begins with the `From ` line and ends with the LF of its
+last line; a longer one is cut at 64 KiB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     class Style(Protocol):
         is_by_history: bool  # is an id made of more than its message?
-        has_refused: bool  # what the last message asked for
+        has_refused: bool  # was the number in the last message refused?
 
         def __call__(self, header: bytes) -> bytes | None: ...
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 STYLES = TPOP3D, POPA3D, DOVECOT, X_UIDL = ("tpop3d", "popa3d", "dovecot", "x-uidl")
 FIRST_READ = 8192  # octets: nearly all headers
-HEADER = 1 << 16  # octets: nobody looks further
-MAX_ID = 70  # octets, by RFC 1939
+HEADER = 1 << 16  # octets of a header that are read at most
+MAX_ID = 70  # octets (RFC 1939 section 7)
 IN_IDS = bytes(range(0x21, 0x7F))
-NUMBERED = 16  # the length of dovecot's ids: no other style's that stands beside it
-OLD_NAME = "uidvalidity"  # of what earlier versions kept in the state directory
-MAX_OLD = 64  # octets of it
+NUMBERED = 16  # the length of dovecot's ids; ids of other styles beside them have another
+OLD_NAME = "uidvalidity"  # a file that earlier versions kept in the state directory
+MAX_OLD = 64  # octets of that file
 
 _WORDS = struct.Struct("<2I")
 _MONTHS = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
@@ -49,7 +49,7 @@ _INITIALS = frozenset((b"R", b"r", b"D", b"d", b"M", b"m", b"X"))  # popa3d know
 
 
 class Plain:
-    """A style whose ids are made of one message each, by a function."""
+    """A style whose ids are made of one message each, by the function `made`."""
 
     is_by_history = has_refused = False
 
@@ -60,21 +60,22 @@ class Plain:
         return self._made(header)
 
     def pass_by(self, header: bytes) -> None:
-        """A message has its id already: nothing follows from that."""
+        """Skip a message that has its id already; later ids do not depend on it."""
 
     def pass_number(self, unique_id: bytes) -> None:
-        """A message has its id already: nothing follows from that."""
+        """Skip a message that has its id already; later ids do not depend on it."""
 
 
 def style_for(name: str, fd: int, listing: Listing, known: Ids, given: Given) -> Style | None:
-    """The style, for the messages after those whose ids are `known`; None: it is tpop3d's own."""
+    """The style with this name, for the messages behind those whose ids are `known`; None if it is
+    tpop3d's own. Raises OSError."""
     if name == POPA3D:
         return Plain(popa3d)
     if name == X_UIDL:
         return Plain(x_uidl)
     if name != DOVECOT:
         return None
-    # Of the first message in the file, be it one that we hide.
+    # The header of the first message in the file, even if we hide that message.
     first = os.pread(fd, HEADER, 0).lstrip(b"\r\n")
     dovecot = Dovecot(_cut(first[first.find(b"\n") :]), given)
     for index in range(len(known) - 1, -1, -1):
@@ -88,7 +89,7 @@ def style_for(name: str, fd: int, listing: Listing, known: Ids, given: Given) ->
 
 
 def header(fd: int, listing: Listing, index: int) -> bytes:
-    """The header of a message, `From ` line included."""
+    """Read the header of a message, `From ` line included. Raises OSError."""
     start = listing.starts[index]
     length = min(HEADER, listing.ends[index] - start)
     octets = os.pread(fd, min(FIRST_READ, length), start)
@@ -100,10 +101,10 @@ def header(fd: int, listing: Listing, index: int) -> bytes:
 
 
 def popa3d(header: bytes) -> bytes | None:
-    """popa3d's: half the MD5 of the header lines that no mail program changes.
+    """popa3d's id: half the MD5 of the header lines that no mail program changes.
 
-    Only LF LF ends a header there. Of messages without such lines all have the same id there, and
-    one that a client has seen would hide those that come later: they have none here.
+    Only LF LF ends a header there. popa3d gives all messages without such lines the same id, and
+    once a client has seen one of them, it would miss the later ones: here they have none.
     """
     lines = []
     fixed = received = False
@@ -125,13 +126,13 @@ def popa3d(header: bytes) -> bytes | None:
     if not lines:
         return None
     if not fixed:
-        lines.append(b"")  # the last one has an end
+        lines.append(b"")  # the last line has an end
     digest = md5(b"\n".join(lines), usedforsecurity=False).digest()
     return b"%08x%08x" % _WORDS.unpack_from(digest)
 
 
 def x_uidl(header: bytes) -> bytes | None:
-    """qpopper's: what it wrote into the message, above all other fields, as X-UIDL."""
+    """qpopper's id, which it wrote into the message, above all other fields, as X-UIDL."""
     for value in _values(_cut(header), b"x-uidl:"):
         if 1 <= len(value) <= MAX_ID and not value.translate(None, IN_IDS):
             return value
@@ -139,15 +140,15 @@ def x_uidl(header: bytes) -> bytes | None:
 
 
 class Dovecot:
-    """dovecot's, unless pop3_uidl_format says otherwise there: a number and the spool's validity.
+    """dovecot's ids by its default pop3_uidl_format: a number, and the validity of the spool.
 
-    dovecot writes the number into each message, as X-UID, and the validity and the last number
-    into the first one, as X-IMAPbase, or X-IMAP where that is a record of c-client's. Numbers
-    grow, and what follows a message without one has none. All this is believed only as far as it
-    holds: X-UID may have come with the mail. What begins with a `From ` line without a time is no
-    message there, but text of the one before, and those behind it keep their numbers.
+    dovecot writes the number into each message as X-UID. It writes the validity and the last number
+    into the first message as X-IMAPbase, or as X-IMAP into a record of c-client's. Numbers grow,
+    and a message behind one without a number has none. A number that breaks these rules is refused,
+    since X-UID may have come with the mail. A message whose `From ` line has no time is to dovecot
+    text of the message before; the messages behind it keep their numbers.
 
-    What is remembered of a validity that ids were given by goes before one of another mail that
+    A remembered validity, by which ids were given, goes before the validity in another message that
     has become the first since.
     """
 
@@ -174,22 +175,22 @@ class Dovecot:
         return None
 
     def pass_by(self, header: bytes) -> None:
-        """A message has no number."""
+        """Skip a message without a number: those behind it have none either."""
         if _has_time(header[: header.find(b"\n")]):
             self._last = 0
 
     @property
     def is_closed(self) -> bool:
-        """Is there no further message with a number?"""
+        """Are there no further messages with numbers?"""
         return not self._last
 
     def pass_number(self, unique_id: bytes) -> None:
-        """A message has the number in this id."""
+        """Skip a message that has the number in this id."""
         self._previous = int(unique_id[:8], 16)
 
 
 def _has_time(line: bytes) -> bool:
-    """Does a `From ` line say when, as dovecot wants it to: a month, and hours and minutes?"""
+    """Does a `From ` line have a time as dovecot requires it: a month, hours and minutes?"""
     words = line.lower().split()
     return any(word[:3] in _MONTHS for word in words) and any(
         b":" in word and word.replace(b":", b"").isdigit() for word in words
@@ -197,8 +198,8 @@ def _has_time(line: bytes) -> bool:
 
 
 def note_validity(given: Given, ids: Iterable[bytes], is_first_gone: bool) -> None:
-    """Note what dovecot's ids are made of, for messages that have these: it is lost with the first
-    message, and cannot be made up."""
+    """Remember the validity and the last number of dovecot's `ids`. They are lost with the first
+    message, and cannot be made again."""
     numbered = [one for one in ids if len(one) == NUMBERED]
     if not numbered:
         given.validity = given.last = 0
@@ -208,17 +209,17 @@ def note_validity(given: Given, ids: Iterable[bytes], is_first_gone: bool) -> No
 
 
 def old_validity(state: str) -> tuple[int, int]:
-    """The validity and the last number that an earlier version has kept; (0, 0): none."""
+    """The validity and the last number in the file of an earlier version; (0, 0) without one."""
     return _pair(statefile.read(f"{state}/{OLD_NAME}", MAX_OLD) or b"") or (0, 0)
 
 
 def forget_old(state: str) -> None:
-    """What an earlier version has kept is true no more."""
+    """Remove the file of an earlier version, which is no longer true."""
     statefile.remove(f"{state}/{OLD_NAME}")
 
 
 def _base(header: bytes) -> tuple[int, int] | None:
-    """The validity and the last number that the first message names."""
+    """The validity and the last number in the header of the first message, or None."""
     for name in (b"x-imapbase:", b"x-imap:"):
         for value in _values(header, name):
             if pair := _pair(value):
@@ -234,14 +235,14 @@ def _pair(text: bytes) -> tuple[int, int] | None:
 
 
 def _number(text: bytes) -> int:
-    """A number of 32 bits; 0 where it is none."""
+    """Parse a number of 32 bits; 0 if the text is not one."""
     if not text.isdigit() or len(text) > 10 or int(text) >= 1 << 32:
         return 0
     return int(text)
 
 
 def _cut(header: bytes) -> bytes:
-    """A header that an empty line may end with CRLF, too."""
+    """Cut a header at its first empty line, also if that ends with CRLF."""
     for end in (b"\n\n", b"\n\r\n"):
         if (stop := header.find(end)) >= 0:
             header = header[: stop + 1]
@@ -249,7 +250,7 @@ def _cut(header: bytes) -> bytes:
 
 
 def _values(header: bytes, name: bytes) -> Iterator[bytes]:
-    """The values of a header field, each from its first line."""
+    """Yield the values of a header field, the first line of each."""
     lower = header.lower()
     field = b"\n" + name
     at = lower.find(field)
