@@ -1,1 +1,1 @@
-"""Who is let in: the auth switch and its drivers."""
+"""Decides who is let in: the auth switch and its drivers."""

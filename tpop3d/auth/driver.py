@@ -1,26 +1,28 @@
-"""What a driver is, and what it gets and gives.
+"""The interface of a driver, and the types that it takes and returns.
 
 A driver is a small class. It has
 
 - `directives`: its part of the configuration, `{"passwd-file": Directive(...)}` for the directive
   `auth-NAME-passwd-file` (see `tpop3d.config.directive.Directive`);
 - `checks_apop`: can it check an APOP digest?
-- `__init__(settings)`: the values of its directives. Raises ValueError, with a text for the
-  administrator, where they do not fit together. A listener calls it when it reads its
-  configuration again, too, and has clients: it waits for nobody, and users and groups are looked up
-  by directives (`user_id`, `group_id` of `tpop3d.config.directive`);
-- `authenticate(login)`: the verdict. It runs in a process of its own, which is cut off after
-  `auth-timeout-seconds`, and takes with it whatever secrets it has read.
+- `__init__(settings)`: takes the values of its directives. It raises ValueError, with a text for
+  the administrator, if they do not fit together. A listener with clients calls it, too, when it
+  reads its configuration again: so it must wait for nobody. Directives look up users and groups
+  (`user_id`, `group_id` of `tpop3d.config.directive`);
+- `authenticate(login)`: returns a `Verdict`. It runs in a process of its own, which is cut off
+  after `auth-timeout-seconds`, and takes with it whatever secrets it has read.
 
 It may have
 
-- `own_process`: False lets `authenticate` run where the session will be, which is faster, and is
-  right for a driver that runs no foreign code and leaves no secret of others in memory;
-- `misspelled`: `{"databse": "database"}` for directives that are taken, with a warning, for others;
-- `warnings`: texts for the administrator, after `__init__`;
-- `has_plaintext()`: is there anybody whose APOP digest it could check? Without it, `checks_apop`
-  says so. It is asked before the greeting, so it must be quick, and it raises nothing;
-- `check()`: what only a look at other files shows, for `--check-config`: texts for the
+- `own_process`: if False, `authenticate` runs in the process that becomes the session. This is
+  faster, and is right for a driver that runs no foreign code and leaves no secrets of other users
+  in memory;
+- `misspelled`: `{"databse": "database"}`: a directive that is taken, with a warning, for another;
+- `warnings`: texts for the administrator, valid after `__init__`;
+- `has_plaintext()`: is there any user whose APOP digest it can check? Without this method yes, if
+  `checks_apop` is true. It is called before the greeting, so it must be quick, and it may not
+  raise;
+- `check()`: looks at other files, for `--check-config`; returns two lists of texts for the
   administrator, errors and warnings;
 - `preload()`: loads code that `authenticate` needs; a process that forks many children calls it
   once before;
@@ -30,7 +32,7 @@ It may have
   returns None, or a `tpop3d.system.refusal.Refusal`. It always runs in a process of its own.
 
 Drivers of other packages are found in the entry-point group `tpop3d.auth`; `auth-NAME-enable: yes`
-switches one on. A driver that raises has said *cannot say*.
+switches one on. A driver that raises an exception counts as *cannot say*.
 """
 
 from __future__ import annotations
@@ -59,16 +61,16 @@ if TYPE_CHECKING:
 YES = "yes"
 NO = "no"
 CANNOT_SAY = "cannot say"
-UNKNOWN = "unknown user"  # why most attempts are refused
+UNKNOWN = "unknown user"  # the reason of most refusals
 
 
 class Login:
-    """One attempt as a driver sees it. Names and passwords are octets; repr shows no secret.
+    """One attempt as a driver sees it. Names and passwords are octets; the repr shows no secret.
 
-    `local_part` and `domain` are the parts of the name, `domain` b"" without one; `name` is the
-    whole, `local_part@domain` whatever separator the client used. `client` is
-    the client's address, "" if there is none. `spellings` are other names, which the configuration
-    does not have tried.
+    `local_part` and `domain` are the parts of the name; `domain` is b"" without one. `name` is the
+    whole name, `local_part@domain`, whatever separator the client has used. `client` is the
+    client's address, "" if it has none. `spellings` are other names that the configuration does
+    not let the switch try.
     """
 
     __slots__ = (
@@ -100,23 +102,23 @@ class Login:
 
     @property
     def password(self) -> bytes | None:
-        """The password, for a driver that hands it to somebody else. None: this is APOP."""
+        """The password, for a driver that hands it on. None: the attempt is APOP."""
         return self._password
 
     def matches(self, stored: bytes, scheme: str) -> bool:
-        """Does the attempt know the secret behind a stored hash (`scheme` where it names none)?
+        """Does the attempt fit a stored hash? `scheme` is for a hash that names none.
 
-        Raises `passwords.UnusableHash` for a hash that cannot be checked this way, and
-        `passwords.Missing` for one that cannot be checked on this machine.
+        Raises `passwords.UnusableHash` if the hash cannot be checked this way, and
+        `passwords.Missing` if it cannot be checked on this machine.
         """
         if self._password is None:
             return passwords.check_apop(self._timestamp, self._digest, stored, scheme)
         return passwords.check(self._password, stored, scheme)
 
     def refusal(self, stored: bytes | None, decoy: bytes, scheme: str) -> Verdict | None:
-        """Why the attempt is not good for a stored hash; None: it is.
+        """Check the attempt against a stored hash; returns a refusal, or None if it is good.
 
-        `stored` is None for an unknown user, on whom the time of checking `decoy` is spent.
+        `stored` is None for an unknown user: then `decoy` is checked, which takes the same time.
         """
         try:
             good = self.matches(decoy if stored is None else stored, scheme)
@@ -129,8 +131,9 @@ class Login:
         return None if good else Verdict.no("wrong password")
 
     def no_such_user(self, is_known: Callable[[Login], bool], reason: str = UNKNOWN) -> Verdict:
-        """A no to a name that nobody has, which says, for the log alone, what would make it
-        somebody's. `is_known`: is there a user of a name? No password is checked."""
+        """A no for an unknown name. Its reason, which only the log shows, names the directives that
+        would make the name a known one. `is_known`: does a name belong to a user? No password is
+        checked."""
         for one in self.spellings:
             if is_known(one.login):
                 reason += f"; {one.words} it would be known: {one.directives}"
@@ -139,9 +142,9 @@ class Login:
 
 
 class Spelling:
-    """Another name for who logs in, in words, and the directives with which it would be tried.
+    """Another name under which a client might be known, and the directives that would try it.
 
-    `login` has the name, and no password.
+    `words` describe the name. `login` has the name, and no password.
     """
 
     __slots__ = ("directives", "login", "words")
@@ -153,13 +156,13 @@ class Spelling:
 
 
 class Account:
-    """Who gets in: the name for the log, the user and group to become, and the maildrop.
+    """The account of a good login: its name for the log, uid and gid of the session, the maildrop.
 
-    `mailboxes` are paths; the first that exists is the maildrop, else the first is, and is empty.
-    `required` has for each of them a directory above it that is there also when the user has no
-    mail, "" for none: if it is missing, the user is told to come back later, since a file system
-    may not be mounted. Without `required` it is the directory that the mailbox is in.
-    `lock_gid` is a further group, which the session takes while it makes or removes a dotlock.
+    `mailboxes` are paths. The first that exists is the maildrop; if none exists, the first path is
+    an empty maildrop. `required` has for each path a directory above it that exists even if the
+    user has no mail, or "". If that directory is missing, the client is told to try again later,
+    since a file system may not be mounted. The default is the directory that the mailbox is in.
+    `lock_gid` is a further group, which the session takes while it creates or removes a dotlock.
     """
 
     __slots__ = ("_required", "gid", "lock_gid", "mailboxes", "name", "uid")
@@ -183,15 +186,15 @@ class Account:
 
     @property
     def required(self) -> list[str]:
-        """For each mailbox, the directory that must be there, or ""."""
+        """For each mailbox, the directory that must exist, or ""."""
         if self._required is None:
             return [os.path.dirname(path) for path in self.mailboxes]
         return self._required
 
 
 class Verdict:
-    """What a driver, or the whole switch, says of an attempt. `reason` is for the log. `is_guess`,
-    of a no: it could have been good, had the password been another one."""
+    """The answer of a driver, or of the whole switch, to an attempt. `reason` is for the log.
+    `is_guess` counts for a no: could another password have been right?"""
 
     __slots__ = ("account", "answer", "driver", "is_guess", "reason")
 
@@ -200,7 +203,7 @@ class Verdict:
         self.answer = answer
         self.account = account
         self.reason = reason
-        self.driver = ""  # filled in by the switch
+        self.driver = ""  # the switch fills it in
 
     @classmethod
     def yes(cls, account: Account) -> Verdict:
@@ -214,21 +217,21 @@ class Verdict:
 
     @classmethod
     def impossible(cls, reason: str) -> Verdict:
-        """The attempt is not good, and no password is: nobody who knows the right one is to be
-        taken for somebody who guesses."""
+        """The attempt is not good, and no password could be: a client that has the right one must
+        not be taken for one that guesses."""
         verdict = cls(NO, reason=reason)
         verdict.is_guess = False
         return verdict
 
     @classmethod
     def cannot_say(cls, reason: str) -> Verdict:
-        """It could not be found out whether the attempt is good."""
+        """It cannot be told now whether the attempt is good."""
         return cls(CANNOT_SAY, reason=reason)
 
 
 def checked(verdict: object) -> Verdict:
-    """A driver's verdict, or *cannot say* where it is none: other people's code may return
-    anything."""
+    """Check what a driver has returned; *cannot say* if it is no valid verdict. Foreign code may
+    return anything."""
     if not isinstance(verdict, Verdict) or verdict.answer not in (YES, NO, CANNOT_SAY):
         return Verdict.cannot_say("driver failed: what it returned is no verdict")
     account = verdict.account
@@ -246,7 +249,7 @@ def checked(verdict: object) -> Verdict:
 
 
 def _is_above(directories: list[str], mailboxes: list[str]) -> bool:
-    """Is each directory, unless it is "", one that its mailbox is in?"""
+    """Is each directory above its mailbox, or ""?"""
     if len(directories) != len(mailboxes):
         return False
     pairs = zip(directories, mailboxes, strict=True)
@@ -254,22 +257,25 @@ def _is_above(directories: list[str], mailboxes: list[str]) -> bool:
 
 
 def groups_of(own: int, mail: int | None) -> tuple[int, int | None]:
-    """The `gid` and the `lock_gid` of an account whose user has the group `own`, where the
-    configuration names a group `mail`, or none. A user whose own is root's has that one alone."""
+    """The `gid` and the `lock_gid` of an account whose user has the group `own`.
+
+    `mail` is the group in the configuration, or None. If `own` is root's group, `mail` takes its
+    place.
+    """
     if mail is None or mail == own:
         return own, None
     return (own, mail) if own > 0 else (mail, None)
 
 
 def require(module: str, package: str, extra: str) -> None:
-    """See that a driver's package is there, without the time that importing it takes.
+    """Check that the package of a driver is installed, without the time that its import takes.
 
-    Raises ValueError, with a text for the administrator, where it is not.
+    Raises ValueError, with a text for the administrator, if it is not.
     """
     if not any(finder.find_spec(module, None) for finder in sys.meta_path):
         raise ValueError(f"needs the package {package}: pip install 'tpop3d[{extra}]'")
 
 
 def text(octets: bytes) -> str:
-    """Octets of a name as the system's interfaces take them."""
+    """Decode the octets of a name for the system's interfaces."""
     return os.fsdecode(octets)

@@ -1,8 +1,8 @@
-"""What is known of a driver's hosts: which of them let nobody in in time.
+"""Knows which hosts of a driver are silent: they do not let us in in time.
 
-A listener remembers it (see `tpop3d.listener.hosts`) for the processes that it forks, each of which
-asks once, and ends. What they find out they tell in messages of a fixed form: whoever asks a host
-runs a library that takes what the host says, and is believed no more than that.
+A listener remembers them (see `tpop3d.listener.hosts`) for the processes that it forks, each of
+which asks once and exits. These report what they find out in messages of a fixed form. They are
+trusted no further, for they run a library that reads what a host sends.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_HOSTS = 255
-REPORT = struct.Struct("!BB?")  # number of the driver, of the host; is it silent?
+REPORT = struct.Struct("!BB?")  # number of the driver, number of the host; is it silent?
 
 
 class Hosts:
-    """A driver's hosts, by number. `silent` are those that are not to be asked.
+    """The hosts of a driver, by number. `silent` has the numbers of those that are not asked.
 
-    Without a listener nobody remembers: then each process starts with none.
+    Without a listener nobody remembers them, and each process begins with none.
     """
 
     __slots__ = ("_driver", "_fd", "names", "silent")
@@ -33,16 +33,16 @@ class Hosts:
         self._driver = 0
 
     def report_to(self, fd: int, driver: int) -> None:
-        """Tell whoever reads what is written to `fd`, as the driver of this number."""
+        """Write reports to `fd`, as the driver with this number."""
         self._fd, self._driver = fd, driver
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """Those that a process which asks the hosts needs."""
+        """The descriptors that a process needs to report."""
         return (self._fd,) if self._fd >= 0 else ()
 
     def note(self, host: int, *, is_silent: bool) -> None:
-        """Take note of what was found out about a host."""
+        """Note whether a host is silent, and report it if that is news."""
         if is_silent == (host in self.silent):
             return
         (self.silent.add if is_silent else self.silent.discard)(host)
@@ -50,4 +50,4 @@ class Hosts:
             try:
                 os.write(self._fd, REPORT.pack(self._driver, host, is_silent))
             except OSError:
-                pass  # nobody reads it any more, or at once: the next process will find it out
+                pass  # the listener is gone or busy: the next process will find out the same

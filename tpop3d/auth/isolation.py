@@ -1,8 +1,8 @@
-"""Asking a driver in a process of its own, which can be cut off and whose memory goes with it.
+"""Asks a driver in a process of its own, which can be cut off, and whose memory goes with it.
 
-For drivers that hold secrets of others or run foreign code: who becomes the session must have
-neither. The answer comes through a pipe, in a fixed form: the process that gave it is no more
-trusted than the code that ran in it.
+This is for drivers that read secrets of other users or run foreign code: the process that becomes
+the session must have neither. The child writes its answer to a pipe, in a fixed form, and the
+answer is trusted no more than the code that has run there.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from tpop3d.auth.hosts import Hosts
 
 MAX_ANSWER = 1 << 16  # octets
-MAX_REASON = 1000  # octets that go into the log
-# Answer, uid, gid, gid for dotlocks or 0, lengths of reason and name, mailboxes.
+MAX_REASON = 1000  # octets of a reason for the log
+# Answer, uid, gid, gid for dotlocks or 0, lengths of reason and name, number of mailboxes.
 _HEADER = struct.Struct("!cIIIHHB")
-_LENGTHS = struct.Struct("!HH")  # of a path, and of the directory at its start that is required
+_LENGTHS = struct.Struct("!HH")  # of a path, and of the required directory at its start
 _ANSWERS = {b"y": YES, b"n": NO, b"i": NO, b"?": CANNOT_SAY}
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_IMPOSSIBLE = b"i"  # a no that is no guess
-_NOTE = struct.Struct("!cH")  # kind and length, before an answer
+_IMPOSSIBLE = b"i"  # a no that is not a guess
+_NOTE = struct.Struct("!cH")  # kind and length of a note, which comes before the answer
 _NOTED = b"#"
 MAX_NOTE = 200  # octets
 
-# In a driver's process: where its answer goes, and at which moment of monotonic() it is cut off.
+# In a driver's process: the pipe for its answer, and the time of monotonic() when it is cut off.
 _write_end = -1
 _deadline = float("inf")
 
 
 def ask(driver: Driver, login: Login, seconds: float) -> Verdict:
-    """The driver's verdict, or *cannot say* where it gives none within `seconds`."""
+    """Ask a driver; returns its verdict, or *cannot say* if it gives none within `seconds`."""
     return _run(lambda: checked(driver.authenticate(login)), seconds, _needed(driver))
 
 
@@ -61,8 +61,10 @@ def tell(
 
 
 def serve(work: Callable[[], object], seconds: float, keep: tuple[int, ...]) -> None:
-    """In a process that was forked for nothing else: do it with the descriptors `keep`, and end. It
-    is ended soon after `seconds`. Does not return."""
+    """In a child that was forked for this: call `work`, with the descriptors `keep` open, and exit.
+
+    Does not return. An alarm ends the process soon after `seconds`.
+    """
 
     def silently() -> Verdict:
         work()
@@ -72,12 +74,12 @@ def serve(work: Callable[[], object], seconds: float, keep: tuple[int, ...]) -> 
 
 
 def seconds_left() -> float:
-    """In a driver's process: how long it is waited for; elsewhere for ever."""
+    """In a driver's process: the seconds until it is cut off. Elsewhere: infinity."""
     return _deadline - monotonic()
 
 
 def note(what: str) -> None:
-    """In a driver's process: name what it waits for, should it be cut off in that."""
+    """In a driver's process: say what it waits for from now on, for the log if it is cut off."""
     if _write_end >= 0:
         octets = what.encode("utf-8", "surrogatepass")[:MAX_NOTE]
         os.write(_write_end, _NOTE.pack(_NOTED, len(octets)) + octets)
@@ -90,13 +92,13 @@ def _needed(driver: Driver) -> tuple[int, ...]:
 
 
 def _run(work: Callable[[], Verdict], seconds: float, keep: tuple[int, ...]) -> Verdict:
-    """What `work` gives in a process of its own; *cannot say* where it gives nothing in time.
+    """Call `work` in a process of its own; returns its verdict, or *cannot say* if it is late.
 
-    When this returns, the process is gone, and what it has started in its process group, too; if
-    it was cut off, so is all below it, except what has been made an orphan.
+    When this returns, the process is gone, and so is its process group. If it was cut off, all its
+    descendants are gone, too, except those whose parent has died before.
     """
     read_end, write_end = os.pipe()
-    # An ending signal raises an exception here, which must not come before there is who kills.
+    # A signal that ends us raises an exception here. It must not come before `finally` can kill.
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         pid = os.fork()
@@ -139,15 +141,17 @@ def _work(
     keep: tuple[int, ...],
     masked: set[int] | None = None,
 ) -> None:
-    """In the child: do it, with these signals `masked`, and pass on what comes of it, unless nobody
-    waits for that. Does not return."""
+    """In the child: call `work`, with the signals `masked` blocked, and exit. Does not return.
+
+    The verdict goes to `write_end`, unless that is -1.
+    """
     global _write_end, _deadline
     try:
         titles.restore()
         _write_end, _deadline = write_end, monotonic() + seconds
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold passwords
-        # Should whoever waits for it be killed, nobody else would cut it off.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold passwords
+        # If the parent is killed, nobody else would cut this process off.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(min(seconds, MAX_POLL)) + 2)
         signal.set_wakeup_fd(-1)
@@ -155,10 +159,10 @@ def _work(
             signal.signal(number, signal.SIG_DFL)
         if masked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        # A terminal on stdin is that of who tries a login, and nothing that a client has.
+        # A terminal on stdin is that of an administrator who tries a login; a client has none.
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        # The client's connection is none of its business, nor of what it may leave running.
+        # Neither the driver nor a process that it leaves running may have the client's connection.
         logs.reopen(lambda log: close_all_but((write_end, *keep, *log)))
         try:
             answer = _encode(work())
@@ -171,7 +175,7 @@ def _work(
 
 
 def _descendants(pid: int) -> list[int]:
-    """What a process has started, in whatever process group. All are stopped, to start no more."""
+    """All descendants of a process, in any process group. Stops them, so that they fork no more."""
     found = [pid]
     for one in found:
         _send(os.kill, one, signal.SIGSTOP)
@@ -188,12 +192,15 @@ def _send(kill: Callable[[int, int], None], pid: int, number: int) -> None:
     try:
         kill(pid, number)
     except (ProcessLookupError, PermissionError):
-        pass  # it is gone, or has become somebody whom we may not end
+        pass  # it is gone, or runs as a user whose processes we may not kill
 
 
 def _read(fd: int, watched: int, deadline: float) -> tuple[bytes, bool]:
-    """What the process has written, and whether that is all: whether it has ended or has closed
-    its end in time, and has not written too much."""
+    """Read what the process has written; returns it, and whether that is complete.
+
+    It is complete if the process has exited or closed its end in time, and has not written more
+    than `MAX_ANSWER` octets.
+    """
     received = b""
     while len(received) <= MAX_ANSWER:
         found = ready(deadline - monotonic(), fd, watched)
@@ -203,14 +210,14 @@ def _read(fd: int, watched: int, deadline: float) -> tuple[bytes, bool]:
                 return received, True
             received += octets
         elif watched in found:
-            return received, True  # it has ended, and something that it started has not
+            return received, True  # it has exited, and a process that it has started has not
         else:
             break
     return received, False
 
 
 def _noted(received: bytes) -> tuple[str, bytes]:
-    """The last of the notes that an answer begins with, and the answer."""
+    """Split the notes off the beginning of an answer; returns the last note, and the answer."""
     last = b""
     while received[:1] == _NOTED and len(received) >= _NOTE.size:
         _, length = _NOTE.unpack_from(received)
@@ -238,7 +245,7 @@ def _encode(verdict: Verdict) -> bytes:
 
 
 def _decode(answer: bytes) -> Verdict:
-    """The verdict behind an answer; *cannot say* for what is none."""
+    """Decode a verdict; *cannot say* if the answer is malformed."""
     try:
         kind, uid, gid, lock_gid, reason_length, name_length, count = _HEADER.unpack_from(answer)
         position = _HEADER.size

@@ -1,13 +1,13 @@
-"""Stored passwords: `{scheme}hash`, each scheme a function in one table.
+"""Checks stored passwords, `{scheme}hash`; one table has a function for each scheme.
 
-The schemes are the original's, and Dovecot's by its names for them. Comparisons take the same
-time wherever the difference is.
+The schemes are those of the original tpop3d, and those of Dovecot by its names. Comparisons take
+the same time wherever the first difference is.
 """
 
 from __future__ import annotations
 
 import binascii
-from _operator import _compare_digest as same  # hmac's own, without loading OpenSSL for it
+from _operator import _compare_digest as same  # hmac.compare_digest, without OpenSSL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 class UnusableHash(Exception):
-    """The stored hash cannot be checked: an unknown scheme, or APOP and no plaintext."""
+    """The stored hash cannot be checked: its scheme is unknown, or APOP finds no plaintext."""
 
 
 class Missing(Exception):
-    """The stored hash cannot be checked on this machine: its text names the package it takes."""
+    """The stored hash cannot be checked on this machine. The text names the missing package."""
 
 
 def split(stored: bytes, default: str) -> tuple[str, bytes]:
-    """The scheme and the hash of a stored password; `default` where it names no scheme.
+    """Split a stored password into scheme and hash; the scheme is `default` if none is named.
 
-    Raises `UnusableHash` for a hash in another encoding than Dovecot's `{SHA256.hex}` names.
+    Raises `UnusableHash` if the hash is not in the encoding that it names (as in Dovecot's
+    `{SHA256.hex}`).
     """
     if not stored.startswith(b"{"):
         return default, stored
@@ -45,7 +46,7 @@ def split(stored: bytes, default: str) -> tuple[str, bytes]:
 
 
 def check(password: bytes, stored: bytes, default: str) -> bool:
-    """Is it the password? Raises `UnusableHash` for a scheme that nobody knows, and `Missing`."""
+    """Is this the password? Raises `UnusableHash` for an unknown scheme, and `Missing`."""
     scheme, rest = split(stored, default)
     checker = SCHEMES.get(scheme)
     if checker is None:
@@ -54,24 +55,27 @@ def check(password: bytes, stored: bytes, default: str) -> bool:
 
 
 def check_apop(timestamp: bytes, digest: bytes, stored: bytes, default: str) -> bool:
-    """Is `digest` the lower-case hex MD5 of timestamp and secret (RFC 1939 section 7)?"""
+    """Is `digest` the lower-case hex MD5 of timestamp and secret (RFC 1939 section 7)?
+
+    Raises `UnusableHash` if the secret is not stored in plain text.
+    """
     scheme, secret = split(stored, default)
     if SCHEMES.get(scheme) is not _plaintext:
         raise UnusableHash("APOP needs a {plaintext} password")
     if not secret:
-        return False  # everybody would know it
+        return False  # an empty secret is no secret
     return same(_digest("md5", timestamp + secret).hex().encode(), digest)
 
 
 def crypt(password: bytes, setting: bytes) -> bytes:
-    """crypt(3), with whatever methods the system's library knows; b"" where it refuses."""
+    """Call crypt(3), with all methods of the system's library; returns b"" if it refuses."""
     try:
         word, salt = password.decode(), setting.decode()
     except UnicodeDecodeError:
         return _crypt_octets(password, setting)
     if "\0" in word or "\0" in salt:
         return b""
-    # `crypt` drags in re and random; its C part does not. Python 3.13 has neither.
+    # `crypt` imports re and random; its C part does not. Python 3.13 has neither of the two.
     try:
         from _crypt import crypt as library_crypt
     except ImportError:
@@ -112,9 +116,9 @@ def _digest(name: str, octets: bytes) -> bytes:
 
 def _crypt(password: bytes, stored: bytes) -> bool:
     if not stored:
-        return not password  # an account without a password; the switch may refuse it still
+        return not password  # an account without a password; the switch may still refuse it
     hashed = crypt(password, stored)
-    # "*0" and "*1" are libcrypt's way to say no, and might even be what is stored.
+    # libcrypt returns "*0" or "*1" for a no, and a file might even have these as hashes.
     return bool(hashed) and not hashed.startswith(b"*") and same(hashed, stored)
 
 
@@ -123,9 +127,10 @@ def _crypt_md5(password: bytes, stored: bytes) -> bool:
 
 
 def _plain_digest(name: str, size: int) -> Checker:
-    """A checker of a digest without salt, of `size` octets: hex, or base64 with or without padding.
+    """Make a checker of digests of `size` octets without salt: in hex, or in base64 with or without
+    padding.
 
-    What begins with "$" is neither, but crypt(3)'s, as tables have it whose default is {md5}.
+    A hash that begins with "$" is one of crypt(3): tables whose default is {md5} have such hashes.
     """
 
     def check_digest(password: bytes, stored: bytes) -> bool:
@@ -141,8 +146,8 @@ def _plain_digest(name: str, size: int) -> Checker:
 
 
 def _salted_digest(name: str, size: int) -> Checker:
-    """A checker of base64(digest + salt), the digest of `size` octets being that of password and
-    salt (RFC 2307's userPassword, as OpenLDAP extends it)."""
+    """Make a checker of base64(digest + salt). The digest has `size` octets, and is that of the
+    password and the salt (userPassword of RFC 2307, as OpenLDAP extends it)."""
 
     def check_digest(password: bytes, stored: bytes) -> bool:
         try:
@@ -155,7 +160,7 @@ def _salted_digest(name: str, size: int) -> Checker:
 
 
 def _argon2(password: bytes, stored: bytes) -> bool:
-    """Argon2, which crypt(3) does not know; whatever variant the hash names (RFC 9106)."""
+    """Check an Argon2 hash, which crypt(3) does not know, in the variant it names (RFC 9106)."""
     try:
         from argon2 import exceptions, low_level
     except ImportError:
@@ -175,7 +180,7 @@ def _plaintext(password: bytes, stored: bytes) -> bool:
 
 
 def _mysql(password: bytes, stored: bytes) -> bool:
-    """MySQL's PASSWORD() as it was before 4.1: two 31-bit sums, or the first of them."""
+    """Check a hash of PASSWORD() in MySQL before 4.1: two 31-bit sums, or the first of them."""
     first, second, add = 1345345333, 0x12345671, 7
     for c in password:
         if c in b" \t":
@@ -217,8 +222,8 @@ SCHEMES: dict[str, Checker] = {
     "clear": _plaintext,
     "cleartext": _plaintext,
 }
-PLAINTEXT = [name for name, checker in SCHEMES.items() if checker is _plaintext]  # what APOP needs
-# Those whose hashes are octets: written in hex or base64 even without a suffix that says so.
+PLAINTEXT = [name for name, checker in SCHEMES.items() if checker is _plaintext]  # APOP needs one
+# Schemes whose hashes are octets: they are in hex or base64 even if no suffix says so.
 DIGESTS = {
     *("md5", "plain-md5", "ldap-md5", "smd5"),
     *("sha1", "sha", "sha256", "sha512", "ssha", "ssha256", "ssha512"),

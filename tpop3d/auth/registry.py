@@ -1,4 +1,4 @@
-"""Which drivers there are, and where their code is. None is imported before it is mentioned."""
+"""Finds the code of drivers. A driver is imported only if the configuration mentions it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from tpop3d.auth.driver import Driver
 
-# In the order in which they are asked, unless auth-drivers says otherwise.
+# Our drivers, in the order in which they are asked unless auth-drivers gives another.
 BUILT_IN = {
     "pam": "tpop3d.auth.pam",
     "passwd": "tpop3d.auth.passwd",
     "mysql": "tpop3d.auth.mysql",
     "flatfile": "tpop3d.auth.flatfile",
 }
-PARTS = ("directives", "checks_apop", "authenticate")  # what a driver must have
-ENTRY_POINTS = "tpop3d.auth"  # the group in which other packages announce theirs
+PARTS = ("directives", "checks_apop", "authenticate")  # attributes that a driver must have
+ENTRY_POINTS = "tpop3d.auth"  # the group in which other packages announce their drivers
 
 
 def in_order(mentioned: Iterable[str]) -> list[str]:
-    """The mentioned names in the order in which drivers are asked by default: ours, then others."""
+    """Sort names of drivers into the default order of questions: ours first, then others."""
     names = dict.fromkeys(mentioned)
     return [name for name in BUILT_IN if name in names] + [
         name for name in names if name not in BUILT_IN
@@ -32,14 +32,14 @@ def in_order(mentioned: Iterable[str]) -> list[str]:
 
 
 def preload(drivers: Iterable[Driver]) -> None:
-    """Load what the drivers' processes need, so that not each of them has to load it anew."""
+    """Load the code that drivers' processes need, so that each need not load it again."""
     for driver in drivers:
         load: Callable[[], None] | None = getattr(driver, "preload", None)
         try:
             if load is not None:
                 load()
         except (Exception, SystemExit) as error:
-            # Whoever is asked later says the same, and that it cannot say.
+            # When this driver is asked later, it fails in the same way, and cannot say.
             logs.error(f"a driver does not load what it needs: {logs.describe(error)}")
 
 
@@ -47,9 +47,9 @@ _found: dict[str, type[Driver] | None] = {}
 
 
 def find(name: str) -> type[Driver] | None:
-    """The class of a driver, or None where nobody knows the name.
+    """Find the class of a driver; returns None if no package has a driver of this name.
 
-    Raises ValueError, with a text for the administrator, where it cannot be loaded.
+    Raises ValueError, with a text for the administrator, if it cannot be loaded.
     """
     if name not in _found:
         _found[name] = _load(name)
@@ -62,7 +62,7 @@ def _load(name: str) -> type[Driver] | None:
         __import__(module)  # `importlib` is more than is needed
         built_in: type[Driver] = sys.modules[module].driver
         return built_in
-    # 20 ms, so only for names that are not ours.
+    # This takes 20 ms, so it is only for names that are not ours.
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=ENTRY_POINTS, name=name):

@@ -1,7 +1,7 @@
-"""The auth switch: which drivers are asked, in which order, and what their answers come to.
+"""The auth switch asks the drivers in their order, and makes one verdict of their answers.
 
-The first yes wins and no other driver is asked. Without a yes, one *cannot say* makes the whole
-*cannot say*: nobody is told that a password is wrong when it could not be checked.
+The first yes decides, and no other driver is asked. Without a yes, a single *cannot say* makes the
+verdict *cannot say*: no client is told that a password is wrong if it could not be checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tpop3d.pop3.authorization import Attempt
 
     class Rules(Protocol):
-        """What the switch goes by: directives, by their names."""
+        """The directives that the switch reads, by their names."""
 
         apop: str
         apop_only: bool
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 
 class Switch:
-    """The enabled drivers, by name, in order."""
+    """Asks the enabled drivers. `drivers` has them by name, in the order of the questions."""
 
     def __init__(self, drivers: dict[str, Driver], rules: Rules) -> None:
         self._drivers = drivers
         self._rules = rules
 
     def offers_apop(self) -> bool:
-        """Is a client to be told that it may log in with APOP? Many take it for the only way then,
-        and where no password is in plain text, that is none."""
+        """Does the greeting offer APOP? Many clients then try nothing else, and none gets in if no
+        password is stored in plain text."""
         if self._rules.apop == "no":
             return False
         drivers = [driver for driver in self._drivers.values() if driver.checks_apop]
@@ -51,7 +51,8 @@ class Switch:
         return any(getattr(driver, "has_plaintext", _is_not_known)() for driver in drivers)
 
     def decide(self, attempt: Attempt, local_domain: bytes, client: str) -> Verdict:
-        """Is the attempt good? `local_domain` is that of the address it was made at, or b""."""
+        """Decide on an attempt. `local_domain` is the domain of the address that the client has
+        connected to, or b""."""
         if refused := self.refusal(attempt):
             return refused
         others = []
@@ -66,7 +67,7 @@ class Switch:
         return sum_of(others)
 
     def appends_to(self, name: bytes) -> bool:
-        """Is a name tried with the domain of the address that it was given at?"""
+        """Is a name tried with the domain of the address that the client has connected to?"""
         return self._rules.append_domain and not self._has_separator(name)
 
     def _has_separator(self, name: bytes) -> bool:
@@ -74,7 +75,7 @@ class Switch:
         return any(c in separators for c in name)
 
     def refusal(self, attempt: Attempt) -> Verdict | None:
-        """Why no driver is asked about an attempt, or None."""
+        """A refusal of an attempt that no driver is asked about, or None."""
         if attempt.password == b"" and not self._rules.permit_empty_password:
             return Verdict.no("empty password")
         if len(attempt.name) > MAX_NAME:
@@ -84,8 +85,11 @@ class Switch:
     def walk(
         self, attempt: Attempt, local_domain: bytes, client: str
     ) -> Iterator[tuple[Login, Verdict]]:
-        """Ask every driver about the first name to try, then about the next, up to the first yes.
-        Each is asked when its turn comes; drivers that want to know of a login are not told."""
+        """Ask each driver about the first name to try, then about the next, up to the first yes.
+
+        Yields each verdict with its login; the next driver is asked when the caller goes on.
+        `on_login` of drivers is not called.
+        """
         for login in self._logins(attempt, local_domain, client):
             for name, driver in self._drivers.items():
                 verdict = self._ask(driver, login)
@@ -95,7 +99,8 @@ class Switch:
                     return
 
     def _logins(self, attempt: Attempt, local_domain: bytes, client: str) -> Iterator[Login]:
-        """The names to try: as it was given; then with a domain, or without it."""
+        """Yield the names to try: the name as the client gave it, then with the local domain or
+        without its own."""
         name = attempt.name.lower() if self._rules.lowercase_user else attempt.name
 
         def login(local_part: bytes, domain: bytes = b"") -> Login:
@@ -123,7 +128,7 @@ class Switch:
             yield login(local_part)
 
     def _spellings(self, login: Login, local_domain: bytes) -> list[Spelling]:
-        """The names that users of other servers had for the same: the directives that would have
+        """Other names for the same user, as other servers take them. The directives that would have
         them tried are off."""
         local_part, domain = login.local_part, login.domain
         lowered = local_part.lower(), domain.lower()
@@ -157,7 +162,8 @@ class Switch:
             return Verdict.cannot_say(f"driver failed: {logs.describe(error)}")
 
     def _tell(self, login: Login) -> None:
-        """Tell the drivers that want to know of a login. Whatever comes of it, it is let in."""
+        """Call `on_login` of each driver that has it. A failure is logged, and the client is let in
+        all the same."""
         for name, driver in self._drivers.items():
             on_login = getattr(driver, "on_login", None)
             if on_login is None:
@@ -171,24 +177,24 @@ class Switch:
 
 
 def _is_not_known() -> bool:
-    """Of a driver that does not say."""
+    """Stand in for `has_plaintext` of a driver that lacks it."""
     return True
 
 
 def _weight(verdict: Verdict) -> int:
-    """How telling the reason of a no is. A guess is one for whichever driver it is."""
+    """Rank a no by how much its reason tells. If it is a guess for any driver, it is one."""
     if verdict.reason.startswith(UNKNOWN):
         return 0 if verdict.reason == UNKNOWN else 1
     return 3 if verdict.is_guess else 2
 
 
 def sum_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """What verdicts come to of which none is a yes."""
+    """Make one verdict of several, none of which is a yes."""
     undecided: Verdict | None = None
     refused: Verdict | None = None
     for verdict in verdicts:
         if verdict.answer == CANNOT_SAY:
             undecided = undecided or verdict
         elif refused is None or _weight(verdict) > _weight(refused):
-            refused = verdict  # the log wants the most telling reason
+            refused = verdict  # the log is to show the most telling reason
     return undecided or refused or Verdict.no("no driver is enabled")
