@@ -1,4 +1,4 @@
-"""auth-flatfile: virtual users in files of `user:hash` lines, all owned by one system user."""
+"""auth-flatfile: virtual users in files of `user:hash` lines; one system user owns their mail."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
 NO_FILE = "no password file for this domain"
-ABSENT = (2, 20, 36)  # ENOENT, ENOTDIR, ENAMETOOLONG of errno(3): so no file is there
+ABSENT = (2, 20, 36)  # ENOENT, ENOTDIR, ENAMETOOLONG of errno(3): there is no file
 FILE_VARIABLES = ("domain",)
 NEWLINE, HASH = b"\n#"
-BLANKS = b" \t\r\v\f"  # that a line may begin with
-LOOK = 5.0  # seconds for which it is remembered whether a password is there in plain text
-MAX_FILES = 100  # that are looked at for one, where each domain has its own
+BLANKS = b" \t\r\v\f"  # a line may begin with these
+LOOK = 5.0  # seconds for which we remember whether there is a password in plain text
+MAX_FILES = 100  # files that are searched for one, if each domain has its own
 
 
 def _file_template(text: str) -> Template:
@@ -29,7 +29,7 @@ def _file_template(text: str) -> Template:
 
 
 class Flatfile:
-    """Looks the name up in a file. A file that is one domain's own may list bare local parts."""
+    """Looks a name up in a file. The file of a single domain may list bare local parts."""
 
     directives: ClassVar[dict[str, Directive]] = {
         "passwd-file": Directive(_file_template),
@@ -56,10 +56,10 @@ class Flatfile:
             why = "is in root's group, which owns no mailbox here; give auth-flatfile-mail-group"
             raise ValueError(f"auth-flatfile-mail-user: {why}")
         self._has_plaintext = False
-        self._looked = -LOOK  # a moment of monotonic()
+        self._looked = -LOOK  # a time of monotonic()
 
     def has_plaintext(self) -> bool:
-        """Is a password there in plain text, in the file or in one of those of all domains?"""
+        """Is there a password in plain text, in the file or in that of any domain?"""
         now = monotonic()
         if now - self._looked >= LOOK:
             self._has_plaintext = any(_has_plaintext(path) for path in _files(self._file))
@@ -67,7 +67,7 @@ class Flatfile:
         return self._has_plaintext
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Look for the file, or for any of those of all domains: errors and warnings."""
+        """Look for the file, or for that of any domain; returns errors and warnings."""
         why = ""
         try:
             if len(self._file.parts) == 1:
@@ -80,7 +80,7 @@ class Flatfile:
         return [], [f"auth-flatfile-passwd-file: {why}"] if why else []
 
     def authenticate(self, login: Login) -> Verdict:
-        """Check the attempt against the line of its name."""
+        """Check an attempt against the line of its name."""
         values = _values(login)
         path = self._path_of(login)
         if path is None:
@@ -113,7 +113,8 @@ class Flatfile:
         return Verdict.yes(account)
 
     def _names(self, login: Login) -> list[bytes]:
-        """The names of which the line may be. In a file for all, anna is not anna@example.org."""
+        """The names that the line may have. In a file for all domains, anna is not
+        anna@example.org."""
         domain_chooses_file = len(self._file.parts) > 1
         return [login.name, *((login.local_part,) if domain_chooses_file else ())]
 
@@ -121,7 +122,7 @@ class Flatfile:
         return self._file.expand(_values(login))
 
     def _is_known(self, login: Login) -> bool:
-        """Is there a line for that name, in whichever file?"""
+        """Is there a line for that name in its file?"""
         path = self._path_of(login)
         try:
             return path is not None and _look_up(path, [], [self._names(login)]).known[0]
@@ -130,7 +131,7 @@ class Flatfile:
 
 
 def _values(login: Login) -> dict[str, bytes]:
-    """The variables of templates, as far as a name tells them."""
+    """The variables of templates that a name tells."""
     return {"user": login.name, "local_part": login.local_part, "domain": login.domain}
 
 
@@ -141,17 +142,17 @@ def _why(error: OSError) -> str:
 
 
 def _without_file(path: str, required: str) -> Verdict:
-    """What is said of a domain whose file is not there: no, unless others may be missing, too.
+    """The verdict for a domain whose file is missing: no, unless other files may be missing, too.
 
-    `required` is the directory above all such files. A file system that is not mounted leaves it
-    empty, or away. A link that leads nowhere is there, and so is what it stands for.
+    `required` is the directory above all such files. It is empty or missing if its file system is
+    not mounted. A dangling link counts as such a file system, too.
     """
     try:
         with os.scandir(required) as entries:
             if next(entries, None) is None:
                 return Verdict.cannot_say(f"{required}: is empty; is the file system mounted?")
     except PermissionError:
-        pass  # it is there, and we may not list it
+        pass  # the directory exists, and we may not list it
     except OSError as error:
         return Verdict.cannot_say(f"{required}: {_why(error)}")
     above = path
@@ -163,8 +164,9 @@ def _without_file(path: str, required: str) -> Verdict:
 
 
 class _Found:
-    """What a file has: the hash that is `stored` for a name; or None, some hash of the file, on
-    which to spend the same time, and which other names are `known`."""
+    """The result of a look-up: the hash `stored` for a name, or None. Without one, `decoy` is a
+    hash of the file that takes the same time to check, and `known` says which other names have a
+    line."""
 
     __slots__ = ("decoy", "known", "stored")
 
@@ -175,10 +177,10 @@ class _Found:
 
 
 def _look_up(path: str, names: list[bytes], others: list[list[bytes]]) -> _Found:
-    """Look for the first line with one of the names; and, without one, for any line of `others`.
+    """Find the first line with one of `names`; if there is none, look for each entry of `others`.
 
-    The session will be in this process, and is to know nothing of other users. So the file is read
-    into one buffer, of which no other line is ever copied, and which is wiped. Raises OSError.
+    This process becomes the session, which must know nothing of other users. So the file is read
+    into one buffer; no other line is copied out of it, and it is wiped. Raises OSError.
     """
     buffer = _content(path)
     try:
@@ -192,7 +194,7 @@ def _look_up(path: str, names: list[bytes], others: list[list[bytes]]) -> _Found
 
 
 def _content(path: str) -> bytearray:
-    """A file's content, in one buffer, which is to be wiped. Raises OSError."""
+    """Read a file into one buffer, which the caller wipes. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         buffer = bytearray(os.fstat(file.fileno()).st_size)
         length = file.readinto(buffer)
@@ -202,7 +204,7 @@ def _content(path: str) -> bytearray:
 
 
 def _files(template: Template) -> list[str]:
-    """The files whose names the template can make, but not more than so many."""
+    """The existing files whose names the template can make, at most `MAX_FILES`."""
     paths = [""]
     pattern = "\0".join(literal for literal, _, _ in template.parts)
     for part in pattern.split("/")[1:]:
@@ -215,7 +217,7 @@ def _files(template: Template) -> list[str]:
             try:
                 names = sorted(os.listdir(path or "/"))
             except OSError:
-                continue  # not a directory, for one
+                continue  # perhaps it is no directory
             names = [name for name in names if name.startswith(before) and name.endswith(after)]
             found += [f"{path}/{name}" for name in names if before or not name.startswith(".")]
         paths = found[:MAX_FILES]
@@ -223,11 +225,11 @@ def _files(template: Template) -> list[str]:
 
 
 def _has_plaintext(path: str) -> bool:
-    """Does a line of a file have a password in plain text? One of no octets is none."""
+    """Does a line of a file have a password in plain text? An empty one does not count."""
     try:
         buffer = _content(path)
     except OSError:
-        return False  # whoever logs in is told
+        return False  # a login will say why
     lowered = buffer.lower()
     try:
         return any(
@@ -240,7 +242,7 @@ def _has_plaintext(path: str) -> bool:
 
 
 def _has_scheme(buffer: bytearray, mark: bytes) -> bool:
-    """Is there a line whose hash begins so, and goes on?"""
+    """Is there a line whose hash begins with `mark`, and goes on behind it?"""
     position = buffer.find(mark)
     while position >= 0:
         start = buffer.rfind(b"\n", 0, position) + 1
@@ -259,9 +261,9 @@ def _has_scheme(buffer: bytearray, mark: bytes) -> bool:
 
 
 def _line_of(buffer: bytearray, name: bytes) -> int:
-    """Where the colon is of the first line for a name, or -1."""
+    """The offset of the colon in the first line for a name, or -1."""
     if not name or name[0] in BLANKS or name[0] == HASH or b":" in name or b"\n" in name:
-        return -1  # what no line is for
+        return -1  # no line can be for such a name
     wanted = name + b":"
     position = buffer.find(wanted)
     while position >= 0:
@@ -275,7 +277,7 @@ def _line_of(buffer: bytearray, name: bytes) -> int:
 
 
 def _hash_in(buffer: bytearray, colon: int) -> bytes:
-    """The field behind a colon. Blanks at its end may be a password's."""
+    """The field behind a colon. Blanks at its end may belong to a password."""
     end = buffer.find(b"\n", colon)
     end = len(buffer) if end < 0 else end
     next_colon = buffer.find(b":", colon + 1, end)
@@ -285,7 +287,7 @@ def _hash_in(buffer: bytearray, colon: int) -> bytes:
 
 
 def _first_hash(buffer: bytearray) -> bytes:
-    """The hash of the first line that has one; b"" without."""
+    """The hash of the first line that has one; b"" if none has."""
     start = 0
     while start < len(buffer):
         end = buffer.find(b"\n", start)

@@ -1,10 +1,10 @@
 """auth-mysql: virtual domains in a MySQL or MariaDB database, through the package mysqlclient.
 
-The default queries are those of vmail-sql's tables; see vmail-sql.sql beside this file.
+The default queries are for the tables of vmail-sql; see vmail-sql.sql beside this file.
 
-The driver holds the database's user name and password, so it runs in a process of its own (see
-`tpop3d.auth.isolation`): that process reads them from the configuration file or the password's own,
-connects, asks, closes, and ends, and the memory that they were in is gone.
+The driver needs the user name and the password of the database, so it runs in a process of its own
+(see `tpop3d.auth.isolation`): that process reads them from the configuration file or the password
+file, connects, asks, closes, and exits, and the memory that they were in is gone.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
     from tpop3d.auth.sql_query import Query
     from tpop3d.system.refusal import Refusal
 
-SCHEME = "md5"  # of a hash that names none
+SCHEME = "md5"  # the scheme of a hash that names none
 VMAIL_SQL = (
     "SELECT CONCAT(domain.path, '/', popbox.mbox_name), popbox.password_hash, domain.unix_user,"
     " 'bsd', CONCAT(popbox.local_part, '@', popbox.domain_name)"
     " FROM popbox JOIN domain ON domain.domain_name = popbox.domain_name"
     " WHERE popbox.local_part = '$(local_part)' AND popbox.domain_name = '$(domain)'"
 )
-MAX_PATH = 4095  # octets; Linux opens no longer one
-COLUMNS = ("mailbox path", "password hash", "unix user", "mailbox type", "name")  # the last: if any
-# Somebody's hash, to spend the time of checking one where there is none. Only tables that we know
-# can be asked for it.
+MAX_PATH = 4095  # octets; Linux opens no longer path
+COLUMNS = ("mailbox path", "password hash", "unix user", "mailbox type", "name")  # last: optional
+# The hash of some user. Its check takes the time that a real one takes, if a name has none. Only
+# tables that we know can be asked for it.
 VMAIL_SQL_DECOY = "SELECT password_hash FROM popbox WHERE password_hash IS NOT NULL LIMIT 1"
 
 
 class MySQL:
-    """Whom the queries find."""
+    """Lets in the users that the queries find."""
 
     directives = {
         "hostname": Directive(hosts, "localhost"),
@@ -69,7 +69,7 @@ class MySQL:
         "apop-query": Directive(query_or_none, VMAIL_SQL),
         "onlogin-query": Directive(query_or_none, "none"),
     }
-    misspelled = {"databse": "database"}  # so the C program's first README has it
+    misspelled = {"databse": "database"}  # the spelling in the first README of the C program
     checks_apop = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class MySQL:
         if self._pass_query is self._apop_query is None:
             raise ValueError("auth-mysql-pass-query and auth-mysql-apop-query are none")
         self.checks_apop = self._apop_query is not None
-        # The tables of vmail-sql have hashes, as long as nobody says that they have not.
+        # We assume that the tables of vmail-sql have hashes, and no passwords in plain text.
         self._has_plaintext = self.checks_apop and str(self._apop_query) != VMAIL_SQL
         self.warnings = []
         for key in ("ssl-ca", "ssl-cert", "ssl-key"):
@@ -108,12 +108,12 @@ class MySQL:
                 self.warnings.append(f"auth-mysql-{key}: there is no {path}")
 
     def has_plaintext(self) -> bool:
-        """Is there a query of its own for APOP?"""
+        """Has the administrator given a query for APOP?"""
         return self._has_plaintext
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Try the files of the password and of TLS, and the directory of all mailboxes: errors and
-        warnings."""
+        """Check the queries, the files of the password and of TLS, and the directory of all
+        mailboxes; returns errors and warnings."""
         warnings: list[str] = []
         for kind, query in (("pass", self._pass_query), ("apop", self._apop_query)):
             if query is not None and not query.names:
@@ -140,18 +140,18 @@ class MySQL:
 
     @staticmethod
     def preload() -> None:
-        """Load what `authenticate` needs: once, before many children are forked."""
-        import MySQLdb.connections  # which `connect` imports, and then these
+        """Load the code that `authenticate` needs, once, before many children are forked."""
+        import MySQLdb.connections  # `connect` would import it, and then the following
         import MySQLdb.converters  # noqa: F401
 
         from tpop3d.auth import isolation  # noqa: F401
 
     def try_host(self, number: int) -> None:
-        """Find out whether a host answers again."""
+        """Try whether a host answers, and note that."""
         self._database.try_host(number)
 
     def authenticate(self, login: Login) -> Verdict:
-        """Look the name up, and check the attempt against what is found."""
+        """Look a name up, and check the attempt against its row."""
         query = self._apop_query if login.password is None else self._pass_query
         if query is None:
             kind = "apop" if login.password is None else "pass"
@@ -193,7 +193,7 @@ class MySQL:
             return Verdict.no(f"{COLUMNS[rows[0].index(None)]} is NULL")
         if refusal:
             return refusal
-        # To most collations neither letter case nor blanks at the end make another name.
+        # Most collations ignore letter case, and blanks at the end of a name.
         is_padded = b" " in (login.local_part[-1:], login.domain[-1:])
         if is_padded and columns < len(COLUMNS):
             return Verdict.no("the name ends with a blank, and the query does not give the user's")
@@ -202,8 +202,9 @@ class MySQL:
     def _look_up(
         self, query: Query, parameters: tuple[str, ...], login: Login
     ) -> tuple[list[tuple[bytes | None, ...]], int, bytes, list[Login]]:
-        """The rows for a login, how many columns they have, a decoy if there is no hash; and where
-        there are no rows, which of the other spellings there are some for."""
+        """Run the query; returns the rows, the number of columns, a decoy if there is no hash, and,
+        if there are no rows, the other spellings that have some. Raises `Impossible` and
+        `Unanswered`."""
         known: list[Login] = []
 
         def look_up(connection: Any) -> tuple[list[tuple[bytes | None, ...]], int, bytes]:
@@ -223,7 +224,7 @@ class MySQL:
         return *self._database.ask(look_up), known
 
     def _account(self, name: bytes, path: bytes, user: bytes, kind: bytes) -> Verdict:
-        """A yes, for a row whose password was right."""
+        """The verdict for a row whose password was right: a yes, unless the row is no use."""
         try:
             owner = user_id(text(user))
         except ValueError as error:
@@ -261,7 +262,8 @@ class MySQL:
 
 
 def _tls(settings: Mapping[str, Any]) -> Tls | None:
-    """How the database is spoken to over a network. Raises ValueError."""
+    """The settings of TLS with the database, or None. Raises ValueError if they do not fit
+    together."""
     ca, cert, key = (settings[f"ssl-{one}"] for one in ("ca", "cert", "key"))
     if key and not cert:
         raise ValueError("auth-mysql-ssl-key is given, and auth-mysql-ssl-cert is not")

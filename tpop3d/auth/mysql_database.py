@@ -1,7 +1,7 @@
-"""A MySQL or MariaDB database that is on one or more hosts, through the package mysqlclient.
+"""Asks a MySQL or MariaDB database on one or more hosts, through the package mysqlclient.
 
-Nothing stays open, and no password is kept: each `ask` reads it, connects, and closes. A host has
-its time; whoever does not let us in by then may be waited for still, by a thread that ends with
+No connection stays open, and no password is kept: each `ask` reads it, connects, and closes. Each
+host has a limited time to let us in. A thread may still wait for a host that is late; it ends with
 the process.
 """
 
@@ -26,43 +26,43 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 PORT = 3306
-NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"  # a host's, an address
-CONNECT_SECONDS = 5  # for each host, with the look-up of its name and all that TLS takes
-LAST_WORD = 0.25  # seconds more, in which the library may say what it has waited for
-COSTLY = 1.0  # seconds after which a host that was not reached is not to cost each login as many
+NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"  # host or address
+CONNECT_SECONDS = 5  # for each host, with the look-up of its name and the handshake of TLS
+LAST_WORD = 0.25  # further seconds, in which the library may say what it has waited for
+COSTLY = 1.0  # seconds; a host that was not reached in them must not delay each login
 ANSWER_SECONDS = 10  # for each answer; then the next host is asked
-# What MySQL says of comparing a name with a column whose character set does not have its letters.
+# Errors of MySQL: the character set of the column lacks letters of the name.
 ILLEGAL_MIX_OF_COLLATIONS = (1267, 1270, 1271)
-# What a library says of a host that it did not come to: CR_CONNECTION_ERROR, CR_CONN_HOST_ERROR,
+# Errors of the library: it has not reached the host. CR_CONNECTION_ERROR, CR_CONN_HOST_ERROR,
 # CR_UNKNOWN_HOST, CR_SERVER_GONE_ERROR, CR_SERVER_LOST.
 NOT_REACHED = (2002, 2003, 2005, 2006, 2013)
-CLIENT_SSL = 2048  # of what a server can do (mysql.h)
-# Debian's package of mysqlclient is 1.4.6. With a library of MySQL's it allows several statements
-# in one query, until the server is told otherwise (enum_mysql_set_option, in mysql.h); and it
-# cannot be told to check TLS.
+CLIENT_SSL = 2048  # a capability of servers (mysql.h)
+# Debian's package of mysqlclient is 1.4.6. With MySQL's library it allows several statements in one
+# query, until the server is told otherwise (enum_mysql_set_option in mysql.h). It cannot be told to
+# check TLS.
 MULTI_STATEMENTS_OFF = 1
 KNOWS_TLS = (2, 1)
 NO_TLS = "TLS needs mysqlclient 2.1 or later: pip install 'mysqlclient>=2.1'"
 
 
 class Unreached(Exception):
-    """We have not come to a host; the text says why, in our own words."""
+    """We have not reached a host; the text says why, in our own words."""
 
 
 class NotWanted(Unreached):
-    """We have come to a host, and want nothing more of it."""
+    """We have reached a host, and refuse to use it."""
 
 
 class Unanswered(Exception):
-    """No host has answered. Its text says why, and holds neither user name nor password."""
+    """No host has answered. The text says why, and holds neither user name nor password."""
 
 
 class Impossible(Exception):
-    """What was asked for cannot be in the tables: their character set does not have it."""
+    """The name cannot be in the tables: their character set lacks its letters."""
 
 
 class Host:
-    """Where a server is: a host's name and port, or the path of a socket."""
+    """The place of a server: a host's name and port, or the path of a socket."""
 
     __slots__ = ("name", "port", "socket", "text")
 
@@ -80,11 +80,11 @@ class Host:
                 raise ValueError(f"{text}: there is no port {port!r}")
             self.port = int(port)
             if self.name == "localhost":
-                self.name = "127.0.0.1"  # "localhost" is a socket to the library, whatever the port
+                self.name = "127.0.0.1"  # the library takes "localhost" for a socket, with any port
 
     def arguments(self, tls: Tls | None) -> dict[str, Any]:
-        """How mysqlclient is told. With `tls`, what crosses a network is encrypted; a socket
-        crosses none. Raises ValueError where systemd has not given a file."""
+        """The arguments of this place for mysqlclient. `tls` is used over a network, and not over a
+        socket. Raises ValueError if systemd has not provided a file."""
         if self.socket:
             return {"unix_socket": self.socket}
         place: dict[str, Any] = {"host": self.name, "port": self.port}
@@ -94,7 +94,8 @@ class Host:
 
 
 def hosts(text: str) -> list[Host]:
-    """One or more `host`, `host:port` or `/path/of/a/socket`, separated by spaces."""
+    """Parse one or more `host`, `host:port` or `/path/of/a/socket`, separated by spaces. Raises
+    ValueError, with a text for the administrator."""
     if not text:
         raise ValueError("needs at least one host")
     words = text.split()
@@ -122,10 +123,10 @@ class Database:
         self._tls = tls
 
     def ask(self, work: Callable[[Any], T]) -> T:
-        """What `work` gives for a connection to the first host with which it can be done.
+        """Call `work` with a connection to the first host that answers; returns its result.
 
-        Raises `Unanswered`, and what `work` raises; OSError where the configuration file cannot be
-        read any more.
+        If it fails on one host, the next one is tried. Raises `Unanswered`, and what `work` raises;
+        OSError if the configuration file can no longer be read.
         """
         username, password = self._secrets()
         problems: list[tuple[Host, Exception | str]] = []
@@ -137,7 +138,7 @@ class Database:
             if problem is None:
                 return done[0]
             problems.append((host, problem))
-        # Only now: to look at what a broken server has said may be the end of this process.
+        # This comes last: the text of a broken server may crash this process.
         raise Unanswered("; ".join(f"{host.text}: {_reason(e, username)}" for host, e in problems))
 
     def try_host(self, number: int) -> None:
@@ -145,10 +146,10 @@ class Database:
         try:
             self._ask_one(number, *self._secrets(), lambda connection: None)
         except (Unanswered, OSError):
-            pass  # then no login is possible anyway, and says why
+            pass  # then no login is possible, and each says why
 
     def _secrets(self) -> tuple[str, str]:
-        """User name and password. Raises `Unanswered`."""
+        """Read user name and password. Raises `Unanswered` and OSError."""
         try:
             username = self._username.read()
             password = "" if self._password is None else self._password.read()
@@ -157,19 +158,19 @@ class Database:
         except UnusablePasswordFile as error:
             raise Unanswered(str(error)) from None
         if not username:
-            raise Unanswered("no user name")  # the library would take that of the system's user
+            raise Unanswered("no user name")  # the library would take the name of the system's user
         return username, password
 
     def _ask_one(
         self, number: int, username: str, password: str, work: Callable[[Any], T]
     ) -> tuple[Exception | str | None, list[T]]:
-        """What went wrong with one host, or what `work` gives for it."""
+        """Try one host; returns the problem or None, and the result of `work` as a list."""
         import MySQLdb
 
         from tpop3d.auth import isolation
 
         host = self._hosts[number]
-        # Whoever is cut off tells nobody which host that was.
+        # We stop before we are cut off, for then nobody would learn which host it was.
         limit = min(CONNECT_SECONDS + LAST_WORD, isolation.seconds_left() - LAST_WORD)
         if limit <= 0:
             return "there was no time left to ask it", []
@@ -183,7 +184,7 @@ class Database:
                 self.hosts.note(number, is_silent=False)
             elif took >= min(COSTLY, limit):
                 self.hosts.note(number, is_silent=True)
-            # Else to ask costs nobody anything; but what was silent is not there again by that.
+            # Otherwise the question costs no time; but it does not show that a silent host is back.
             return (str(error) if isinstance(error, Unreached) else error), []
         self.hosts.note(number, is_silent=False)
         try:
@@ -195,8 +196,8 @@ class Database:
             return error, []
 
     def _connect(self, host: Host, username: str, password: str, limit: float) -> Any:
-        """A connection, within `limit` seconds. The library knows no limit for the look-up of a
-        name, and none for all of a connection.
+        """Connect to a host within `limit` seconds. A thread connects, since the library limits
+        neither the look-up of a name nor a connection as a whole.
 
         Raises `Unreached`, UnicodeError, and what the library raises.
         """
@@ -230,7 +231,7 @@ class Database:
                     write_timeout=ANSWER_SECONDS,
                 )
                 if "ssl_mode" in place and not connection.server_capabilities & CLIENT_SSL:
-                    # MariaDB's library takes REQUIRED for a wish.
+                    # The library of MariaDB connects without TLS, in spite of REQUIRED.
                     connection.close()
                     raise NotWanted("the server offers no TLS")
                 if is_old:
@@ -251,14 +252,14 @@ class Database:
 
 
 def _has_answered(error: Exception) -> bool:
-    """Was there somebody who has said something, whatever it was?"""
+    """Does the error show that a host has answered, whatever it said?"""
     if isinstance(error, Unreached):
         return isinstance(error, NotWanted)
     return error.args[:1] not in [(number,) for number in NOT_REACHED]
 
 
 def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
-    """Run a query with a `%s` for each parameter; returns the cursor."""
+    """Run a query that has a `%s` for each parameter; returns the cursor."""
     cursor = connection.cursor()
     cursor.execute(sql, parameters)
     return cursor
@@ -267,16 +268,14 @@ def execute(connection: Any, sql: str, parameters: tuple[str, ...] = ()) -> Any:
 def select(
     connection: Any, sql: str, parameters: tuple[str, ...] = ()
 ) -> tuple[list[tuple[bytes | None, ...]], int]:
-    """The rows of a query, values as octets, and how many columns it has, 0 if it gives no rows.
-
-    Raises `Impossible`.
-    """
+    """Run a query; returns its rows, with values as octets, and the number of columns, which is 0
+    if the query has no result set. Raises `Impossible`, and what the library raises."""
     import MySQLdb
 
     try:
         cursor = execute(connection, sql, parameters)
     except MySQLdb.OperationalError as error:
-        # Columns that do not go together are the administrator's, and fail for each name.
+        # If the query compares columns that do not fit together, it fails for each name.
         if error.args[0] not in ILLEGAL_MIX_OF_COLLATIONS or "".join(parameters).isascii():
             raise
         raise Impossible from None
@@ -289,7 +288,7 @@ def _octets(value: object) -> bytes | None:
 
 
 def _reason(error: Exception | str, username: str) -> str:
-    """What the server or the client library says, without the user name; or what we say."""
+    """The text of the server or the client library, without the user name; or our own text."""
     import re
 
     if isinstance(error, str):

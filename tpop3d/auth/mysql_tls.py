@@ -1,4 +1,4 @@
-"""TLS with a database: which files the client library is given, and what is wrong with them."""
+"""TLS with a database: gives files to the client library, and finds what is wrong with them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DIRECTIVE = "auth-mysql-ssl"
 
 
 class Tls:
-    """`ca` is a file with the authority that vouches for the server; without it nobody does. `cert`
-    and `key` are ours, if any; a key may be in the certificate's file."""
+    """The files of TLS. `ca` has the authority that vouches for the server; without it the server
+    is not verified. `cert` and `key` are our own, if any; the key may be in the file `cert`."""
 
     __slots__ = ("ca", "cert", "key")
 
@@ -26,7 +26,7 @@ class Tls:
         self.key = key or cert
 
     def arguments(self) -> dict[str, Any]:
-        """How mysqlclient is told. Raises ValueError where systemd has not given a file."""
+        """The arguments for mysqlclient. Raises ValueError if systemd has not provided a file."""
         files = {"ca": self.ca, "cert": self.cert, "key": self.key}
         return {
             "ssl": {kind: located(path) for kind, path in files.items() if path},
@@ -34,7 +34,7 @@ class Tls:
         }
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Try the files as the library will: errors and warnings, each with its directive."""
+        """Load the files as the library will; returns errors and warnings, with directives."""
         import ssl
 
         try:
@@ -70,7 +70,7 @@ class Tls:
 
 
 class _Encrypted(ValueError):
-    """A private key that wants a passphrase."""
+    """The private key needs a passphrase."""
 
 
 def _no_passphrase() -> str:
@@ -78,7 +78,7 @@ def _no_passphrase() -> str:
 
 
 def _mistake(reason: str | None, cert: str, key: str) -> str:
-    """What is wrong with our certificate and its key, by what OpenSSL says."""
+    """Say what is wrong with our certificate and its key, by the reason that OpenSSL gives."""
     if reason == "KEY_VALUES_MISMATCH":
         return f"{DIRECTIVE}-key: {key}: is not the private key of {cert}"
     where = cert if cert == key else f"{cert} and {key}"

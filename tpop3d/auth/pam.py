@@ -1,7 +1,7 @@
-"""auth-pam: the system's users by PAM, through the package python-pam.
+"""auth-pam: the system's users, by PAM, through the package python-pam.
 
 PAM's modules are foreign code, so this driver runs in a process of its own (see
-`tpop3d.auth.isolation`): one that hangs is cut off, and one that crashes takes one attempt with it.
+`tpop3d.auth.isolation`): a module that hangs is cut off, and a crash costs only one attempt.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # of a service's file, pam.d(5)
-# <security/_pam_types.h>, for what python-pam has no name, or not in each version
+PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # directories of services: pam.d(5)
+# Numbers of <security/_pam_types.h> that python-pam does not name, or not in each version
 FAIL_DELAY = 10  # PAM_FAIL_DELAY
 XDISPLAY = 11  # PAM_XDISPLAY
 SUCCESS = 0
 AUTH_ERR = 7
 USER_UNKNOWN = 10
-TERMINAL = b"tpop3d"  # in place of one: clients have none, and an administrator's is none of PAM's
-# What else PAM answers that is a no, and why. All that are not here are *cannot say*.
+TERMINAL = b"tpop3d"  # clients have no terminal, and PAM is not to see that of an administrator
+# Further answers of PAM that are a no, with the reason. All others are *cannot say*.
 # <security/_pam_types.h>
 NO = {
     6: "",  # PAM_PERM_DENIED: pam_access and the like
@@ -42,7 +42,7 @@ NO = {
 
 
 class Pam:
-    """Whom PAM lets in. root, and names that are not plain, are refused before it is asked."""
+    """Lets in the users that PAM lets in. Refuses root, and names that are not plain, at once."""
 
     directives = {"facility": Directive(str, "tpop3d"), **system_users.DIRECTIVES}
     checks_apop = False
@@ -61,7 +61,7 @@ class Pam:
             )
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Look for what the service passes over: errors, of which there are none, and warnings."""
+        """Look for modules that the service passes over; returns errors (none) and warnings."""
         from tpop3d.auth.pam_stack import passed_over
 
         why = "is passed over when whom it asks does not answer, and calls a right password wrong"
@@ -71,13 +71,14 @@ class Pam:
 
     @staticmethod
     def preload() -> None:
-        """Load what `authenticate` needs: once, before many children are forked."""
+        """Load the code that `authenticate` needs, once, before many children are forked."""
         import pam
 
         pam.PamAuthenticator()
 
     def authenticate(self, login: Login) -> Verdict:
-        """Ask PAM for the password, and whether the account is valid (pam_acct_mgmt(3))."""
+        """Ask PAM whether the password is right (pam_authenticate(3)) and the account valid
+        (pam_acct_mgmt(3))."""
         if refusal := system_users.refusal(login):
             return refusal
         if login.password is None or b"\0" in login.password:
@@ -88,7 +89,7 @@ class Pam:
             return Verdict.cannot_say(str(error))
         if user is not None and user.pw_uid == 0:
             return Verdict.no("root has no mailbox here")
-        # Whoever counts failures, or has a list of users, is to know each by one name.
+        # Modules that count failures, or have a list of users, must know each user by one name.
         name = login.name if user is None else os.fsencode(user.pw_name)
         code, text, accepted = self._ask(name, login)
         if code in (AUTH_ERR, USER_UNKNOWN):
@@ -105,28 +106,28 @@ class Pam:
         return self._maildrops.of(user)
 
     def _ask(self, name: bytes, login: Login) -> tuple[int, str, bool]:
-        """PAM's answer, its words for it, and whether the password was accepted."""
+        """Ask PAM; returns its code, its text for that, and whether the password was accepted."""
         import pam
 
-        sys.unraisablehook = _log  # by default it writes to stderr, which is none of ours
-        os.environ.pop("DISPLAY", None)  # which python-pam would tell PAM that the client sits at
-        asked = pam.PamAuthenticator()  # a fresh one: it keeps what PAM has said
+        sys.unraisablehook = _log  # by default it writes to stderr, which is not our log
+        os.environ.pop("DISPLAY", None)  # python-pam would give it to PAM as the client's display
+        asked = pam.PamAuthenticator()  # a new one, for it keeps what PAM has said
         authenticate, check_account = asked.pam_authenticate, asked.pam_acct_mgmt
         accepted = False
-        # The monitor holds refusals back, all for the same time. No module need sleep for that.
+        # The monitor delays all refusals for the same time, so no module need sleep for that.
         no_delay = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)(_do_nothing)
         items: list[tuple[int, object]] = [
             (FAIL_DELAY, no_delay),
-            (pam.PAM_TTY, ctypes.c_char_p(TERMINAL)),  # python-pam gives it that of stdin
-            (XDISPLAY, None),  # and this one, too
+            (pam.PAM_TTY, ctypes.c_char_p(TERMINAL)),  # python-pam sets the terminal of stdin
+            (XDISPLAY, None),  # python-pam sets this to that terminal, too
         ]
         if login.client:
             items.append((pam.PAM_RHOST, ctypes.c_char_p(login.client.encode())))
-        # An account without a password is let in by pam_unix with any: only without one.
+        # pam_unix accepts any password for an account without one. We accept only the empty one.
         flags = pam.PAM_DISALLOW_NULL_AUTHTOK if login.password else 0
 
         def authenticate_from(handle: Any, _: int) -> int:
-            """After pam_start(3), before pam_authenticate(3): python-pam has no place for it."""
+            """Set the items behind pam_start(3): python-pam has no place for that."""
             for item, value in items:
                 code: int = asked.pam_set_item(handle, item, value)
                 if code != SUCCESS:
@@ -141,7 +142,7 @@ class Pam:
             return code
 
         asked.pam_authenticate, asked.pam_acct_mgmt = authenticate_from, note_acceptance
-        # Latin-1 takes any octets that a module may say. Credentials would end with this process.
+        # Latin-1 decodes any octets of a module. Credentials would end with this process anyway.
         asked.authenticate(
             name, login.password, self._service, encoding="latin-1", resetcreds=False
         )
@@ -152,18 +153,18 @@ class Pam:
 
 
 def _log(what: sys.UnraisableHookArgs) -> None:
-    """What goes wrong between PAM and Python, in a call that cannot fail."""
+    """Log an exception in a call from PAM into Python, which cannot raise it."""
     if isinstance(what.exc_value, Exception):
         logs.error(f"python-pam: {logs.describe(what.exc_value)}")
 
 
 def _do_nothing(*_: object) -> None:
-    """In place of the delay of pam_fail_delay(3)."""
+    """Stand in for the delay of pam_fail_delay(3)."""
 
 
 def _refusal(name: bytes, code: int, user: pwd.struct_passwd | None, accepted: bool) -> Verdict:
-    """What is behind PAM_AUTH_ERR. Debian's services say nothing else: of an expired account, and
-    of a directory that does not answer, which they pass over."""
+    """Find out what PAM_AUTH_ERR means. Debian's services answer nothing else for an expired
+    account, or when a directory does not answer, which they pass over."""
     try:
         shadow = system_users.Shadow(name)
     except OSError:
@@ -181,12 +182,12 @@ def _refusal(name: bytes, code: int, user: pwd.struct_passwd | None, accepted: b
     if accepted:
         return Verdict.no((shadow and shadow.refusal) or "refused account")
     if user is None:
-        return Verdict.no(UNKNOWN)  # of whom everybody was asked
+        return Verdict.no(UNKNOWN)  # all sources of users have answered
     return Verdict.no("locked account" if is_locked else "wrong password")
 
 
 def _has_hash(user: pwd.struct_passwd, shadow: system_users.Shadow | None) -> bool:
-    """Is a user's password one that this machine can check, so that nobody knows better?"""
+    """Has this machine the hash of a user's password, so that no directory need be asked?"""
     stored = os.fsencode(user.pw_passwd)
     if stored == b"x":
         stored = b"*" if shadow is None else shadow.stored
@@ -194,7 +195,7 @@ def _has_hash(user: pwd.struct_passwd, shadow: system_users.Shadow | None) -> bo
 
 
 def _is_configured(service: str) -> bool:
-    """Is there a file of the service? Without any of the directories all are in /etc/pam.conf."""
+    """Is there a file of the service? If no directory exists, services are in /etc/pam.conf."""
     if not any(os.path.isdir(place) for place in PLACES):
         return os.path.exists("/etc/pam.conf")
     return any(os.path.exists(f"{place}/{service.lower()}") for place in PLACES)

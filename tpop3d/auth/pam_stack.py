@@ -1,4 +1,4 @@
-"""What the file of a PAM service makes of a directory that does not answer (pam.d(5))."""
+"""Reads in a PAM service's file what happens if a directory does not answer (pam.d(5))."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Modules that ask others for a password, who may not answer.
+# Modules that ask another host about a password, which may not answer.
 REMOTE = ("pam_ldap", "pam_sss", "pam_winbind", "pam_krb5", "pam_radius_auth")
 MAX_DEPTH = 10  # of files that include one another
-# What the words for a control stand for, of a module that says PAM_AUTHINFO_UNAVAIL.
+# What each word for a control does if the module returns PAM_AUTHINFO_UNAVAIL.
 WORDS = {"required": "bad", "requisite": "die", "sufficient": "ignore", "optional": "ignore"}
 SILENCE = "authinfo_unavail"
 
 
 def passed_over(service: str) -> list[str]:
-    """Modules that are passed over when whom they ask does not answer, so that a right password is
-    called wrong: `file:line: module`."""
+    """Find modules that the service passes over if their host does not answer, so that a right
+    password counts as wrong; returns them as `file:line: module`."""
     found = []
     for place, control, module in _lines(service.lower(), 0):
         name = os.path.basename(module).removesuffix(".so")
@@ -30,7 +30,8 @@ def passed_over(service: str) -> list[str]:
 
 
 def _lines(service: str, depth: int) -> Iterator[tuple[str, str, str]]:
-    """The lines for passwords, those of files that are included, too: where, control, module."""
+    """Yield the `auth` lines of a service and of the files that it includes: place, control,
+    module."""
     path = next(filter(os.path.exists, (f"{place}/{service}" for place in PLACES)), "")
     if not path or depth > MAX_DEPTH:
         return
@@ -58,7 +59,7 @@ def _lines(service: str, depth: int) -> Iterator[tuple[str, str, str]]:
 
 
 def _control(text: str) -> tuple[str, str]:
-    """The control, and what is behind it."""
+    """Split the control off the beginning of a line; returns it, and the rest."""
     if text.startswith("["):
         control, _, rest = text.partition("]")
         return f"{control}]", rest
@@ -67,7 +68,7 @@ def _control(text: str) -> tuple[str, str]:
 
 
 def _action(control: str) -> str:
-    """What a control has done where a module says that nobody answers."""
+    """The action of a control if its module says that nobody answers."""
     if not control.startswith("["):
         return WORDS.get(control.lower(), "")
     pairs = [one.partition("=") for one in control[1:-1].split()]

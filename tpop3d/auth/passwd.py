@@ -1,4 +1,4 @@
-"""auth-passwd: the system's users by getpwnam(3), /etc/shadow and crypt(3), without PAM."""
+"""auth-passwd: the system's users, by getpwnam(3), /etc/shadow and crypt(3), without PAM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Passwd:
-    """The system's own accounts. root, and names that are not plain, are refused unasked."""
+    """Checks the system's own accounts. Refuses root, and names that are not plain, at once."""
 
     directives = system_users.DIRECTIVES
     checks_apop = False
@@ -25,13 +25,13 @@ class Passwd:
 
     @staticmethod
     def preload() -> None:
-        """Load what `authenticate` needs where a user is not found, as is often so under attack."""
+        """Load the code that `authenticate` needs for an unknown user, as attackers often name."""
         import ctypes  # noqa: F401
 
         from tpop3d.config import nsswitch  # noqa: F401
 
     def authenticate(self, login: Login) -> Verdict:
-        """Check the attempt against the system's account of that name."""
+        """Check an attempt against the system's account of that name."""
         if refusal := system_users.refusal(login):
             return refusal
         try:
@@ -48,8 +48,8 @@ class Passwd:
         if user is not None:
             stored = os.fsencode(user.pw_passwd)
             stored = shadow.stored if stored == b"x" else stored
-        # A locked account is no setting for crypt(3), which would answer at once.
-        # Of root's password nobody learns anything here, the log neither.
+        # The field of a locked account is no setting for crypt(3), which would answer at once. And
+        # neither a client nor the log may learn whether root's password was right.
         locked = system_users.is_locked(stored)
         root = user is not None and user.pw_uid == 0
         good = login.matches(shadow.decoy if locked or root else stored, "crypt")

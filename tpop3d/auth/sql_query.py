@@ -1,4 +1,4 @@
-"""The administrator's SQL: a `$(variable)` becomes a parameter, never a part of the text."""
+"""Reads the administrator's SQL: a `$(variable)` becomes a parameter, never a part of the text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ if TYPE_CHECKING:
 
 VARIABLES = ("local_part", "domain", "user", "clienthost")
 QUOTES = "'\"`"
-COMMENTS = {"/*": "*/", "-- ": "\n", "--\t": "\n", "#": "\n"}  # how they begin, and how they end
+COMMENTS = {"/*": "*/", "-- ": "\n", "--\t": "\n", "#": "\n"}  # their beginnings and ends
 
 
 class Query:
-    """A query: `text` as it was given, and `sql` with a `%s` for each of its `names`.
+    """A query: `text` is the query as given, `sql` has a `%s` for each of its `names`.
 
-    As the C program put names into the text, queries that were written for it have quotes around
-    the variables. A literal with variables is therefore taken apart: `'$(user)'` becomes `%s`,
-    and `'%$(domain)'` becomes `CONCAT('%%', %s)`. In a comment nothing is a literal, and there may
-    be no variable: a parameter could end it. Raises ValueError, with a text for the administrator,
-    where that cannot be done.
+    The C program put names into the text, so queries written for it have quotes around variables.
+    Therefore a literal with variables is taken apart: `'$(user)'` becomes `%s`, and `'%$(domain)'`
+    becomes `CONCAT('%%', %s)`. A comment has no literals, and may have no variables, since a
+    parameter could end it. Raises ValueError, with a text for the administrator, if that fails.
     """
 
     def __init__(self, text: str) -> None:
@@ -47,11 +46,11 @@ class Query:
 
     @property
     def only_looks(self) -> bool:
-        """Does it change nothing, as far as its first word says?"""
+        """Is its first word SELECT, so that it most likely changes nothing?"""
         return self.sql.lstrip(" \t\r\n(")[:6].upper() == "SELECT"
 
     def parameters(self, login: Login) -> tuple[str, ...]:
-        """The value of each parameter, for one login. Raises UnicodeDecodeError."""
+        """The values of the parameters for a login. Raises UnicodeDecodeError."""
         values = {
             "local_part": login.local_part,
             "domain": login.domain,
@@ -61,7 +60,7 @@ class Query:
         return tuple(values[name].decode() for name in self.names)
 
     def _literal(self, literal: str) -> str:
-        """A quoted piece of the text."""
+        """Translate a quoted piece of the text. Raises ValueError."""
         quote = literal[0]
         parts = self._split(literal[1:-1])
         if len(parts) == 1:
@@ -74,7 +73,7 @@ class Query:
         return pieces[0] if len(pieces) == 1 else f"CONCAT({', '.join(pieces)})"
 
     def _split(self, text: str) -> list[str]:
-        """What is around the variables in a piece of the text; the variables go to `names`."""
+        """Split a piece of the text at its variables, and add them to `names`."""
         before, opening, rest = text.partition("$(")
         parts = [before]
         while opening:
@@ -89,20 +88,20 @@ class Query:
 
 
 def query_or_none(text: str) -> Query | None:
-    """A query; "none" is none."""
+    """Parse a query; returns None for "none". Raises ValueError."""
     if not text:
         raise ValueError("must be a query, or none")
     return None if text.lower() == "none" else Query(text)
 
 
 def _is_plain_up_to(text: str, position: int) -> bool:
-    """Does something else begin there: a literal, a comment, or nothing?"""
+    """Does the plain text end at `position`, with a literal, a comment, or the end of all?"""
     rest = text[position : position + 3]
     return not rest or rest[0] in QUOTES or rest.startswith(tuple(COMMENTS))
 
 
 def _end_of_comment(text: str) -> int:
-    """Where the comment ends that `text` begins with."""
+    """The end of the comment with which `text` begins. Raises ValueError."""
     end_mark = next(end for begin, end in COMMENTS.items() if text.startswith(begin))
     end = text.find(end_mark, 2 if end_mark == "*/" else 0)
     if end < 0 and end_mark == "*/":
@@ -114,11 +113,11 @@ def _end_of_comment(text: str) -> int:
 
 
 def _end_of_literal(text: str) -> int:
-    """Where the literal or name ends that `text` begins with."""
+    """The end of the literal or name with which `text` begins. Raises ValueError."""
     quote, position = text[0], 1
     while position < len(text):
         if text[position] == "\\" and quote != "`":
-            position += 1  # whatever comes next is no end
+            position += 1  # the next character does not end it
         elif text[position] == quote:
             if text[position + 1 : position + 2] != quote:
                 return position + 1

@@ -1,4 +1,4 @@
-"""What the drivers of the system's own users share: who may have a maildrop, and where it is."""
+"""The common part of auth-passwd and auth-pam: which system users have a maildrop, and where."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ DIRECTIVES = {
 
 
 class Maildrops:
-    """The maildrops of the system's users, by what `DIRECTIVES` came to."""
+    """Finds the maildrops of the system's users, by the settings of `DIRECTIVES`.
+
+    Raises ValueError, with a text for the administrator, if two of them exclude each other.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         directory: str | None = settings["mailspool-dir"]
@@ -39,7 +42,7 @@ class Maildrops:
         self._gid: int | None = None if group is None else group.gid
 
     def of(self, user: pwd.struct_passwd) -> Verdict:
-        """A yes, with the account of a user whose password was right."""
+        """The verdict for a user whose password was right: a yes with the account."""
         name = os.fsencode(user.pw_name)
         values = {"user": name, "local_part": name, "home": os.fsencode(user.pw_dir)}
         mailboxes, required = self._mailbox.places(values)
@@ -51,7 +54,7 @@ class Maildrops:
 
 
 def refusal(login: Login) -> Verdict | None:
-    """Why an attempt is refused before anything is looked up, or None."""
+    """A refusal of an attempt for which nothing need be looked up, or None."""
     if login.password is None:
         return Verdict.impossible("APOP needs a stored plaintext password")
     if not is_plain(login.name):
@@ -60,10 +63,10 @@ def refusal(login: Login) -> Verdict | None:
 
 
 def find(name: bytes) -> pwd.struct_passwd | None:
-    """The system's user of that name (getpwnam(3)); None: there is none.
+    """Find the system's user of that name (getpwnam(3)); returns None if there is none.
 
-    A directory may ignore letter case, or know other names of a user: pw_name is the user's.
-    Raises `Unanswered`, where none was found and somebody who may know one does not answer.
+    A directory may ignore letter case, or know other names of a user; the user's own is pw_name.
+    Raises `Unanswered` if no user was found, and a source that may know one does not answer.
     """
     try:
         return pwd.getpwnam(text(name))
@@ -72,11 +75,11 @@ def find(name: bytes) -> pwd.struct_passwd | None:
 
         if nsswitch.is_absent("passwd", text(name)):
             return None
-    return pwd.getpwnam(text(name))  # now without whoever did not know better
+    return pwd.getpwnam(text(name))  # now without nscd(8), which did not know the user
 
 
 def is_known(login: Login) -> bool:
-    """Is there a user of that name, who may have a maildrop? No, where nobody can say."""
+    """Is there a user of that name, other than root? No, if that cannot be told."""
     try:
         user = find(login.name) if is_plain(login.name) else None
     except ValueError:
@@ -85,18 +88,16 @@ def is_known(login: Login) -> bool:
 
 
 def is_locked(stored: bytes) -> bool:
-    """Does a password field say that no password is right (shadow(5))?"""
+    """Does a password field mean that no password is right (shadow(5))?"""
     return stored[:1] in (b"!", b"*")
 
 
 class Shadow:
-    """What /etc/shadow says of a user: `stored`, the hash, and `refusal`, why the right password
-    lets nobody in, "" if it does (shadow(5), fields 3, 5, 7 and 8).
+    """The entry of a user in /etc/shadow: `stored` is the hash. `refusal` says why even the right
+    password does not let the user in; "" if it does (shadow(5), fields 3, 5, 7 and 8).
 
-    Where it says nothing, `stored` is a hash of nobody's, and `found` is False.
-
-    `decoy` is one of somebody's, to spend the same time on where there is no other.
-    Raises OSError where the file cannot be read.
+    Without an entry `found` is False, and no password fits `stored`. `decoy` is the hash of some
+    user, which takes the same time to check. Raises OSError if the file cannot be read.
     """
 
     def __init__(self, name: bytes) -> None:
@@ -119,18 +120,18 @@ class Shadow:
 
 
 def _day(field: bytes) -> int:
-    """A number of days, -1 for none."""
+    """Parse a number of days; -1 if the field has none."""
     return int(field) if field.isdigit() else -1
 
 
 def _aged(days: list[int], today: int) -> str:
-    """Why an account is refused by its days, or "". pam_unix(8) says the same: of a password that
-    was changed nobody knows when, too."""
+    """Why an account is refused by its days, or "". pam_unix(8) decides the same, also if the day
+    of the last change is missing."""
     changed, _, most, _, _, expires = (*days, *[-1] * 6)[:6]
     if 0 <= expires <= today:
         return "expired account"
-    # A password that has to be changed cannot be changed here, within the days of field 7 neither.
-    # One that was changed in the future is a clock that went wrong: pam_unix(8) lets it in.
+    # A password that must be changed cannot be changed here, not even within the days of field 7.
+    # A change in the future means that a clock was wrong: pam_unix(8) accepts the password.
     if changed == 0 or 0 <= most < today - changed:
         return "expired password"
     return ""
