@@ -1,12 +1,12 @@
-"""Lines for systemd's journal, each with its fields: `journalctl POP3_USER=anna`.
+"""Sends lines to systemd's journal, each with its fields: `journalctl POP3_USER=anna`.
 
-Of the package systemd-python only the extension is imported that its own `systemd.journal` sends
-with: all else in there (logging, uuid, ...) takes more than ten times as long.
+We import only the extension of systemd-python that sends: the rest of its `systemd.journal`
+(logging, uuid, ...) takes more than ten times as long.
 
-libsystemd opens a socket of its own with the first line, keeps it, and tells nobody its number.
-Where all descriptors are closed but known ones, it would go on writing to that number, which may
-be a client's connection by then. So the number is found out here; the socket is put back where it
-was closed; and where anything else is there, nothing is sent.
+libsystemd opens a socket with the first line, keeps it, and does not tell its number. If we then
+close all descriptors that we do not know, libsystemd goes on writing to that number, which may be
+a client's connection by then. So we find out the number. After descriptors were closed, we put a
+socket back there; if the number is anything but our socket, we send nothing.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.system.logs import Event
 
-SOCKET = "/run/systemd/journal/socket"  # sd_journal_sendv(3)'s
+SOCKET = "/run/systemd/journal/socket"  # the socket of sd_journal_sendv(3)
 PATIENCE = 1.0  # seconds that a line may wait for the journal
 PREFIX = "POP3_"
 
-# Fields that are named otherwise than their words in the line are.
+# Fields that have another name than in the line.
 NAMES = {"rip": "REMOTE", "retr": "RETRIEVED", "dele": "DELETED"}
-COUNTED = ("retr", "top")  # messages/octets: two fields
+COUNTED = ("retr", "top")  # a value `messages/octets` becomes two fields
 
 Identity = tuple[int, int]  # st_dev and st_ino
 
 
 class JournalSocket:
-    """The way to the journal, in this process and in those that it forks.
+    """Sends to the journal, in this process and in those that it forks.
 
-    Raises ImportError where there is no systemd-python.
+    Raises ImportError if systemd-python is missing.
     """
 
     def __init__(self) -> None:
         from systemd import _journal
 
         self._sendv = _journal.sendv
-        self._fd = -1  # libsystemd's socket; -1 until there is one
-        self._socket: Identity | None = None  # what that socket is
+        self._fd = -1  # the socket of libsystemd; -1 until there is one
+        self._socket: Identity | None = None  # the identity of that socket
         self._patience = PATIENCE
 
     def send(self, level: int, facility: int, line: str, event: Event | None) -> bool:
-        """Send a line; level and facility are syslog(3)'s. False: lines must go another way now.
+        """Send a line; level and facility are syslog(3)'s. False: the caller must use syslog now.
 
-        A journal that is away, or has no room for a second, loses the line, and those that come
-        until there is room again: nobody's session ends for it, or waits.
+        If the journal is away, or has no room for a second, the line is lost, and so are all lines
+        until there is room again. No session ends or waits for that.
         """
         if self._fd >= 0 and _identity(self._fd) != self._socket:
             return False
@@ -70,12 +70,12 @@ class JournalSocket:
         except OSError:
             is_sent = False
         if self._fd < 0 and (is_sent or _is_socket(number)):
-            # If it is not there, it is nowhere that we know: this was the last line.
+            # If it has another number, we do not know that: then this was the last line.
             self._fd, self._socket = number, _identity(number) if _is_socket(number) else None
         return self._fd < 0 or self._socket is not None
 
     def hold(self) -> None:
-        """Have the socket back after it was closed, before anything else gets its number."""
+        """Put a socket back if ours was closed, before anything else gets its number."""
         if self._fd < 0 or _identity(self._fd) is not None:
             return
         try:
@@ -90,8 +90,8 @@ class JournalSocket:
         self._socket = _identity(self._fd)
 
     def _number_if_room(self) -> int:
-        """The lowest number that no descriptor has, which the next one gets (socket(2)); -1: the
-        journal would not take a line, and libsystemd would wait for it, perhaps forever."""
+        """The lowest free descriptor number, which the next socket gets (open(2)); -1 if the
+        journal has no room for a line, so that libsystemd would wait, perhaps for ever."""
         try:
             probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         except OSError:
@@ -111,9 +111,9 @@ class JournalSocket:
 
 
 def fields_of(event: Event) -> list[str]:
-    """An event as fields of the journal; those that are empty are left out.
+    """Turn an event into fields of the journal, without those that are empty.
 
-    The values are as the line has them, without its quotes: one line of printable ASCII each.
+    Values are those of the line, without quotes: one line of printable ASCII each.
     """
     found = [f"{PREFIX}EVENT={event.what}"]
     for key, value in event.fields.items():
@@ -127,7 +127,7 @@ def fields_of(event: Event) -> list[str]:
 
 
 def _identity(fd: int) -> Identity | None:
-    """What tells an open file apart from others; None for a descriptor that is not open."""
+    """The device and inode of an open file; None if the descriptor is not open."""
     try:
         status = os.fstat(fd)
     except OSError:

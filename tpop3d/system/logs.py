@@ -1,11 +1,11 @@
-"""The log: one line an event, to the journal, to syslog or to stderr, that cannot be forged.
+"""The log: one line for each event, which nobody can forge, to the journal, syslog or stderr.
 
-`event` builds lines of `key=value`; values from the network are escaped so that none holds a
-space, a quote, a line end or anything but printable ASCII.
+`event` builds lines of `key=value`. Values from the network are escaped: none contains a space, a
+quote, a line end, or anything but printable ASCII.
 
-Under systemd, and with systemd-python, what would go to syslog goes to the journal with its fields.
-That is so where stderr is connected to the journal, as JOURNAL_STREAM tells (systemd.exec(5)): the
-variable alone is inherited, by xinetd's servers and by shells, too.
+Under systemd and with systemd-python, lines go to the journal with their fields, in place of
+syslog. We are under systemd if stderr is the stream that JOURNAL_STREAM names (systemd.exec(5)).
+The variable alone does not tell: servers of xinetd and shells inherit it, too.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ FACILITIES = {
         (9, "cron"), (10, "authpriv"), *[(16 + n, f"local{n}") for n in range(8)],
     )
 }  # fmt: skip
-_outlet: Outlet = Stderr()  # until `start`: a mistake in the configuration must be seen somewhere
-_to_journal = False  # in place of syslog
-_journal: JournalSocket | None = None  # when it is first needed
+_outlet: Outlet = Stderr()  # until `start`, so that mistakes in the configuration are seen
+_to_journal = False  # do lines go to the journal in place of syslog?
+_journal: JournalSocket | None = None  # None until it is needed
 _sink: Callable[[int, str], None] | None = None
 _facility = FACILITIES["mail"]
 _threshold = LEVELS["info"]
-MAX_OCTETS = 255  # of a value from the network; no longer name is let in
+MAX_OCTETS = 255  # of a value from the network; names that are let in are no longer
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
 _PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
 
 
 class Event(str):
-    """A line about an event: a text that knows `what` happened, and its fields."""
+    """A line about an event: a text with `what` happened, and its fields."""
 
     __slots__ = ("fields", "what")
 
@@ -52,7 +52,8 @@ class Event(str):
 
 
 def start(facility: str, level: str, to_stderr: bool) -> None:
-    """Say where the log goes, and from which level on. The names are syslog.conf(5)'s."""
+    """Set where the log goes, and the least level that is logged. The names of facility and level
+    are those of syslog.conf(5)."""
     global _facility, _threshold, _to_journal
     _facility = FACILITIES[facility]
     _threshold = LEVELS[level]
@@ -79,7 +80,7 @@ def no_syslogd(syslog: Syslog) -> str:
 
 
 def prepare() -> None:
-    """Import what a line takes, where it takes anything: while we can, and a client need not wait.
+    """Import the code for the journal, if it is needed: now, while no client waits.
 
     The user whom a session becomes may not be allowed to read the program's own files.
     """
@@ -95,7 +96,7 @@ def prepare() -> None:
 
 
 def _leave_journal() -> None:
-    """Go on with syslog."""
+    """Write to syslog from now on."""
     global _journal, _to_journal
     _journal, _to_journal = None, False
     _use_syslog()
@@ -113,7 +114,7 @@ def _stderr_is_journal() -> bool:
 
 
 def _use_syslog() -> None:
-    """Have a way to syslogd, and connect now, while we are sure to be allowed to."""
+    """Write to syslog. Connect now unless lines go to the journal: we may lose the right later."""
     _let_out(Syslog)
     assert isinstance(_outlet, Syslog)
     _outlet.facility = _facility
@@ -135,25 +136,25 @@ def _let_out(kind: type[Outlet]) -> None:
 
 
 def reopen(between: Callable[[tuple[int, ...]], None]) -> None:
-    """Keep the log while `between` closes all descriptors but those that it is given, and some of
-    its own."""
+    """Keep the log while `between` closes descriptors. `between` gets the descriptors of the log,
+    and closes all others that it does not need itself."""
     between(_outlet.descriptors())
     if _journal is not None:
         _journal.hold()
 
 
 def hand_over(sink: Callable[[int, str], None]) -> None:
-    """Give lines to `sink` from now on: to somebody who can reach the log, which we cannot."""
+    """Give lines to `sink`, with their levels, from now on: this process cannot reach the log."""
     global _sink
     _sink = sink
 
 
 def write(level: int, line: str) -> None:
-    """Write a line of one of syslog's levels. A log that cannot be written stops nobody."""
+    """Write a line; `level` is syslog(3)'s. If the log cannot be written, the line is lost."""
     if level > _threshold:
         return
     event = line if isinstance(line, Event) else None
-    # What was escaped field by field passes unchanged; whatever else came along does no harm.
+    # Escaped fields pass unchanged. Octets that nobody has escaped do no harm.
     line = printable(_octets(line), b"\\")
     if _sink is not None:
         _sink(level, line)
@@ -167,27 +168,27 @@ def write(level: int, line: str) -> None:
 
 
 def error(line: str) -> None:
-    """Something that the administrator should mend."""
+    """Log something that the administrator should mend."""
     write(LEVELS["err"], line)
 
 
 def warning(line: str) -> None:
-    """Something that the administrator may want to mend."""
+    """Log something that the administrator may want to mend."""
     write(LEVELS["warning"], line)
 
 
 def notice(line: str) -> None:
-    """A session's end, or a refused login."""
+    """Log the end of a session, or a refused login."""
     write(LEVELS["notice"], line)
 
 
 def info(line: str) -> None:
-    """A login."""
+    """Log a login."""
     write(LEVELS["info"], line)
 
 
 def debug(line: str) -> None:
-    """A command or a reply."""
+    """Log a command or a reply."""
     write(LEVELS["debug"], line)
 
 
@@ -197,19 +198,19 @@ def is_on_stderr() -> bool:
 
 
 def is_verbose() -> bool:
-    """Does `debug` go anywhere?"""
+    """Are lines of `debug` logged?"""
     return _threshold >= LEVELS["debug"]
 
 
 def escape(value: bytes) -> str:
-    """Octets from the network as one word of printable ASCII; "-" for none."""
+    """Turn octets from the network into one word of printable ASCII; "-" if there are none."""
     if not value:
         return "-"
     return "".join([chr(c) if c in _PLAIN else f"\\x{c:02x}" for c in value])
 
 
 def printable(line: bytes, more: bytes = b"") -> str:
-    """A line as printable ASCII, its spaces and quotes kept; of `more`, too, nothing is escaped."""
+    """Turn a line into printable ASCII. Spaces, quotes and the octets of `more` are kept."""
     if not line.translate(None, _PRINTABLE + more):
         return line.decode()
     kept = _PRINTABLE + more
@@ -217,7 +218,8 @@ def printable(line: bytes, more: bytes = b"") -> str:
 
 
 def _octets(text: str) -> bytes:
-    """A text, octets of a file name in it as they were; what can be no octets, as it is written."""
+    """Encode a text. Surrogates that stand for octets of a file name become these octets; other
+    surrogates become escapes."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -225,11 +227,11 @@ def _octets(text: str) -> bytes:
 
 
 def event(what: str, **fields: object) -> Event:
-    """A line: what happened, then the fields in their order.
+    """Build a line: what happened, then the fields in their order.
 
-    Octets come from the network, and are made one word, of which the beginning is enough. Texts
-    are ours: those with spaces are quoted. No octets from the network ever hold a quote, so a field
-    cannot be forged.
+    Values of type bytes come from the network: they are cut at `MAX_OCTETS` and become one word.
+    Texts are our own: those with spaces are quoted. No octets from the network become a quote, so
+    nobody can forge a field.
     """
     shown = {key: _shown(value) for key, value in fields.items()}
     words = [what]
@@ -241,7 +243,7 @@ def event(what: str, **fields: object) -> Event:
 
 
 def _shown(value: object) -> str:
-    """A field's value as printable ASCII; spaces are kept in texts."""
+    """Turn the value of a field into printable ASCII. Texts keep their spaces."""
     if isinstance(value, bytes):
         return escape(value[:MAX_OCTETS]) if value else ""
     octets = _octets(str(value))
@@ -249,9 +251,10 @@ def _shown(value: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An exception for the log: its type and where it was raised.
+    """Describe an exception for the log: its type, and where it was raised.
 
-    Not its text, which may quote a secret (KeyError and ValueError do), except the system's own.
+    Its text is left out, since it may quote a secret (as KeyError and ValueError do); only the
+    system's text for an OSError is included.
     """
     places = []
     trace: TracebackType | None = error.__traceback__

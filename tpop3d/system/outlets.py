@@ -1,8 +1,8 @@
-"""Ways of a line to the log that never wait long: a datagram to syslogd, or a line on stderr.
+"""Writes lines to syslogd or stderr, and never waits long.
 
-syslog(3) waits for ever for a syslogd that does not read, and so does write(2) for whoever has our
-stderr; a listener that waits serves nobody. Here a line that nobody takes is lost, and counted. All
-processes of a server count together, and tell the number when there is room again.
+syslog(3) waits for ever for a syslogd that does not read, and write(2) does so for the reader of
+our stderr; a listener that waits serves nobody. Here a line that nobody takes is lost, and counted.
+All processes of a server share the count; the first one that finds room again logs it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from time import localtime
 
 from tpop3d.system import socket
 
-SOCKET = "/dev/log"  # syslog(3)'s
-PATIENCE = 1.0  # seconds that a line may wait, as it may for the journal
-FIRST_FREE = 3  # the descriptors below are stdin, stdout and stderr to everybody's code
+SOCKET = "/dev/log"  # the socket of syslog(3)
+PATIENCE = 1.0  # seconds that a line may wait, as for the journal
+FIRST_FREE = 3  # foreign code takes the descriptors below for stdin, stdout and stderr
 MONTHS = "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"
 LOG_WARNING = 4
 
 
 class Outlet:
-    """Takes lines, in this process and in those that it forks."""
+    """Writes lines, in this process and in those that it forks."""
 
     def __init__(self) -> None:
-        self._counter = -1  # an eventfd(2): how many lines are lost that nobody was told of
+        self._counter = -1  # an eventfd(2): the number of lost lines that were not logged yet
 
     def count_losses(self) -> None:
-        """Count the lines that are lost, here and in all processes that are forked from now on."""
+        """Count lost lines, in this process and in all that are forked from now on."""
         if self._counter < 0:
             try:
                 flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
@@ -37,35 +37,35 @@ class Outlet:
                 pass
 
     def write(self, level: int, line: str) -> None:
-        """Write a line of printable ASCII; `level` is syslog(3)'s. It may be lost."""
+        """Write a line of printable ASCII; `level` is syslog(3)'s. The line may be lost."""
         if not self._put(level, line, PATIENCE):
             self._lose(1)
         elif lost := self._take_count():
             lines = "1 line was" if lost == 1 else f"{lost} lines were"
-            # A pipe that takes a short line still may be as good as full.
+            # A pipe may be as good as full, and still take a short line.
             has_room = _is_ready(self._fileno(), select.POLLOUT)
             text = f"{lines} lost: the log was not read"
             if not has_room or not self._put(LOG_WARNING, text, 0.0):
                 self._lose(lost)
 
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that it needs besides stderr."""
+        """The descriptors that this outlet needs besides stderr."""
         return (self._counter,) if self._counter >= 0 else ()
 
     def close(self) -> None:
-        """Let go of the descriptors."""
+        """Close the descriptors, except stderr."""
         if self._counter >= 0:
             os.close(self._counter)
             self._counter = -1
 
     def _put(self, level: int, line: str, patience: float) -> bool:
-        """Write it, once there is room. False: it cannot be."""
+        """Write a line when there is room, within `patience` seconds. False: it is lost."""
         octets = self._formed(level, line).encode("ascii", "replace")
         try:
             try:
                 self._send(octets)
             except BlockingIOError:
-                # Where lines are lost somebody has waited in vain since the last one got through.
+                # If lines were lost, somebody has already waited in vain since the last success.
                 if _is_ready(self._counter, select.POLLIN):
                     return False
                 if not _is_ready(self._fileno(), select.POLLOUT, patience):
@@ -91,7 +91,7 @@ class Outlet:
         raise NotImplementedError
 
     def _send(self, octets: bytes) -> None:
-        """Raises OSError; BlockingIOError where there is no room."""
+        """Write a formed line. Raises OSError; BlockingIOError if there is no room."""
         raise NotImplementedError
 
     def _fileno(self) -> int:
@@ -99,13 +99,13 @@ class Outlet:
 
 
 class Syslog(Outlet):
-    """syslogd, in the form of RFC 3164 that syslog(3) of the C library writes with LOG_PID.
+    """Writes to syslogd, in the form of RFC 3164 that syslog(3) writes with LOG_PID.
 
-    It is connected at once: a session may not be allowed to, as another user. Where syslogd was
-    started again, the next line connects to it.
+    `connect` is called early, since a session, as another user, may not be allowed to connect. If
+    syslogd was started again, the next line connects to it.
     """
 
-    facility = 0  # syslog(3)'s number
+    facility = 0  # a number of syslog(3)
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,17 +118,17 @@ class Syslog(Outlet):
             self._connect()
 
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that it needs besides stderr."""
+        """The descriptors that this outlet needs besides stderr."""
         own = () if self._socket is None else (self._socket.fileno(),)
         return own + super().descriptors()
 
     def close(self) -> None:
-        """Let go of the descriptors."""
+        """Close the descriptors."""
         super().close()
         self._disconnect()
 
     def _connect(self) -> None:
-        """Some daemons want a stream, where each message ends with a NUL."""
+        """Connect to syslogd. Some daemons need a stream, in which a NUL ends each message."""
         for kind, end in ((socket.SOCK_DGRAM, b""), (socket.SOCK_STREAM, b"\0")):
             made = socket.socket(socket.AF_UNIX, kind)
             made = socket.socket(fileno=_not_standard(made.detach()))
@@ -164,7 +164,7 @@ class Syslog(Outlet):
             except BlockingIOError:
                 raise
             except OSError:
-                self._disconnect()  # that syslogd is gone
+                self._disconnect()  # syslogd is gone, or was started again
         self._connect()
         self._send_all(octets)
 
@@ -172,7 +172,7 @@ class Syslog(Outlet):
         assert self._socket is not None
         octets += self._end
         if self._socket.send(octets) < len(octets):
-            self._disconnect()  # or the rest of it would begin the next message
+            self._disconnect()  # or syslogd would take the next message for the rest of this one
             raise OSError("a message of a stream was cut off")
 
     def _fileno(self) -> int:
@@ -180,17 +180,17 @@ class Syslog(Outlet):
 
 
 class Stderr(Outlet):
-    """stderr, whatever it is at the moment.
+    """Writes to stderr, whatever that is at the moment.
 
-    Others have it, too, so it must not be made non-blocking itself (fcntl(2), O_NONBLOCK): pipes
-    and terminals are opened anew.
+    Other programs have it, too, so we must not make it non-blocking (fcntl(2), O_NONBLOCK). We open
+    pipes and terminals anew instead.
     """
 
     def _formed(self, level: int, line: str) -> str:
         return f"tpop3d[{os.getpid()}]: {line}\n"
 
     def _send(self, octets: bytes) -> None:
-        # Always in one write: lines of several processes do not mix.
+        # A line is one write, so that lines of several processes do not mix.
         mode = os.fstat(2).st_mode
         if stat.S_ISSOCK(mode):
             stderr = socket.socket(fileno=2)
@@ -204,7 +204,7 @@ class Stderr(Outlet):
             try:
                 fd = os.open("/proc/self/fd/2", flags)
             except OSError:
-                if not _is_ready(2, select.POLLOUT):  # it is another user's
+                if not _is_ready(2, select.POLLOUT):  # we may not open it: it is another user's
                     raise BlockingIOError from None
             else:
                 try:
@@ -219,7 +219,7 @@ class Stderr(Outlet):
 
 
 def _is_ready(fd: int, what: int, seconds: float = 0.0) -> bool:
-    """Can it be read or written, or can it within some time?"""
+    """Can `fd` be read or written, as the poll(2) event `what` says, within some seconds?"""
     poll = select.poll()
     if fd >= 0:
         poll.register(fd, what)
@@ -227,7 +227,8 @@ def _is_ready(fd: int, what: int, seconds: float = 0.0) -> bool:
 
 
 def _not_standard(fd: int) -> int:
-    """The same on a descriptor that is not one of the standard ones, which may have been closed."""
+    """Move a descriptor behind the standard ones, which may have been closed; returns its number.
+    Raises OSError."""
     if fd >= FIRST_FREE:
         return fd
     import fcntl

@@ -1,7 +1,7 @@
-"""Why a system call was refused, for people: what the kernel says, and what forbids it here.
+"""Explains why a system call was refused: the kernel's text, and the setting that forbids it.
 
-A unit's sandbox (systemd.exec(5)) is a mount namespace, so it is the kernel that knows of it:
-proc_pid_mountinfo(5). Root is forbidden nothing but by that, and for want of a capability.
+The sandbox of a unit (systemd.exec(5)) is a mount namespace, so the kernel shows it
+(proc_pid_mountinfo(5)). Nothing else forbids root anything, except a capability that it lacks.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import errno
 import os
 
-HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= is about
+HOMES = ("/home", "/root", "/run/user")  # the directories of ProtectHome=
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2  # capabilities(7)
-# Of such a mount, what it shows of its file system, by what systemd makes it.
+# Names that systemd gives to the root of a mount which hides a directory, or is private.
 INACCESSIBLE = "/systemd/inaccessible/"
 PRIVATE = "/systemd-private-"
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
 class Mount:
-    """A mount: `root` is what it shows of its file system, `point` where it is."""
+    """A mount: `root` is the directory of its file system that it shows at `point`."""
 
     __slots__ = ("is_read_only", "is_temporary", "point", "root")
 
@@ -27,16 +27,16 @@ class Mount:
         kind, _, of_all = fields[fields.index("-") + 1 :][:3]
         self.root = _unescaped(fields[3])
         self.point = _unescaped(fields[4])
-        # The mount alone, and not the file system, which nobody's unit makes so.
+        # The mount alone is read-only, and not its file system: a unit makes mounts read-only.
         self.is_read_only = "ro" in fields[5].split(",") and "rw" in of_all.split(",")
         self.is_temporary = kind == "tmpfs"
 
 
 def why(error: OSError, place: str = "") -> str:
-    """What an error says, and what here may be the cause of it, in one line.
+    """The text of an error, and what may be its cause here, in one line.
 
-    `place` is the directory that would have to be writable, where that is not the one which holds
-    the file that the error is about.
+    `place` is the directory that must be writable, if that is not the directory of the error's
+    file.
     """
     path = error.filename if isinstance(error.filename, str) else place
     text = error.strerror or "it fails"
@@ -50,7 +50,7 @@ def why(error: OSError, place: str = "") -> str:
 
 
 def _forbidden(number: int | None, path: str, place: str) -> str:
-    """What of a unit's sandbox forbids this path; "" where we are in none, or it does not."""
+    """The setting of a unit's sandbox that forbids a path; "" if there is none."""
     if number not in (errno.EROFS, errno.EACCES, errno.ENOENT):
         return ""
     try:
@@ -73,7 +73,8 @@ def _forbidden(number: int | None, path: str, place: str) -> str:
 
 
 def _unit() -> str:
-    """The unit of systemd's that this process is in (cgroups(7)), as one edits it; "": in none."""
+    """The name of the unit of systemd's that this process is in (cgroups(7)), as an administrator
+    edits it; "" if it is in none. Raises OSError."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         names = [name for line in file for name in line.rstrip("\n").split("/")]
     name = next((name for name in reversed(names) if name.endswith(".service")), "")
@@ -82,7 +83,8 @@ def _unit() -> str:
 
 
 def _mount_of(path: str) -> Mount | None:
-    """The mount on which a path is, as far as one can see where it leads."""
+    """The mount that a path is on, with its links resolved as far as we can see. Raises OSError and
+    ValueError."""
     real = os.path.realpath(path)
     found = None
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -91,7 +93,7 @@ def _mount_of(path: str) -> Mount | None:
             if not f"{real}/".startswith(one.point.rstrip("/") + "/"):
                 continue
             if found is None or len(one.point) >= len(found.point):
-                found = one  # of two at one place the later one is above
+                found = one  # of two mounts at one point the later one is on top
     return found
 
 

@@ -1,8 +1,8 @@
-"""What ps(1) and top(1) show of a process: its title, as `tpop3d: anna`.
+"""Sets the title of a process, such as `tpop3d: anna`, which ps(1) and top(1) show.
 
-They know two: the name (PR_SET_NAME, prctl(2)), of which the kernel keeps 15 octets, and the
-command line, which is memory of the process itself (proc_pid_cmdline(5)). Where that ends without a
-NUL, the kernel takes it for a title, up to its first NUL.
+A process has two: its name (PR_SET_NAME, prctl(2)), of which the kernel keeps 15 octets, and its
+command line, which is in the memory of the process (proc_pid_cmdline(5)). If the last octet of that
+memory is not a NUL, the kernel takes it for a title, which ends with its first NUL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAME = "tpop3d"
-# Of processes that serve nobody, or nobody yet.
+# The titles of processes that serve nobody, or nobody yet.
 GATEKEEPER = "gatekeeper"
 RELAY = "relay"
 KEYHOLDER = "keyholder"
@@ -23,17 +23,19 @@ LOGIN = "login"
 RECOVERY = "recovery"
 PR_SET_NAME = 15  # prctl(2)
 FIELDS = 4096  # octets: more than proc_pid_stat(5) has
-ARG_START, ARG_END = 45, 46  # its fields 48 and 49, counted from the third on, which is the first
-MAX_ARGUMENTS = 1 << 17  # octets of a command line that a title may be written over
-END = b"."  # any but NUL
+ARG_START, ARG_END = 45, 46  # its fields 48 and 49, as indexes of a list that begins with field 3
+MAX_ARGUMENTS = 1 << 17  # octets of a command line that we overwrite at most
+END = b"."  # any octet but NUL
 
-_place = -1  # in memory, of the command line; 0: it is not known
-_arguments = b""  # which it was
+_place = -1  # the address of the command line; 0 if it cannot be known, -1 before we have asked
+_arguments = b""  # the original command line
 
 
 def show(what: str) -> None:
-    """Have this process, and those that it forks until they say another, be called after what it
-    is for: one of the above, or the user whom it serves, as printable text."""
+    """Set the title of this process; children keep it until they set their own.
+
+    `what` is one of the constants above, or the name of the user as printable text.
+    """
     title = f"{NAME}: {what}".encode("ascii", "replace")
     call, copy = _calls()
     call("prctl", PR_SET_NAME, title, 0, 0, 0)
@@ -43,23 +45,23 @@ def show(what: str) -> None:
 
 
 def show_name() -> None:
-    """Be called as the program is, whatever has started it: `python3 -m tpop3d`, say. The command
-    line, which says more, is left as it is."""
+    """Set the name of this process to that of the program, also if `python3 -m tpop3d` has started
+    it. The command line, which says more, stays."""
     call, _ = _calls()
     call("prctl", PR_SET_NAME, NAME.encode(), 0, 0, 0)
 
 
 def restore() -> None:
-    """Have the command line be again what it was: syslog(3) takes the name of the program from it,
-    and what runs here may be somebody else's, as PAM's modules."""
+    """Restore the command line: syslog(3) takes the name of the program from it, and foreign code
+    such as PAM's modules may run here."""
     if _place > 0:
         _, copy = _calls()
         copy(_place, _arguments)
 
 
 def _is_known() -> bool:
-    """Is it known where the command line is? It must be asked for before somebody writes there,
-    and before /proc is out of reach."""
+    """Is the address of the command line known? The first call must come before anybody writes
+    there, and before /proc is out of reach."""
     global _place, _arguments
     if _place < 0:
         _place = 0
@@ -83,11 +85,11 @@ def _read(path: str, most: int) -> bytes:
 
 
 def _calls() -> tuple[Callable[..., None], Callable[[int, bytes], None]]:
-    """What calls a function of libc's, and what copies octets to a place in memory. Of `ctypes` as
-    little as in `privileges`."""
+    """Returns a function that calls libc, and one that copies octets to an address. They use as
+    little of `ctypes` as `privileges` does."""
     import _ctypes
 
-    this_program: Any = None  # dlopen(3): and the libraries that it has
+    this_program: Any = None  # dlopen(3): this program with its libraries
     library = _ctypes.dlopen(this_program, 0)
     number: Any = _ctypes._SimpleCData
 
