@@ -1,9 +1,39 @@
-"""What gatekeeper and monitor say to each other: messages of a fixed form, with hard limits.
+"""The messages between gatekeeper and monitor: they have fixed forms and hard limits.
 
-One message is one packet of a SOCK_SEQPACKET socketpair. The monitor gives an order, with the
-connection's descriptors; the gatekeeper asks about login attempts, one at a time, and reports how
-it ended. The monitor takes every octet from the gatekeeper for hostile: whatever is not exactly of
-this form is a `Violation`.
+One message is one packet of a SOCK_SEQPACKET socketpair (unix(7)). A gatekeeper serves one
+connection after the other. A connection with a refused login, and then a good one:
+
+    monitor                                        gatekeeper
+    ---------------------------------------------  --------------------------------------------
+    Order, with the client's descriptors       ->  greets the client, and reads its commands
+    asks the auth switch                       <-  LoginRequest: name, secret, octets behind it
+    REFUSED or UNDECIDED, when that is due     ->  tells the client, and reads its commands
+    asks the auth switch                       <-  LoginRequest
+    ADMITTED                                   ->  closes the connection, and says nothing on it
+    knows of the session                       <-  Ending, its `how` is "": a report of the login
+    next Order                                 ->  ...
+
+In the listener it is the login process that sends ADMITTED, on its copy of the monitor's end: it
+becomes the session. The process of per_connection decides itself, and sends no ADMITTED: it ends
+the gatekeeper, and becomes the session. Without a login the connection ends with the gatekeeper's
+Ending, whose `how` says why (QUIT, TIMEOUT, ...); REFUSED_FOR_LAST and UNDECIDED_FOR_LAST have the
+gatekeeper tell the client, and end. With STLS:
+
+    is there a relay?                          <-  TlsWanted
+    BEGIN_TLS                                  ->  sends the client +OK, closes the connection
+    hands the connection to a relay, awaits    <-  Ending, its `how` is STLS
+    the handshake (relay_channel.py)
+    Order, with the inner end of the relay's   ->  reads commands, and does not greet again
+    socket, to any gatekeeper
+
+NO_TLS has the gatekeeper tell the client, and read on. Where TLS comes first, so does the relay,
+and the Order behind the handshake is the first one: the gatekeeper greets. A Line for the log may
+come at any time, and has no answer. lifecycle.py says which message may come in which state of the
+connection.
+
+The gatekeeper trusts the monitor, and waits for its answers. The monitor sends and receives without
+blocking, and takes every octet from the gatekeeper for hostile: what does not have exactly one of
+these forms, or comes with a descriptor, is a `Violation`.
 """
 
 from __future__ import annotations
@@ -17,8 +47,8 @@ from tpop3d.system import socket
 from tpop3d.system.io import PacketSocket, Violation, packet_pair
 
 MAX_NAME = MAX_RESPONSE  # octets of a name, and of a password: no line holds more
-MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client sent after its login attempt
-LOG_ERR, LOG_DEBUG = 3, 7  # syslog(3): the levels of what a gatekeeper may have to say
+MAX_PENDING = RECEIVE + MAX_RESPONSE  # octets that the client has sent behind its login attempt
+LOG_ERR, LOG_DEBUG = 3, 7  # the levels of a gatekeeper's lines (syslog(3))
 MAX_LINE = 1000  # octets of a line for the log
 MAX_ORDER = 512  # octets of an order, or of a verdict
 MAX_MESSAGE = 2 * MAX_NAME + MAX_PENDING + 64
@@ -33,7 +63,7 @@ BEGIN_TLS = b"z"
 NO_TLS = b"Z"
 VERDICTS = (ADMITTED, REFUSED, REFUSED_FOR_LAST, UNDECIDED, UNDECIDED_FOR_LAST, BEGIN_TLS, NO_TLS)
 
-STLS = "stls"  # how a connection ends for a gatekeeper that leaves it to TLS
+STLS = "stls"  # `how` of the Ending of a gatekeeper that leaves the connection to TLS
 
 # kind; plaintext, stls, secured, greets; seconds to log in; length of the timestamp
 _ORDER = struct.Struct("!c????dB")
@@ -48,8 +78,8 @@ DIGEST_LENGTH = 32
 
 
 class Order:
-    """Serve this connection: its descriptors, its policy, the seconds there are to log in, and
-    whether it is to be greeted: not after STLS."""
+    """An order to serve a connection. `fds` are its descriptors, in and out. `login_seconds`: the
+    time to log in. `greets`: is the client to be greeted? It is not after STLS."""
 
     __slots__ = ("fds", "greets", "login_seconds", "policy")
 
@@ -63,9 +93,10 @@ class Order:
 
 
 class LoginRequest:
-    """May it log in? With what the client has sent besides, and the octets in and out so far.
+    """A question: may the client log in? `pending` are the octets that it has sent behind the
+    attempt. The octets in and out are counted since the order.
 
-    This is the gatekeeper's side of it; the monitor's is `ReceivedLogin`.
+    The gatekeeper makes it; the monitor receives it as a `ReceivedLogin`.
     """
 
     __slots__ = ("attempt", "octets_in", "octets_out", "pending")
@@ -78,10 +109,10 @@ class LoginRequest:
 
 
 class ReceivedLogin:
-    """A request as the monitor has it. The listener forks whoever needs what is secret in it, and
-    forgets that itself, so it stays in one buffer, which can be wiped, until somebody takes it.
+    """A `LoginRequest` as the monitor receives it. Its secret stays in one buffer until somebody
+    reads `attempt`: the listener forks a login process, which reads it, and wipes its own buffer.
 
-    Raises `Violation` for a message that is no request.
+    Raises `Violation` if the message is not a valid request.
     """
 
     __slots__ = ("_attempt", "_buffer", "_length", "_name", "_secret", "method", "octets_in",
@@ -100,8 +131,8 @@ class ReceivedLogin:
         self.method = _METHODS[method]
         self._buffer = buffer
         self._length = length
-        self._name = _ATTEMPT.size + name  # where it ends, and
-        self._secret = self._name + secret
+        self._name = _ATTEMPT.size + name  # the offset at which the name ends, and
+        self._secret = self._name + secret  # that at which the secret ends
         if any(buffer.find(c, _ATTEMPT.size, self._name) >= 0 for c in b"\0\r\n"):
             raise Violation("an impossible name")
         if self.method == "APOP" and secret != DIGEST_LENGTH:
@@ -110,7 +141,7 @@ class ReceivedLogin:
 
     @property
     def attempt(self) -> Attempt:
-        """Who wants to log in, and how."""
+        """The attempt: name, method, and the secret, which is copied out of the buffer."""
         if self._attempt is None:
             name = bytes(self._buffer[_ATTEMPT.size : self._name])
             secret = bytes(self._buffer[self._name : self._secret])
@@ -122,16 +153,16 @@ class ReceivedLogin:
 
     @property
     def pending(self) -> bytes:
-        """What the client has sent after its attempt."""
+        """The octets that the client has sent behind its attempt."""
         return bytes(self._buffer[self._secret : self._length])
 
     def wipe(self) -> None:
-        """Forget all that is secret. Nothing may be taken any more."""
+        """Overwrite the buffer. `attempt` and `pending` must not be read afterwards."""
         _wipe(self._buffer)
 
 
 class TlsWanted:
-    """May TLS begin? With the octets in and out so far."""
+    """A question: may TLS begin? With the octets in and out since the order."""
 
     __slots__ = ("octets_in", "octets_out")
 
@@ -141,7 +172,8 @@ class TlsWanted:
 
 
 class Ending:
-    """The connection is over for the gatekeeper: `how`, "" after an admission."""
+    """A report: the connection is over for the gatekeeper. `how` is "" after an admission, STLS if
+    TLS is to begin, or how the connection has ended."""
 
     __slots__ = ("how", "octets_in", "octets_out")
 
@@ -152,7 +184,7 @@ class Ending:
 
 
 class Line:
-    """A line for the log, which the gatekeeper cannot reach."""
+    """A line for the log, since the gatekeeper cannot reach the log itself."""
 
     __slots__ = ("level", "text")
 
@@ -172,7 +204,8 @@ class Channel(PacketSocket):
     # The monitor's side
 
     def give_order(self, order: Order) -> None:
-        """Hand a connection over. Raises OSError, also where the other side does not read."""
+        """Hand a connection over, without waiting. Raises OSError, also if the gatekeeper does not
+        read."""
         policy = order.policy
         header = _ORDER.pack(
             b"O",
@@ -186,20 +219,20 @@ class Channel(PacketSocket):
         self.send_packet(header + policy.apop_timestamp, *order.fds)
 
     def give_verdict(self, verdict: bytes) -> None:
-        """Answer a request. A gatekeeper that is gone needs no answer, and for one that does not
-        read nobody waits."""
+        """Answer a question, without waiting. If the gatekeeper is gone or does not read, nothing
+        happens."""
         try:
             self._socket.send(verdict, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError:
             pass
 
     def receive(self) -> Message | None:
-        """The gatekeeper's next message, None at the end of file. Does not wait.
+        """The gatekeeper's next message; None at the end of file. Does not wait.
 
-        Raises `Violation`; BlockingIOError where there is no message.
+        Raises `Violation`, BlockingIOError if there is no message, and other OSErrors.
         """
         try:
-            # Most are short, and a buffer for the longest would cost more than the rest.
+            # Most messages are short. A buffer for the longest would cost more than all else here.
             flags = socket.MSG_DONTWAIT | socket.MSG_PEEK | socket.MSG_TRUNC
             length = self._socket.recv_into(bytearray(1), 1, flags)
             buffer = bytearray(min(length, MAX_MESSAGE) or 1)
@@ -227,9 +260,9 @@ class Channel(PacketSocket):
     # The gatekeeper's side
 
     def take_order(self) -> Order | None:
-        """The next connection to serve; None when there will be none."""
+        """Wait for the next connection to serve; returns None if the monitor is gone."""
         message = b"?"
-        while len(message) == 1:  # a verdict on somebody who is let in already, or gone
+        while len(message) == 1:  # a late verdict, on an attempt that is let in already, or gone
             message, fds = self.receive_packet(MAX_ORDER, 2)
         if not message:
             return None
@@ -238,7 +271,7 @@ class Channel(PacketSocket):
         return Order((fds[0], fds[1]), Policy(timestamp, plaintext, stls, secured), seconds, greets)
 
     def ask(self, request: LoginRequest) -> bytes:
-        """Ask for a verdict, and wait for it. b"": the monitor is gone."""
+        """Ask for a verdict and wait for it; returns b"" if the monitor is gone. Raises OSError."""
         attempt = request.attempt
         secret = attempt.digest if attempt.password is None else attempt.password
         header = _ATTEMPT.pack(
@@ -255,23 +288,24 @@ class Channel(PacketSocket):
         return self._socket.recv(1)
 
     def ask_for_tls(self, octets_in: int, octets_out: int) -> bytes:
-        """Ask whether TLS may begin, and wait for the answer. b"": the monitor is gone."""
+        """Ask whether TLS may begin, and wait for BEGIN_TLS or NO_TLS; returns b"" if the monitor
+        is gone. Raises OSError."""
         self._socket.send(_TLS.pack(b"T", octets_in, octets_out), socket.MSG_NOSIGNAL)
         return self._socket.recv(1)
 
     def log(self, level: int, line: str) -> None:
-        """Have a line logged."""
+        """Have the monitor log a line of at most `MAX_LINE` octets. Raises OSError."""
         self._socket.send(_LINE.pack(b"L", level) + line.encode()[:MAX_LINE], socket.MSG_NOSIGNAL)
 
     def report(self, ending: Ending) -> None:
-        """Say that the connection is over here."""
+        """Report that the connection is over for this gatekeeper. Raises OSError."""
         how = next(code for code, word in _ENDS.items() if word == ending.how)
         message = _ENDED.pack(b"E", how, ending.octets_in, ending.octets_out)
         self._socket.send(message, socket.MSG_NOSIGNAL)
 
 
 def pair() -> tuple[Channel, Channel]:
-    """Two ends: the monitor's and the gatekeeper's."""
+    """Make a channel; returns the monitor's end and the gatekeeper's. Raises OSError."""
     ours, theirs = packet_pair()
     return Channel(ours), Channel(theirs)
 

@@ -1,8 +1,28 @@
-"""What a relay and the monitor say to each other: messages of a fixed form, with hard limits.
+"""The messages between relay and monitor: they have fixed forms and hard limits.
 
-One message is one packet of a SOCK_SEQPACKET socketpair. The relay is ready; the monitor gives it
-one connection; the relay tells how the handshake went. The end of file is the end of the relay.
-Every octet from a relay is hostile to the monitor: what is not of this form is a `Violation`.
+One message is one packet of a SOCK_SEQPACKET socketpair (unix(7)). A relay serves one connection:
+
+    monitor                                        relay
+    ---------------------------------------------  --------------------------------------------
+    may give an order                          <-  Ready: it has its keys, and is locked in
+    RelayOrder, with the client's descriptors  ->  shakes hands with the client
+    and one end of a socketpair
+    hands the other end to a gatekeeper, as    <-  Secured: version and cipher; then it passes
+    the client's connection                        octets on, between client and socketpair
+    may log why TLS has broken                 <-  Failed, if TLS breaks while octets pass
+    end of file                                <-  exits when the session has closed its end,
+                                                   and the client has taken all, is gone, or
+                                                   has taken nothing for too long
+
+In place of Ready or Secured there may be a Failed: no keys, or a handshake that fails. `is_ours`
+tells whether the trouble is our own (BROKEN) or the client's and the network's (FAILED). A monitor
+need not have read Ready before it gives an order. Without an order the relay ends when the monitor
+closes the channel.
+
+The relay trusts the monitor, and waits for its order. The monitor sends and receives without
+blocking, and takes every octet from the relay for hostile: what does not have exactly one of these
+forms, or comes with a descriptor, is a `Violation`. Texts have only characters that cannot harm the
+log.
 """
 
 from __future__ import annotations
@@ -12,22 +32,23 @@ import struct
 from tpop3d.system import socket
 from tpop3d.system.io import PacketSocket, Violation, packet_pair
 
-MAX_TEXT = 300  # octets
-_ORDER = struct.Struct("!cBdd")  # kind, which certificates, seconds for the handshake, patience
+MAX_TEXT = 300  # octets of a text from a relay
+_ORDER = struct.Struct("!cBdd")  # kind, index of the certificates, seconds, patience
 _TEXT = frozenset(
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;()<>=/-+!@#$~%'"
 )
-UNKNOWN = ord("_")  # in place of what is in no text
+UNKNOWN = ord("_")  # replaces an octet that no text may have
 READY = b"R"
 SECURED = b"S"
-FAILED = b"F"  # by the client, or between it and us
-BROKEN = b"B"  # by our own fault
+FAILED = b"F"  # the client or the network is at fault
+BROKEN = b"B"  # we are at fault
 
 
 class RelayOrder:
-    """Secure this connection. `fds`: the client's, in and out, and a socket on which the session is
-    spoken without TLS. `index`: which certificates. `seconds`: for the handshake. `patience`: how
-    many seconds a client may take nothing of what there is for it, after the session's end."""
+    """An order to secure a connection. `fds` are the client's descriptors, in and out, and a socket
+    for POP3 without TLS. `index` is that of the certificates to use. `seconds`: the time for the
+    handshake. `patience`: the seconds for which a client may take no octets after the session's
+    end."""
 
     __slots__ = ("fds", "index", "patience", "seconds")
 
@@ -41,11 +62,11 @@ class RelayOrder:
 
 
 class Ready:
-    """The relay has its certificates, and is locked in."""
+    """A report: the relay has its certificates, and is locked in."""
 
 
 class Secured:
-    """The handshake is made: with this version of TLS, and this cipher."""
+    """A report: the handshake is done, with this version of TLS and this cipher."""
 
     __slots__ = ("cipher", "version")
 
@@ -55,8 +76,8 @@ class Secured:
 
 
 class Failed:
-    """There will be no TLS, or no more of it, and this is why. `is_ours`: the trouble is not the
-    client's doing, nor between it and us."""
+    """A report: there will be no TLS, or no more of it; `reason` says why. `is_ours`: is the
+    trouble our own, and neither the client's nor the network's?"""
 
     __slots__ = ("is_ours", "reason")
 
@@ -73,21 +94,22 @@ class RelayChannel(PacketSocket):
     # The monitor's side
 
     def give_order(self, order: RelayOrder) -> None:
-        """Hand a connection over. Raises OSError, also where the other side does not read."""
+        """Hand a connection over, without waiting. Raises OSError, also if the relay does not
+        read."""
         message = _ORDER.pack(b"O", order.index, order.seconds, order.patience)
         self.send_packet(message, *order.fds)
 
     def give_no_more(self) -> None:
-        """There is no order for it, or no further one; what it says is still received."""
+        """Tell the relay that no order follows. Its messages can still be received."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it has ended
+            pass  # the relay has ended
 
     def receive(self) -> Ready | Secured | Failed | None:
-        """The relay's next message, None at the end of file. Does not wait.
+        """The relay's next message; None at the end of file. Does not wait.
 
-        Raises `Violation`; BlockingIOError where there is no message.
+        Raises `Violation`, BlockingIOError if there is no message, and other OSErrors.
         """
         buffer = bytearray(MAX_TEXT + 2)
         try:
@@ -111,7 +133,7 @@ class RelayChannel(PacketSocket):
     # The relay's side
 
     def take_order(self) -> RelayOrder | None:
-        """The connection to serve; None when there will be none."""
+        """Wait for the connection to serve; returns None if there will be none."""
         message, fds = self.receive_packet(_ORDER.size, 3)
         if not message:
             return None
@@ -119,7 +141,8 @@ class RelayChannel(PacketSocket):
         return RelayOrder((fds[0], fds[1], fds[2]), index, seconds, patience)
 
     def tell(self, kind: bytes, text: str = "") -> None:
-        """Say something. A monitor that is gone need not hear it."""
+        """Send a message of this kind, and a text of at most `MAX_TEXT` octets. If the monitor is
+        gone, nothing happens."""
         known = text.encode("ascii", "replace")[:MAX_TEXT]
         octets = bytes(c if c in _TEXT else UNKNOWN for c in known)
         try:
@@ -129,6 +152,6 @@ class RelayChannel(PacketSocket):
 
 
 def pair() -> tuple[RelayChannel, RelayChannel]:
-    """Two ends: the monitor's and the relay's."""
+    """Make a channel; returns the monitor's end and the relay's. Raises OSError."""
     ours, theirs = packet_pair()
     return RelayChannel(ours), RelayChannel(theirs)
