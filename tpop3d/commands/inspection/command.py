@@ -30,7 +30,7 @@ def inspect(path: str, file: str, as_json: bool) -> int:
     try:
         return _print(os.path.abspath(path), settings, as_json)
     except MemoryError:
-        pass  # what has taken it is let go of now
+        pass  # behind this line the memory is free again
     use_reserve()
     print(f"tpop3d: {path}: {OUT_OF_MEMORY}: {size_text(settings.memory)}", file=sys.stderr)
     return FAILED
@@ -46,14 +46,14 @@ def _print(path: str, settings: Settings, as_json: bool) -> int:
     out = sys.stdout
     if out is None:  # it was closed when we started
         return FAILED
-    # A terminal that knows ASCII alone gets escapes.
+    # A terminal that has only ASCII gets escapes.
     out.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         for line in lines:
             out.write(line + "\n")
         out.flush()
     except BrokenPipeError:
-        # `| head`: nobody reads on, and the interpreter's own flush at the end is to fail at once.
+        # Nobody reads on (`| head`). The interpreter flushes stdout at its end, and must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return OK if mailbox.listing is not None else FAILED
 

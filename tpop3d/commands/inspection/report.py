@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tpop3d.commands.inspection.state_files import FoundFile
 
 SENDER, SUBJECT = 30, 60  # characters that are shown
-FULL_LINE = 200  # in JSON
-SHOWN_ALIKE = 5  # problems of one kind
+FULL_LINE = 200  # characters that are shown in JSON
+SHOWN_ALIKE = 5  # problems of one kind that are shown
 
 
 def as_text(mailbox: InspectedMailbox) -> Iterator[str]:
