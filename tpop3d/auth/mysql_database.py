@@ -105,7 +105,7 @@ def hosts(text: str) -> list[Host]:
 
 
 class Database:
-    """The database `name` on the first of `hosts` that answers."""
+    """Asks the database `name` on the first of `hosts` that answers."""
 
     def __init__(
         self,
@@ -297,5 +297,5 @@ def _reason(error: Exception | str, username: str) -> str:
         return "what it says is not text"
     number, words = (*error.args, "", "")[:2]
     shown = re.sub(rf"(?<!\w){re.escape(username)}(?!\w)", "...", str(words))
-    shown = re.sub("'[^']*'@", "'...'@", shown)  # a long one is cut off
+    shown = re.sub("'[^']*'@", "'...'@", shown)  # the text has only the beginning of a long name
     return f"{shown} ({number})" if shown else f"{type(error).__name__} ({number})"

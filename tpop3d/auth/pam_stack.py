@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Modules that ask another host about a password, which may not answer.
 REMOTE = ("pam_ldap", "pam_sss", "pam_winbind", "pam_krb5", "pam_radius_auth")
-MAX_DEPTH = 10  # of files that include one another
+MAX_DEPTH = 10  # levels of files that include others
 # What each word for a control does if the module returns PAM_AUTHINFO_UNAVAIL.
 WORDS = {"required": "bad", "requisite": "die", "sufficient": "ignore", "optional": "ignore"}
 SILENCE = "authinfo_unavail"

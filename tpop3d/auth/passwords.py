@@ -82,13 +82,13 @@ def crypt(password: bytes, setting: bytes) -> bytes:
         from crypt_r import crypt as library_crypt
     try:
         hashed: str | None = library_crypt(word, salt)
-    except OSError:  # a setting that the library does not take
+    except OSError:  # the library refuses the setting
         return b""
     return hashed.encode() if hashed else b""
 
 
 def _crypt_octets(password: bytes, setting: bytes) -> bytes:
-    """crypt(3) for octets that are no UTF-8: Python's bindings take text only."""
+    """Call crypt(3) with octets that are not UTF-8: Python's bindings take only text."""
     if b"\0" in password + setting:
         return b""
     import ctypes
@@ -103,7 +103,7 @@ def _crypt_octets(password: bytes, setting: bytes) -> bytes:
 
 
 def _from_base64(text: bytes) -> bytes:
-    """Padded or not. Raises ValueError."""
+    """Decode base64, with or without padding. Raises ValueError."""
     bare = text.rstrip(b"=")
     return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
 
@@ -201,7 +201,7 @@ SCHEMES: dict[str, Checker] = {
     "sha1": _sha1,
     "plaintext": _plaintext,
     "mysql": _mysql,
-    # From here on, Dovecot's.
+    # The following are Dovecot's.
     "des-crypt": _crypt,
     "md5-crypt": _crypt,
     "sha256-crypt": _crypt,

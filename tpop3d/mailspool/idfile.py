@@ -147,7 +147,7 @@ def _loaded(directory: str, style: str) -> Given:
 
 
 def _parsed(octets: bytes, style: str) -> Given:
-    first, *lines, crc, rest = octets.split(b"\n")  # ValueError: there are not so many
+    first, *lines, crc, rest = octets.split(b"\n")  # ValueError: there are too few lines
     if rest or int(crc, 16) != crc32(octets[: -len(crc) - 1]):
         raise ValueError
     form, its_style, validity, last, leads = first.split(b" ")

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     Done = TypeVar("Done")
 
-    # Sleep for so many seconds; True: the session is told to end, so stop waiting.
+    # Sleeps for some seconds; returns True if the session is told to end, and waiting with it.
     Pause = Callable[[float], bool]
 
 SESSION_LOCK_GRACE = 1.0  # seconds; the old session of a client that reconnects at once is ending

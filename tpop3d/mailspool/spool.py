@@ -165,7 +165,7 @@ class Spool:
             else:
                 # Other styles need more of a message than its first octets.
                 with_digests = self._terms.style == uidl_styles.TPOP3D
-                leads = self._ids.given.separators_lead or None  # None: as it looks
+                leads = self._ids.given.separators_lead or None  # None: the spool tells
                 size = status.st_size
                 self._listing = letting_go(
                     lambda: scan_all(self._fd, size, with_digests, leads, self._refresh)

@@ -197,7 +197,7 @@ Message = ReceivedLogin | TlsWanted | Ending | Line  # what the monitor hears
 
 
 class Channel(PacketSocket):
-    """One end of the socketpair."""
+    """One end of the channel; each side has methods of its own."""
 
     __slots__ = ()
 

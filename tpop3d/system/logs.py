@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tpop3d.system.journald import JournalSocket
 
-# syslog(3)'s numbers.
+# The numbers of syslog(3).
 _NAMES = "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"
 LEVELS = {name: level for level, name in enumerate(_NAMES)}
 FACILITIES = {

@@ -87,7 +87,7 @@ class Failed:
 
 
 class RelayChannel(PacketSocket):
-    """One end of the socketpair."""
+    """One end of the channel; each side has methods of its own."""
 
     __slots__ = ()
 
