@@ -1,1 +1,1 @@
-"""Both sides of the wall: a gatekeeper speaks with strangers, a monitor decides."""
+"""Both sides of the wall: a gatekeeper speaks with clients before login, a monitor decides."""

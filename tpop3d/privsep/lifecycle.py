@@ -1,36 +1,41 @@
-"""Where a connection stands between its first octet and its last, as one table.
+"""The states of a connection between its first octet and its last, as one table.
 
-A connection is one client's, and several processes have to do with it: a gatekeeper speaks POP3
-before login, a login process decides and then is the session, a relay speaks TLS. None of them is
-asked where the connection stands. The monitor knows, by this table alone, from what they say and
-from how they end.
+Several processes work on a connection: a gatekeeper speaks POP3 before login, a login process
+decides and becomes the session, a relay speaks TLS. The monitor asks none of them for the state. It
+follows this table, by their messages and by their deaths. The usual ways through it:
 
-A *state* says whom the connection waits for. An *event* is a message of a gatekeeper or of a relay,
-the end of a process, or a moment. What a gatekeeper may say in a state, and what it means there, is
-in the state's row; **what the row lacks is a Violation**: no gatekeeper of ours says that then, so
-it is in somebody else's hands, and is evicted, with its connection. Events that are not of a
-gatekeeper's making are in every row in which they can come.
+    a login              AUTHORIZING  DECIDING  SERVING  OVER
+    a wrong password     AUTHORIZING  DECIDING  REFUSING  AUTHORIZING ...
+    STLS                 AUTHORIZING  TLS_WANTED  LEAVING  HANDSHAKE  AUTHORIZING ...
+    TLS first            HANDSHAKE  AUTHORIZING ...
+    QUIT before login    AUTHORIZING  OVER
 
-    AUTHORIZING   a gatekeeper speaks with the client; here it may ask
-    DECIDING      the auth switch is asked. The gatekeeper waits for a verdict
-    REFUSING      the verdict is no. The gatekeeper is told when its time has come: guessing costs
-                  time, and the place of a connection for as long
-    UNSURE        the process that decided has died. Perhaps it has told the gatekeeper yes before,
-                  so both are right now: that the gatekeeper reports a login, and that it waits
-    SERVING       somebody is logged in: the session alone has the connection
-    ENDED_EARLY   the session is over, and the gatekeeper's report of the login has not come yet
-    ORPHANED      the gatekeeper has died while the auth switch was asked. That may go well: it may
-                  have been a session by then, whose gatekeeper had no time to report it
-    ALONE         a refusal is due, and nobody is there to be told; the place stays taken as long
+A *state* says whom the connection waits for. An *event* is a message of a gatekeeper or a relay,
+the death of a process, or a time. The row of a state has the messages that a gatekeeper may send in
+it, and what follows. **What the row lacks is a Violation**: no gatekeeper of ours sends that in
+this state, so it is in an attacker's hands, and is evicted with its connection. Events that do not
+come from a gatekeeper are in each row in which they can occur.
+
+    AUTHORIZING   a gatekeeper speaks with the client; it may ask for a login or for TLS
+    DECIDING      the auth switch is asked, and the gatekeeper waits for a verdict
+    REFUSING      the verdict is no, and the gatekeeper is told later: a guess costs time, and
+                  takes the place of a connection for that time
+    UNSURE        the login process has died. It may have told the gatekeeper yes before, so two
+                  things are right now: the gatekeeper reports a login, or it waits
+    SERVING       a user is logged in, and the session alone has the connection
+    ENDED_EARLY   the session is over, and the gatekeeper has not reported the login yet
+    ORPHANED      the gatekeeper has died while the auth switch was asked. That may be harmless:
+                  the login process may be a session whose gatekeeper died before its report
+    ALONE         a refusal is due, and there is no gatekeeper to tell; the place stays taken
     TLS_WANTED    the client has asked for TLS: is there a relay?
-    LEAVING       there is. The gatekeeper lets go of the connection
+    LEAVING       there is a relay, and the gatekeeper lets go of the connection
     HANDSHAKE     a relay speaks with the client
-    OVER          nobody has the connection
+    OVER          no process has the connection
 
-The two doors go the same way through it. Where one process serves one connection (per_connection)
-it decides itself, LET_IN is its word for yes, and no gatekeeper reports anything then. The listener
-hears of a yes from the gatekeeper (REPORTED), which the login process has told. If the gatekeeper
-lies, the login process still ends with a no: that is REFUSED while SERVING.
+Both doors use the table. The process of per_connection decides itself: its yes is LET_IN, and then
+no gatekeeper reports anything. In the listener the login process tells the gatekeeper yes, and the
+gatekeeper reports it (REPORTED). If the gatekeeper lies, the login process still ends with a no:
+that is REFUSED while SERVING.
 """
 
 from __future__ import annotations
@@ -51,25 +56,25 @@ LEAVING = "leaving"
 HANDSHAKE = "handshake"
 OVER = "over"
 
-# Events: what a gatekeeper says, or that it has died;
+# Events: the messages of a gatekeeper, and its death;
 ASKS_LOGIN = "a login request"
 ASKS_TLS = "a request for tls"
 REPORTED = "a report of a login"
 LEFT = "a report that tls may begin"
 ENDED = "a report of the end"
 GONE = "the gatekeeper has died"
-# how the auth switch, or the process that asks it, decides or ends;
+# the decision of the auth switch, and the end of the process that asks it;
 LET_IN = "yes"
 REFUSED = "no"
 NO_PROCESS = "no process to ask it"
 DIED = "the process that asks it has died"
 SESSION_OVER = "the session is over"
-# what becomes of TLS;
+# the progress of TLS;
 GRANTED = "there is a relay"
 NO_RELAY = "there is no relay"
 SECURED = "tls has begun"
 FAILED = "tls has failed"
-# what the clock says.
+# times.
 DUE = "the refusal is due"
 LATE = "login-seconds are over"
 
@@ -83,7 +88,7 @@ TABLE: dict[str, dict[str, str]] = {
         DIED: UNSURE,
         SESSION_OVER: ENDED_EARLY,
         GONE: ORPHANED,
-        LATE: DECIDING,  # a slow driver is cut off by `auth-timeout-seconds`
+        LATE: DECIDING,  # `auth-timeout-seconds` cuts a slow driver off
     },
     REFUSING: {DUE: AUTHORIZING, GONE: ALONE, LATE: REFUSING},
     UNSURE: {DUE: AUTHORIZING, REPORTED: OVER, GONE: ALONE, LATE: UNSURE},
@@ -97,11 +102,11 @@ TABLE: dict[str, dict[str, str]] = {
     OVER: {},
 }
 
-BEGINNINGS = (AUTHORIZING, HANDSHAKE)  # the second where TLS comes first
-# What we say now, the client reads as POP3: no TLS is about to begin.
+BEGINNINGS = (AUTHORIZING, HANDSHAKE)  # HANDSHAKE if TLS comes first
+# The states in which the client reads our octets as POP3: it expects no TLS.
 IN_POP3 = (AUTHORIZING, DECIDING, REFUSING, UNSURE, TLS_WANTED)
 
-# What is wrong with an event that a row lacks, for the log.
+# The reason of a Violation, for the log, by the event that a row lacks.
 WRONG = {
     ASKS_LOGIN: "an attempt during another",
     ASKS_TLS: "TLS at the wrong time",
@@ -111,7 +116,7 @@ WRONG_ENDING = "an ending at the wrong time"
 
 
 def after(state: str, event: str) -> str:
-    """The state that follows. Raises `Violation` where the table has none."""
+    """The state that follows `event` in `state`. Raises `Violation` if the table has none."""
     row = TABLE[state]
     if event not in row:
         raise Violation(WRONG.get(event, WRONG_ENDING))
