@@ -12,9 +12,9 @@
 
 They are taken in the order of the table, and given back in reverse.
 
-The session lock keeps two POP sessions of a mailbox apart. Only its holder writes
-journal, ids and index, so these need no lock of their own. No other program knows this lock,
-and nobody who has a spool lock waits for it: so the two kinds cannot deadlock.
+The session lock keeps two POP sessions of a mailbox apart. Only its holder writes journal, ids and
+index, so these need no lock of their own. No other program knows this lock, and no process that has
+a spool lock waits for it: so the two kinds cannot deadlock.
 
 The spool locks keep deliverers and other mail programs out. Debian Policy 11.6 wants fcntl before
 the dotlock. Some deliverers take flock alone, which does not conflict with the other two. Other
