@@ -28,7 +28,6 @@ from tpop3d.system.refusal import PERMANENT, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.mailspool.spool import Spool
     from tpop3d.settings import Config
 
 # Exit codes.
