@@ -113,5 +113,5 @@ def test_nobody_else_forks_a_child_that_could_come_back():
                 with open(os.path.join(directory, name), encoding="utf-8") as file:
                     if "os.fork()" in file.read():
                         found.add(os.path.relpath(os.path.join(directory, name), root))
-    assert found == {"system/processes.py", "auth/isolation.py", "doors/standalone.py",
+    assert found == {"system/processes.py", "auth/isolation.py", "doors/daemon.py",
                      "mailspool/parallel_scan.py"}  # fmt: skip
