@@ -56,7 +56,7 @@ class Dotlock:
         """Make the lock. False: somebody has it. A refusal: it can be neither made nor removed, so
         it is no use to wait. Raises OSError."""
         gone: bool | Refusal = True
-        for _ in range(2):  # the second time after what was in the way is gone
+        for _ in range(2):  # the second try is for when a file in the way has been removed
             self._clock = None
             cannot = None
             try:

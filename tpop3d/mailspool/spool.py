@@ -273,8 +273,8 @@ class Spool:
             added = end - listing.end
             if not 0 <= added <= LINE_ENDS or os.pread(self._fd, added, listing.end).strip(b"\r\n"):
                 return Refusal("nothing removed: its last message grew", TEMPORARY)
-        # What was scanned in this session, and not touched since, is not looked at again, nor what
-        # was read as the index knows it.
+        # We compare messages again if the spool was touched since the scan, or if an index has
+        # told what is there. In the latter case a message that was read to its end needs no look.
         if is_touched or self._is_known:
             seen = bytes(len(listing)) if is_touched else self._read
             if (index := first_other(listing, deleted, seen, end, self._scan_part)) >= 0:

@@ -62,7 +62,7 @@ def prepare(directory: str, name: str, owner: int, group: int) -> str | Refusal:
             return Refusal(f"{place}: not a directory", PERMANENT)
         if status.st_uid not in (owner, os.geteuid()):
             return Refusal(f"{place}: owned by uid {status.st_uid}", PERMANENT)
-        # If it is ours, it was just made, or a crash has left it so: nobody else can have put
+        # A subdirectory of root's was just created, or left so by a crash: nobody else can have put
         # anything into it.
         if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (owner, group):
             os.chown(place, owner, group, follow_symlinks=False)

@@ -20,7 +20,7 @@ FAILED = 1  # there is no mailspool to be read, or the configuration has errors
 
 
 def inspect(path: str, file: str, as_json: bool) -> int:
-    """Print what there is to know of the mailspool `path`; returns the exit code."""
+    """Print all that is known of the mailspool `path`; returns the exit code."""
     try:
         settings = _settings(file)
     except WrongConfiguration as error:
@@ -77,7 +77,7 @@ def _default(key: str) -> str:
 
 
 def _become_owner(uid: int, gid: int) -> None:
-    """Root reads no mail: its owner does, who is who can have put anything into it. Of root's own
-    files root is the owner."""
+    """Become the owner if we are root: the owner can have put anything into the mailspool, so root
+    must not read it. Root reads its own files itself."""
     if os.geteuid() == 0 and uid != 0 and (refused := become(uid, gid or NO_GROUP)):
         raise AssertionError(refused.reason)
