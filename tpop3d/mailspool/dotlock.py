@@ -133,7 +133,8 @@ class Dotlock:
         return now - seen.touched > STALE_AFTER
 
     def _take_away(self, seen: Seen) -> bool | Refusal:
-        """Unlink what was seen. False: by then it was another file, which is where it was."""
+        """Unlink the file that was seen. False: by then it was another file, or somebody has it
+        open to write to it; it keeps its name."""
         side = self._another_name()
         try:
             os.rename(self.path, side)
