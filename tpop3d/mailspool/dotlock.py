@@ -52,7 +52,8 @@ class Dotlock:
         self._clock: float | None = None  # the file system's time at the last try
         self._here = b""  # the lines behind the pid: host, boot, pid namespace
 
-    def take(self) -> bool | Refusal:
+    # Each step is a decision on what the one before has found: apart, they would say less.
+    def take(self) -> bool | Refusal:  # noqa: C901
         """Make the lock. False: somebody has it. A refusal: it can be neither made nor removed, so
         it is no use to wait. Raises OSError."""
         gone: bool | Refusal = True
