@@ -248,7 +248,9 @@ def test_a_listener_has_loaded_the_library_for_its_children(mail_site):
     """At its start and, where the driver comes with a reload, after that."""
     library = re.compile(r"/MySQLdb/_mysql\.")
     with doors.standalone(mail_site) as door:
-        assert library.search(Path(f"/proc/{door.process.pid}/maps").read_text())
+        maps = Path(f"/proc/{door.process.pid}/maps")
+        # It listens first, and then loads what children would have to.
+        poll(lambda: library.search(maps.read_text()), "the library")
     mail_site.configure({"auth-mysql-enable": "no", "auth-flatfile-enable": "yes"})
     with doors.standalone(mail_site) as door:
         maps = Path(f"/proc/{door.process.pid}/maps")
