@@ -122,9 +122,7 @@ def test_what_stands_below_the_settings_does_not_know_them(room):
             assert not others & {"settings", "configuration"}, module
 
 
-@pytest.mark.parametrize(
-    "room", ["listener", "proxy", "tls", "session", "auth", "mailspool", "pop3", "system"]
-)
+@pytest.mark.parametrize("room", [*ROOMS[1:]])
 def test_no_text_stands_for_a_failure(room):
     """What is returned in place of something is a Refusal, which says that it is one (DESIGN,
     FAILURES)."""

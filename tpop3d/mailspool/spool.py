@@ -14,7 +14,6 @@ from tpop3d.mailspool import index as indexes
 from tpop3d.mailspool.deletion import first_other, kept_ranges, last_kept, surplus
 from tpop3d.mailspool.expunge import Unfinished, expunge, keep_new_mail_flag
 from tpop3d.mailspool.failures import Truncated, letting_go, named_by, of_error
-from tpop3d.mailspool.light import array
 from tpop3d.mailspool.locks import SpoolLocks, take_session_lock
 from tpop3d.mailspool.parallel_scan import scan_all
 from tpop3d.mailspool.recovery import RecoveryOutcome, journaled_path, recover
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tpop3d.mailspool.ids import Ids
+    from tpop3d.mailspool.light import array
     from tpop3d.mailspool.locks import Pause
 
 LINE_ENDS = 4  # octets at most that complete a last line and separate it from the next message
