@@ -215,7 +215,8 @@ def test_all_can_be_removed(installed, opening):
         assert running(installed)
         for line in commands("To remove all"):
             installed.type(line)
-        assert client.recv(1000) == b""
+        said = client.recv(1000)  # if its gatekeeper ends first, the listener may still say so
+        assert not said or said.startswith(b"-ERR [SYS/TEMP]")
         poll(lambda: not running(installed), "all to end", 3 * PATIENCE)
     poll(lambda: connection(installed) is None, "nobody there", 3 * PATIENCE)
     after = installed.tree()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 
 import pytest
 
@@ -77,6 +78,22 @@ def test_a_signal_that_comes_at_once_is_the_childs_own():
         return 5 if signal.SIGTERM in processes.received() else 1
 
     assert status_of(work) == 5
+
+
+def test_no_signal_is_lost_while_they_are_caught_again(monkeypatch):
+    """A listener does so when it has said that it listens: then people send it signals."""
+    processes.catch()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    real = processes.received
+
+    def read_and_get_another():
+        found = real()
+        signal.pthread_kill(threading.get_ident(), signal.SIGHUP)  # a thread that masks it
+        return found
+
+    monkeypatch.setattr(processes, "received", read_and_get_another)
+    processes.catch_again(signal.SIGUSR1)
+    assert sorted(real()) == [signal.SIGHUP, signal.SIGTERM]
 
 
 def test_where_there_can_be_no_process_the_parent_is_told(monkeypatch):

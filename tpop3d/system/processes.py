@@ -65,6 +65,19 @@ def catch(*more: int) -> int:
     return _pipe[0]
 
 
+def catch_again(*more: int) -> int:
+    """`catch`, in a process that has called it before: the new descriptor tells of the signals that
+    came meanwhile, too, and none is lost between the two."""
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        early = received()
+        wakeup = catch(*more)
+        os.write(_pipe[1], early)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    return wakeup
+
+
 def spawn(work: Callable[[], int | None], failed: int = 1) -> int:
     """Do `work` in a process of its own; returns its pid.
 
