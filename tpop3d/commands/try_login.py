@@ -13,32 +13,32 @@ from time import monotonic
 from tpop3d.auth.driver import CANNOT_SAY, YES, Account, Login, Spelling, Verdict
 from tpop3d.auth.switch import Switch, sum_of
 from tpop3d.commands.check_config import in_sandboxes
+from tpop3d.commands.try_maildrop import (
+    BARRED,
+    SUCCEEDS,
+    UNOPENED,
+    UNTRIED,
+    barred_in_units,
+    open_in_a_process,
+    say,
+)
 from tpop3d.commands.unit_sandbox import Sandboxes
-from tpop3d.config.directive import Unanswered, size_text
+from tpop3d.config.directive import Unanswered
 from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE
-from tpop3d.privsep.sandbox import refuse_lacking_root
-from tpop3d.session.choice import EXISTS, Choice, seen
-from tpop3d.session.session import enter, open_chosen, prepare, terms_of
 from tpop3d.system import logs, processes
-from tpop3d.system.io import ready
-from tpop3d.system.privileges import OUT_OF_MEMORY, cannot_become, limit_memory, use_reserve
 from tpop3d.system.refusal import PERMANENT, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.settings import Config
 
-# Exit codes.
-SUCCEEDS = 0
+# Exit codes, beside those of `try_maildrop`.
 FAILED = 1  # the configuration has errors, or this was interrupted
 WRONG_USE = 2  # no name, no password, or no address
 REFUSED = 3
 UNDECIDED = 4
-UNOPENED = 5
-UNTRIED = 6
-BARRED = 7  # opened here, but not in a unit; the exit code is then UNOPENED
 RESULTS = {
     BARRED: "the login succeeds, and the maildrop opens here, but not in the unit",
     SUCCEEDS: "the login succeeds, and the maildrop opens",
@@ -74,7 +74,7 @@ def try_login(file: str, user: str, client: str) -> int:
         return WRONG_USE
     password, note = given
     for line in note:
-        _say("password", line)
+        say("password", line)
     attempt = Attempt("USER", os.fsencode(user), password=password)
     del password, given
     try:
@@ -142,7 +142,7 @@ def _from_terminal(prompt: str) -> bytes | None:
 def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
     if os.geteuid() != 0:
         who = f"tried as uid {os.geteuid()}, not as root"
-        _say("note", f"{who}: what only root can read or open is not tested")
+        say("note", f"{who}: what only root can read or open is not tested")
     is_barred = _describe_connection(client, config)
     account = _walk(attempt, client, config)
     if isinstance(account, int):
@@ -150,15 +150,15 @@ def _try(attempt: Attempt, client: str, config: Config, file: str) -> int:
     else:
         _describe(account)
         sandboxes = Sandboxes()
-        barred = _barred(account, sandboxes, in_sandboxes(config, file, sandboxes))
-        status = _in_a_process(account, config, barred)
+        barred = barred_in_units(account, sandboxes, in_sandboxes(config, file, sandboxes))
+        status = open_in_a_process(account, config, barred)
         if status == BARRED and not sandboxes.are_used:
             status = SUCCEEDS  # no unit is in use, so what they forbid may not matter
     result = RESULTS[status]
     status = UNOPENED if status == BARRED else status
     if is_barred and not isinstance(account, int):
         status, result = REFUSED, "the password is good, and is not taken without TLS"
-    _say("result", result)
+    say("result", result)
     return status
 
 
@@ -172,7 +172,7 @@ def _describe_connection(client: str, config: Config) -> bool:
     is_barred = not any(one is not None and one.pairs for one in offers)
     where = f"from {client} " if client else ""
     besides = ", and there is no tls-certificate" if is_barred else ""
-    _say("note", f"{where}a password is taken with TLS only ({why}){besides}")
+    say("note", f"{where}a password is taken with TLS only ({why}){besides}")
     return is_barred
 
 
@@ -181,7 +181,7 @@ def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
     none."""
     switch = Switch(config.drivers, config)
     if refused := switch.refusal(attempt):
-        _say("no driver", f"is asked: {refused.reason}")
+        say("no driver", f"is asked: {refused.reason}")
         return REFUSED
     others: list[Verdict] = []
     asked: list[Login] = []
@@ -189,16 +189,16 @@ def _walk(attempt: Attempt, client: str, config: Config) -> Account | int:
     for login, verdict in switch.walk(attempt, _local_domain(config), client):
         if login not in asked:
             asked.append(login)
-            _say("name", _name(login))
+            say("name", _name(login))
         answer = f"{verdict.answer}: {verdict.reason}" if verdict.reason else verdict.answer
-        _say(verdict.driver, f"{answer} ({monotonic() - started:.3f} s)")
+        say(verdict.driver, f"{answer} ({monotonic() - started:.3f} s)")
         if verdict.account is not None and verdict.answer == YES:
             names = list(config.drivers)
             for name in names[names.index(verdict.driver) + 1 :]:
-                _say(name, "not asked")
+                say(name, "not asked")
             for name, driver in config.drivers.items():
                 if getattr(driver, "on_login", None) is not None:
-                    _say(name, "wants to know of logins, and is not told of this one")
+                    say(name, "wants to know of logins, and is not told of this one")
             return verdict.account
         others.append(verdict)
         started = monotonic()
@@ -228,7 +228,7 @@ def _try_spellings(
             name += config.domain_separators[0].encode() + spelling.login.domain
         other = Attempt("USER", name, password=attempt.password)
         if any(verdict.answer == YES for _, verdict in switch.walk(other, b"", client)):
-            _say("hint", f"{spelling.words} it would be yes: {spelling.directives}")
+            say("hint", f"{spelling.words} it would be yes: {spelling.directives}")
             return
 
 
@@ -239,7 +239,7 @@ def _local_domain(config: Config) -> bytes:
     if not named:
         return b""
     if config.append_domain and len({address.domain for address in named}) > 1:
-        _say("note", f"append-domain appends what it does at {named[0].host}")
+        say("note", f"append-domain appends what it does at {named[0].host}")
     return os.fsencode(named[0].domain)
 
 
@@ -259,7 +259,7 @@ def _describe(account: Account) -> None:
     ids = f"uid {account.uid} ({user}), gid {account.gid} ({_group(account.gid)})"
     if account.lock_gid is not None:
         ids += f", for dotlocks gid {account.lock_gid} ({_group(account.lock_gid)})"
-    _say("account", f"{logs.printable(account.name)}: {ids}")
+    say("account", f"{logs.printable(account.name)}: {ids}")
 
 
 def _group(gid: int) -> str:
@@ -280,103 +280,6 @@ def _nameless(database: str, number: int, what: str) -> str:
     except Unanswered as error:
         return f"whose name cannot be looked up: {error}"
     return f"{what} of this system"
-
-
-def _describe_mailboxes(account: Account, chosen: str) -> None:
-    """Print for each mailbox whether it exists. Runs as its user."""
-    for path, exists in zip(account.mailboxes, seen(account), strict=True):
-        if isinstance(exists, Refusal):
-            text = f"cannot be looked at: {exists.reason}"
-        elif path == chosen:
-            text = "chosen" if exists == EXISTS else "chosen, missing, so it is empty"
-        else:
-            text = exists
-        _say("mailbox", f"{path} ({text})")
-
-
-def _barred(account: Account, sandboxes: Sandboxes, all_else: list[str]) -> dict[str, list[str]]:
-    """Return for each mailbox what our units forbid there, with `all_else` that they forbid."""
-    places = [
-        required or os.path.dirname(path)
-        for path, required in zip(account.mailboxes, account.required, strict=True)
-    ]
-    return {
-        path: [*sandboxes.forbid(place, is_written=True), *all_else]
-        for path, place in zip(account.mailboxes, places, strict=True)
-    }
-
-
-def _in_a_process(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
-    """Open the maildrop in a process that becomes its user; returns the exit code."""
-    refused = cannot_become(account.uid, account.gid, account.lock_gid)
-    if refused is None and os.geteuid() == 0:
-        refused = refuse_lacking_root()
-    if refused is not None:
-        why = refused.reason
-        for path in account.mailboxes:
-            _say("mailbox", f"{path} (not looked at)")
-        _say("maildrop", f"refused: {why}" if os.geteuid() == 0 else f"not tried: {why}")
-        return UNTRIED if account.uid > 0 and account.gid > 0 else UNOPENED
-
-    def work() -> int:
-        return _open_within_limits(account, config, barred)
-
-    status = os.waitstatus_to_exitcode(os.waitpid(processes.spawn(work, UNOPENED), 0)[1])
-    return status if status in RESULTS else UNOPENED
-
-
-def _open_within_limits(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
-    try:
-        return _open(account, config, barred)
-    except MemoryError:
-        pass  # what has taken it is let go of now
-    use_reserve()
-    _say("maildrop", f"refused: {OUT_OF_MEMORY}: {size_text(config.session_memory)}")
-    return UNOPENED
-
-
-def _open(account: Account, config: Config, barred: dict[str, list[str]]) -> int:
-    """What a session does up to its answer to the login, step by step, and at QUIT; then what of
-    this a session in a unit could not do. Returns the exit code."""
-    started = monotonic()
-    choice = prepare(account, config.state_directory)
-    if refused := enter(account, choice):
-        _say("maildrop", f"refused: {refused.reason}")
-        return UNOPENED
-    limit_memory(config.session_memory)
-    _describe_mailboxes(account, choice.path if isinstance(choice, Choice) else "")
-    os.umask(0o077)
-    if isinstance(choice, Choice) and isinstance(choice.place, str):
-        _say("state", choice.place)
-    spool = open_chosen(choice, account, terms_of(config, _pause, account))
-    if isinstance(spool, Refusal):
-        _say("maildrop", f"refused: {spool.reason} ({monotonic() - started:.3f} s)")
-        return UNOPENED
-    messages, octets = len(spool), sum(spool.octets)
-    seconds = monotonic() - started
-    if spool.warning:
-        _say("warning", spool.warning)
-    if spool.found is not None:
-        _say("journal", spool.found.line)
-    spool.close()
-    plural = "" if messages == 1 else "s"
-    _say("maildrop", f"opens: {messages} message{plural}, {octets} octets ({seconds:.3f} s)")
-    lines = barred.get(choice.path, []) if isinstance(choice, Choice) else []
-    for line in lines:
-        _say("unit", line)
-    return BARRED if lines else SUCCEEDS
-
-
-def _pause(seconds: float) -> bool:
-    """Wait. Are we told to end?"""
-    wakeup, _ = processes.descriptors()
-    return bool(ready(seconds, wakeup))
-
-
-def _say(what: str, text: str) -> None:
-    """Print a line in printable ASCII: paths and reasons may hold anything."""
-    line = logs.printable(f"{what:<10}{text}".encode("utf-8", "surrogateescape"), b"\\")
-    os.write(1, line.encode() + b"\n")
 
 
 def _complain(text: str) -> None:
