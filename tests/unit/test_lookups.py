@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tpop3d.config import directive
-from tpop3d.config.directive import Unanswered, group_id, user_id
+from tpop3d.config import Unanswered, directive
+from tpop3d.config.directive import group_id, user_id
 from tpop3d.listener import lookups
 from tpop3d.listener.event_loop import Loop
 from tpop3d.listener.lookups import Answers, NotAsked, knowing

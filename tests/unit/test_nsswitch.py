@@ -84,7 +84,8 @@ import ctypes, pwd, resource, sys
 sys.path.insert(0, {checkout!r})
 from tpop3d.config import nsswitch
 from tpop3d.auth import system_users as system
-from tpop3d.config.directive import Unanswered, group_id, user_id
+from tpop3d.config import Unanswered
+from tpop3d.config.directive import group_id, user_id
 assert system.find(b"root").pw_uid == 0 and system.find(b"no-such-name-here") is None
 pwd.getpwuid(0)
 resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))

@@ -12,7 +12,9 @@ import sys
 
 from tpop3d.auth import system_users
 from tpop3d.auth.driver import UNKNOWN, Login, Verdict, require
-from tpop3d.config.directive import Directive, Unanswered
+from tpop3d.auth.pam_stack import PLACES, passed_over
+from tpop3d.config import Unanswered
+from tpop3d.config.directive import Directive
 from tpop3d.system import logs
 
 TYPE_CHECKING = False
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # directories of services: pam.d(5)
 # Numbers of <security/_pam_types.h> that python-pam does not name, or not in each version
 FAIL_DELAY = 10  # PAM_FAIL_DELAY
 XDISPLAY = 11  # PAM_XDISPLAY
@@ -62,8 +63,6 @@ class Pam:
 
     def check(self) -> tuple[list[str], list[str]]:
         """Look for modules that the service passes over; returns errors (none) and warnings."""
-        from tpop3d.auth.pam_stack import passed_over
-
         why = "is passed over when whom it asks does not answer, and calls a right password wrong"
         advice = "tpop3d.pam has lines for a directory"
         places = passed_over(self._service)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.auth.pam import PLACES
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PLACES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")  # directories of services: pam.d(5)
 # Modules that ask another host about a password, which may not answer.
 REMOTE = ("pam_ldap", "pam_sss", "pam_winbind", "pam_krb5", "pam_radius_auth")
 MAX_DEPTH = 10  # levels of files that include others

@@ -6,7 +6,7 @@ import os
 
 from tpop3d.auth import system_users
 from tpop3d.auth.driver import Login, Verdict
-from tpop3d.config.directive import Unanswered
+from tpop3d.config import Unanswered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

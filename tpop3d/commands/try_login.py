@@ -23,7 +23,7 @@ from tpop3d.commands.try_maildrop import (
     say,
 )
 from tpop3d.commands.unit_sandbox import Sandboxes
-from tpop3d.config.directive import Unanswered
+from tpop3d.config import Unanswered
 from tpop3d.configuration import WrongConfiguration, load
 from tpop3d.pop3.authorization import Attempt
 from tpop3d.pop3.commands import MAX_RESPONSE

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from tpop3d.config import Unanswered
+from tpop3d.config.templates import NO_HOME
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +26,6 @@ MAX_SIZE = 1 << 50
 LEAST_MEMORY = 64 << 20  # octets; a process has nearly 16 MiB before it serves anybody
 MAX_ID = 2**32 - 2  # of users and groups; 2**32 - 1 means "leave it as it is" to the kernel
 MAX_DIGITS = 10  # of one
-NO_HOME = b"/nonexistent"  # stands for no home directory (Debian Policy 9.2.3)
 
 
 class Directive:
@@ -151,10 +153,6 @@ def networks(text: str) -> Networks | None:
     from tpop3d.config.networks import Networks
 
     return Networks(text)
-
-
-class Unanswered(ValueError):
-    """Nobody could tell now whether there is a user or a group of that name; the text says why."""
 
 
 class Passing(str):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.config.directive import Unanswered
+from tpop3d.config import Unanswered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

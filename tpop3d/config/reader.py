@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.config.directive import Passing, Unanswered
+from tpop3d.config import Unanswered
+from tpop3d.config.directive import Passing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.config.directive import NO_HOME
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ FOREIGN = (
     ("%u", "$(user)"), ("%n", "$(local_part)"), ("%d", "$(domain)"), ("%h", "$(home)"),
     ("%{", "$(user)"), ("${", "$(user)"),
 )  # fmt: skip
+NO_HOME = b"/nonexistent"  # stands for no home directory (Debian Policy 9.2.3)
 NO_HOMES = (NO_HOME, b"/dev/null")  # the second is an old habit
 
 MAX_NAME = 255  # octets of a name that a client gives

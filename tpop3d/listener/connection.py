@@ -15,9 +15,9 @@ from tpop3d.system.io import say
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpop3d.config.addresses import Tls
-    from tpop3d.listener.relays import Relay
     from tpop3d.privsep.channel import Channel
     from tpop3d.privsep.monitor import Monitor
+    from tpop3d.tls.keyholder import Keyholder
 
 NEVER = float("inf")
 
@@ -79,6 +79,19 @@ class Gatekeeper:
         self.generation = generation  # of the configuration that it was forked with
         self.served = 0  # connections
         self.is_dropped = False
+        self.connection: Connection | None = None
+
+
+class Relay:
+    """A relay that the keyholder has forked."""
+
+    __slots__ = ("channel", "connection", "has_failed", "is_ready", "keyholder", "number")
+
+    def __init__(self, keyholder: Keyholder) -> None:
+        self.keyholder = keyholder
+        self.number, self.channel = keyholder.start_relay()
+        self.has_failed = False
+        self.is_ready = False
         self.connection: Connection | None = None
 
 

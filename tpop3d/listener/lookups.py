@@ -9,8 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 
-from tpop3d.config import directive
-from tpop3d.config.directive import Unanswered
+from tpop3d.config import Unanswered, directive
 from tpop3d.system import logs, processes, signal, socket
 from tpop3d.system.files import close_all_but
 

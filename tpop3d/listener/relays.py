@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from tpop3d.listener.connection import Connection, Relay
 from tpop3d.privsep.monitor import GRACE, log_violation
 from tpop3d.system import logs, socket
 from tpop3d.system.io import LINGER_TIMES, Violation
@@ -16,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpop3d.listener.connection import Connection
     from tpop3d.listener.event_loop import Loop
     from tpop3d.tls.keyholder import Keyholder, Recipe
 
@@ -25,19 +25,6 @@ LOOK = 5.0  # seconds between two looks at the files
 MAX_HURRIED = 5  # times that those that linger are hurried, until they are ended
 RETRY_AGE = 3600.0  # until the next try where keys that are old could not be replaced
 RETRY = 1.0  # seconds until the next try where a keyholder has died
-
-
-class Relay:
-    """A relay that the keyholder has forked."""
-
-    __slots__ = ("channel", "connection", "has_failed", "is_ready", "keyholder", "number")
-
-    def __init__(self, keyholder: Keyholder) -> None:
-        self.keyholder = keyholder
-        self.number, self.channel = keyholder.start_relay()
-        self.has_failed = False
-        self.is_ready = False
-        self.connection: Connection | None = None
 
 
 class Relays:

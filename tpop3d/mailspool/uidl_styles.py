@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
 
-    from tpop3d.mailspool.idfile import Given
     from tpop3d.mailspool.ids import Ids
     from tpop3d.mailspool.scan import Listing
+
+    class Given(Protocol):
+        """The part of `idfile.Given` that is dovecot's: 0 if it is not known."""
+
+        validity: int
+        last: int
 
     class Style(Protocol):
         is_by_history: bool  # is an id made of more than its message?

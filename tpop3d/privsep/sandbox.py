@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from tpop3d.config.directive import Principal, Unanswered, user_id
+from tpop3d.config import Unanswered
+from tpop3d.config.directive import Principal, user_id
 from tpop3d.system.files import make_directory
 from tpop3d.system.privileges import Sandbox, capabilities
 

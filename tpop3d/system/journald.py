@@ -19,7 +19,7 @@ from tpop3d.system import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tpop3d.system.logs import Event
+    from tpop3d.system.outlets import Event
 
 SOCKET = "/run/systemd/journal/socket"  # the socket of sd_journal_sendv(3)
 PATIENCE = 1.0  # seconds that a line may wait for the journal

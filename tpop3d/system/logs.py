@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from tpop3d.system.outlets import SOCKET, Outlet, Stderr, Syslog
+from tpop3d.system.outlets import SOCKET, Event, Outlet, Stderr, Syslog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,15 +40,6 @@ _threshold = LEVELS["info"]
 MAX_OCTETS = 255  # of a value from the network; names that are let in are no longer
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
 _PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
-
-
-class Event(str):
-    """A line about an event: a text with `what` happened, and its fields."""
-
-    __slots__ = ("fields", "what")
-
-    fields: dict[str, str]
-    what: str
 
 
 def start(facility: str, level: str, to_stderr: bool) -> None:

@@ -21,6 +21,15 @@ MONTHS = "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "
 LOG_WARNING = 4
 
 
+class Event(str):
+    """A line about an event: a text with `what` happened, and its fields."""
+
+    __slots__ = ("fields", "what")
+
+    fields: dict[str, str]
+    what: str
+
+
 class Outlet:
     """Writes lines, in this process and in those that it forks."""
 
