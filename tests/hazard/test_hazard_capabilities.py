@@ -220,14 +220,14 @@ def test_it_is_no_fault_of_a_clients(site, monkeypatch, call):
 REFUSED_LATER = """
 import os, sys
 from tpop3d.privsep import gatekeeper
-trial = gatekeeper.trial
+prove = gatekeeper.prove
 def refuse(pid, number):
     raise PermissionError(1, "Operation not permitted")
-def trial_and_no_more(sandbox):
-    why = trial(sandbox)
+def prove_and_no_more(sandbox):
+    refused = prove(sandbox)
     os.kill = refuse
-    return why
-gatekeeper.trial = trial_and_no_more
+    return refused
+gatekeeper.prove = prove_and_no_more
 from tpop3d.cli import main
 raise SystemExit(main(sys.argv[1:]))
 """

@@ -10,6 +10,7 @@ from databases import DATABASE, decide
 from mailsite import MAIL_USER
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES
 from tpop3d.auth.mysql import VMAIL_SQL
+from tpop3d.configuration import WrongConfiguration
 
 MD5 = hashlib.md5(b"secret", usedforsecurity=False).hexdigest()
 TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"
@@ -106,9 +107,8 @@ def test_localhost_is_the_librarys_socket(database, mail_site, hostname):
 @pytest.mark.parametrize("hosts", ["", "localhost:0", "localhost:x", "localhost:65536", ":3306",
                                    "::1", "[::1", "[::1]x"])  # fmt: skip
 def test_what_is_no_host_is_an_error(mariadb, tmp_path, hosts):
-    errors = mariadb.config(tmp_path, hostname=hosts)
-    assert isinstance(errors, list)
-    assert "auth-mysql-hostname: " in errors[0]
+    with pytest.raises(WrongConfiguration, match="auth-mysql-hostname: "):
+        mariadb.config(tmp_path, hostname=hosts)
 
 
 # Queries of the administrator's own

@@ -105,7 +105,10 @@ def _crypt_octets(password: bytes, setting: bytes) -> bytes:
 def _from_base64(text: bytes) -> bytes:
     """Decode base64, with or without padding. Raises ValueError."""
     bare = text.rstrip(b"=")
-    return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
+    padding = b"=" * (-len(bare) % 4)
+    if text not in (bare, bare + padding):
+        raise ValueError("more padding than completes the last group")
+    return binascii.a2b_base64(bare + padding, strict_mode=True)
 
 
 def _digest(name: str, octets: bytes) -> bytes:
