@@ -127,7 +127,7 @@ def _without_stderr(arguments: list[str]) -> int:
     """
     import io
 
-    logs.start("mail", "info", to_stderr=False)
+    logs.open_log("mail", "info", to_stderr=False)
     complaint = sys.stderr = io.StringIO()
     fd_out = -1
     try:
@@ -207,7 +207,7 @@ def _serve(options: Options, fd_in: int, fd_out: int, stderr_is_free: bool) -> i
     from tpop3d.pop3 import replies
 
     if not stderr_is_free:
-        logs.start("mail", "info", to_stderr=False)
+        logs.open_log("mail", "info", to_stderr=False)
     try:
         reply = _serve_or_refuse(options, fd_in, fd_out, stderr_is_free)
     except Exception as error:
@@ -234,7 +234,7 @@ def _serve_or_refuse(
         for problem in error.problems:
             logs.error(problem)
         return replies.SERVER_NOT_READY if error.may_pass else replies.SERVER_MISCONFIGURED
-    settings.start_log(config, options.verbose, stderr_is_free)
+    settings.open_log(config, options.verbose, stderr_is_free)
     settings.log_warnings(config)
     from tpop3d.privsep.sandbox import prepare_sandbox
     from tpop3d.system.privileges import Sandbox
@@ -278,7 +278,7 @@ def _recover(options: Options) -> int:
         return FAILED
     processes.unblock()
     processes.catch()
-    logs.start(config.log_facility, settings.level_of(config, options.verbose), to_stderr=True)
+    logs.open_log(config.log_facility, settings.level_of(config, options.verbose), to_stderr=True)
     return OK if recover_all(config) else FAILED
 
 
@@ -314,9 +314,9 @@ def _listen(options: Options, passed: Passed | None) -> int:
     def log_as(config: Config) -> None:
         if options.debug:
             level = settings.level_of(config, options.verbose)
-            logs.start(config.log_facility, level, to_stderr=True)
+            logs.open_log(config.log_facility, level, to_stderr=True)
         else:
-            settings.start_log(config, options.verbose, stderr_is_free=not options.detach)
+            settings.open_log(config, options.verbose, stderr_is_free=not options.detach)
             if options.detach:
                 settings.tell_of_no_log()  # whoever started us may still read it
         logs.prepare()

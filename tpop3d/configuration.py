@@ -89,9 +89,9 @@ def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Confi
     config = Config()
     config.effective = reader.effective
     config.lines = reader.numbers
-    for key, value in reader.take(DIRECTIVES).items():
+    for key, value in reader.values_of(DIRECTIVES).items():
         setattr(config, key.replace("-", "_"), value)
-    config.drivers = _take_drivers(reader, config)
+    config.drivers = _enabled_drivers(reader, config)
     _refuse_rest(reader)
     _settle_tls(reader, config)
     if not reader.errors:
@@ -104,7 +104,7 @@ def read(content: str, file: str, oddities: list[Oddity] | None = None) -> Confi
     return config
 
 
-def _take_drivers(reader: Reader, config: Config) -> dict[str, Driver]:
+def _enabled_drivers(reader: Reader, config: Config) -> dict[str, Driver]:
     """Make the enabled drivers; returns them in the order in which they are asked."""
     from tpop3d.auth import registry
 
@@ -124,7 +124,9 @@ def _take_drivers(reader: Reader, config: Config) -> dict[str, Driver]:
             continue
         before = len(reader.errors)
         reader.respell(getattr(found, "misspelled", {}), prefix)
-        settings = reader.take({"enable": Directive(boolean, "no"), **found.directives}, prefix)
+        settings = reader.values_of(
+            {"enable": Directive(boolean, "no"), **found.directives}, prefix
+        )
         if not settings.pop("enable") or len(reader.errors) > before:
             continue
         settings["default-mailbox"] = config.mailbox

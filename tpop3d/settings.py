@@ -151,10 +151,10 @@ class Config:
         return b""
 
 
-def start_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
+def open_log(config: Config, verbose: bool, stderr_is_free: bool) -> None:
     """Send the log where the configuration says, but not to a stderr that is the client's."""
     level = level_of(config, verbose)
-    logs.start(config.log_facility, level, config.log_stderr and stderr_is_free)
+    logs.open_log(config.log_facility, level, config.log_stderr and stderr_is_free)
     if stderr_is_free:
         tell_of_no_log()
 

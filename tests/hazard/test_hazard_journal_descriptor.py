@@ -22,7 +22,7 @@ exec "$@"
 START = """
 import json, os, socket, sys
 from systemd import _journal
-from tpop3d.system.files import close_all_but
+from tpop3d.system.io import close_all_but
 from tpop3d.system.journald import JournalSocket
 server = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(server.getsockname())

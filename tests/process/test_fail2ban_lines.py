@@ -101,7 +101,7 @@ def counted(tmp_path_factory):
 @pytest.fixture
 def logged(capfd):
     """What the server logs from now on, as it stands in a file."""
-    logs.start("mail", "debug", to_stderr=True)
+    logs.open_log("mail", "debug", to_stderr=True)
 
     def take():
         return capfd.readouterr().err.splitlines()

@@ -36,7 +36,7 @@ LOG = """
 import sys
 sys.path[:0] = ["/opt/tpop3d/checkout", "/opt/tpop3d/site-packages"]
 from tpop3d.system import logs
-logs.start("mail", "info", to_stderr=False)
+logs.open_log("mail", "info", to_stderr=False)
 value = bytes.fromhex(sys.argv[1])
 text = value.decode("utf-8", "surrogateescape")
 logs.notice(logs.event("test", user=value, reason=text, method=text.replace("x", "x y")))

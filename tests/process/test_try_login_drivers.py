@@ -63,7 +63,7 @@ def test_who_wants_to_know_of_logins_is_not_told(anna):
 
 def try_here(monkeypatch, capfd, site, *arguments, user=ANN, said=SECRET):
     """In this process, where PAM has services of our own."""
-    monkeypatch.setattr(logs, "start", lambda *_, **__: None)
+    monkeypatch.setattr(logs, "open_log", lambda *_, **__: None)
     monkeypatch.setattr(os, "isatty", lambda fd: False)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said.encode() + b"\n")))
     status = cli.main(["--test-login", user, "-f", str(site.conf), *arguments])

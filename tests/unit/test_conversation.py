@@ -215,9 +215,9 @@ SCRIPTS = {
 
 @pytest.fixture
 def verbose():
-    logs.start("mail", "debug", to_stderr=True)
+    logs.open_log("mail", "debug", to_stderr=True)
     yield
-    logs.start("mail", "info", to_stderr=True)
+    logs.open_log("mail", "info", to_stderr=True)
 
 
 @pytest.mark.parametrize("plaintext", [True, False])

@@ -130,7 +130,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("level", logs.LEVELS)
 def test_a_level_lets_through_what_is_as_grave(capfd, level):
-    logs.start("mail", level, to_stderr=True)
+    logs.open_log("mail", level, to_stderr=True)
     for writer, name in WRITERS.items():
         writer(name)
     written = [line.split(": ")[1] for line in capfd.readouterr().err.splitlines()]
@@ -157,7 +157,7 @@ def syslogd(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("facility", logs.FACILITIES)
 def test_syslog_gets_the_line_and_stderr_does_not(syslogd, capfd, facility):
-    logs.start(facility, "notice", to_stderr=False)
+    logs.open_log(facility, "notice", to_stderr=False)
     logs.info("not this")
     logs.notice("this")
     form = rb"<(\d+)>[A-Z][a-z][a-z] [ \d]\d \d\d:\d\d:\d\d tpop3d\[(\d+)\]: this"
@@ -171,14 +171,14 @@ def test_syslog_gets_the_line_and_stderr_does_not(syslogd, capfd, facility):
 
 def test_syslog_is_connected_at_once(syslogd, tmp_path):
     """A session may not be able to later, when it is another user in another place."""
-    logs.start("mail", "info", to_stderr=False)
+    logs.open_log("mail", "info", to_stderr=False)
     (tmp_path / "log").unlink()
     logs.notice("this")
     assert syslogd.recv(1000).endswith(b": this")
 
 
 def test_a_syslogd_that_is_started_again_is_found(syslogd, tmp_path):
-    logs.start("mail", "info", to_stderr=False)
+    logs.open_log("mail", "info", to_stderr=False)
     syslogd.close()
     (tmp_path / "log").unlink()
     logs.notice("lost")
@@ -196,7 +196,7 @@ def test_a_syslogd_that_wants_a_stream_gets_one(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(tmp_path / "log"))
         listening.listen()
-        logs.start("mail", "info", to_stderr=False)
+        logs.open_log("mail", "info", to_stderr=False)
         connected, _ = listening.accept()
         with connected:
             connected.settimeout(PATIENCE)
@@ -220,7 +220,7 @@ def fill(write):
 
 def test_no_line_waits_long_for_a_syslogd_that_does_not_read(syslogd):
     """Also those that other processes write, who do not live on: all are counted."""
-    logs.start("mail", "info", to_stderr=False)
+    logs.open_log("mail", "info", to_stderr=False)
     assert fill(logs.notice) < PATIENCE
     began = time.monotonic()
     for _ in range(100):
@@ -260,7 +260,7 @@ def test_no_line_waits_long_for_a_stderr_that_nobody_reads(kind, monkeypatch):
     before = os.dup(2)
     os.dup2(ends[1], 2)
     try:
-        logs.start("mail", "info", to_stderr=True)
+        logs.open_log("mail", "info", to_stderr=True)
         longest = fill(logs.notice)
         is_blocking = os.get_blocking(2)
         octets = b""
@@ -285,7 +285,7 @@ def test_no_line_waits_long_for_a_stderr_that_nobody_reads(kind, monkeypatch):
 
 def test_a_slow_outlet_does_not_have_us_wait_most_of_the_time(syslogd, monkeypatch):
     """rsyslogd takes a line in two seconds when its own queue is full."""
-    logs.start("mail", "info", to_stderr=False)
+    logs.open_log("mail", "info", to_stderr=False)
     fill(logs.notice)
     waits = []
     real = outlets._is_ready
@@ -306,7 +306,7 @@ def test_a_slow_outlet_does_not_have_us_wait_most_of_the_time(syslogd, monkeypat
 @pytest.mark.parametrize("line", ["a\0b", "a\udcff", "\ud800b", "é", "a%s%n", ""])
 @pytest.mark.parametrize("to_stderr", [True, False])
 def test_a_line_that_cannot_be_written_as_it_is_stops_nobody(capfd, line, to_stderr):
-    logs.start("mail", "info", to_stderr)
+    logs.open_log("mail", "info", to_stderr)
     logs.error(line)
 
 

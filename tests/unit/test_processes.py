@@ -58,7 +58,7 @@ def test_no_child_returns_into_its_parents_code(work, failed):
 
 
 def test_a_bug_is_logged_without_what_may_be_secret(capfd):
-    logs.start("mail", "info", to_stderr=True)
+    logs.open_log("mail", "info", to_stderr=True)
     password = "s3cret"
 
     def work():
@@ -111,7 +111,7 @@ def test_where_there_can_be_no_process_the_parent_is_told(monkeypatch):
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "was ended by signal 9"),
 ])  # fmt: skip
 def test_a_death_is_told_unless_it_was_a_good_one(work, line, capfd):
-    logs.start("mail", "info", to_stderr=True)
+    logs.open_log("mail", "info", to_stderr=True)
     pid, status = os.waitpid(processes.spawn(work), 0)
     processes.log_death("gatekeeper", pid, status)
     told = capfd.readouterr().err

@@ -59,7 +59,7 @@ def finish(site, answers=NotImplemented):
 
 @pytest.fixture
 def log(capfd):
-    logs.start("mail", "info", to_stderr=True)
+    logs.open_log("mail", "info", to_stderr=True)
     return lambda: capfd.readouterr().err
 
 

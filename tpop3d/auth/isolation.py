@@ -14,8 +14,7 @@ from time import monotonic
 
 from tpop3d.auth.driver import CANNOT_SAY, NO, YES, Account, Login, Verdict, checked
 from tpop3d.system import logs, signal, titles
-from tpop3d.system.files import close_all_but
-from tpop3d.system.io import MAX_POLL, ready
+from tpop3d.system.io import MAX_POLL, close_all_but, ready
 from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False

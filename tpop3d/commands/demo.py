@@ -17,7 +17,7 @@ from tpop3d.configuration import read
 from tpop3d.listener.listener import Listener
 from tpop3d.privsep import gatekeeper
 from tpop3d.privsep.sandbox import prepare_sandbox, refuse_lacking_root
-from tpop3d.settings import Config, start_log
+from tpop3d.settings import Config, open_log
 from tpop3d.system.privileges import Sandbox
 from tpop3d.system.refusal import Refusal
 
@@ -133,7 +133,7 @@ def demo(port: int, verbose: bool) -> int:
         except OSError as error:
             print(f"tpop3d: {directory}: no sample mail: {error.strerror}", file=sys.stderr)
             return 1
-        start_log(config, verbose, stderr_is_free=True)
+        open_log(config, verbose, stderr_is_free=True)
         sandbox = prepare_sandbox(config)
         refused = sandbox if isinstance(sandbox, Refusal) else gatekeeper.prove(sandbox)
         if refused is not None:

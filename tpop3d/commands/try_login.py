@@ -62,7 +62,7 @@ def try_login(file: str, user: str, client: str) -> int:
         return FAILED
     for warning in config.warnings:
         _complain(f"warning: {warning}")
-    logs.start(config.log_facility, config.log_level, to_stderr=True)
+    logs.open_log(config.log_facility, config.log_level, to_stderr=True)
     processes.unblock()
     try:
         refused = _refuse_arguments(user, client)

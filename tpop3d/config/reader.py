@@ -113,7 +113,7 @@ class Reader:
                 (number, key, f"{why}; {file} takes any" if self._is_known(file) else why)
             )
 
-    def take(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
+    def values_of(self, directives: Mapping[str, Directive], prefix: str = "") -> dict[str, Any]:
         """Take the value of each directive out of the lines; otherwise its default, or None without
         one."""
         values: dict[str, Any] = {}

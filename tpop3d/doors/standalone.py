@@ -32,15 +32,15 @@ class Standalone:
     """A listener, from its start to its end: one method for each step.
 
     `file` is the configuration's, which a reload reads again. `passed` are the sockets that systemd
-    has passed; without them the listener binds `listen-address`. `start_log` sends the log where
+    has passed; without them the listener binds `listen-address`. `open_log` sends the log where
     a new configuration says.
     """
 
     def __init__(
-        self, file: str, passed: Passed | None, start_log: Callable[[Config], None]
+        self, file: str, passed: Passed | None, open_log: Callable[[Config], None]
     ) -> None:
         self._file = file
-        self._start_log = start_log
+        self._start_log = open_log
         self._sockets: Sockets | PassedSockets = Sockets()
         if passed is not None:
             self._sockets = PassedSockets(passed.listening, passed.named_tls)

@@ -70,7 +70,7 @@ class AwaitingHeader:
         networks = self._rules.proxy_protocol_from
         return networks is not None and peer in networks
 
-    def take(self, connection: socket.socket, peer: str, local: tuple[str, int], tls: Tls) -> None:
+    def add(self, connection: socket.socket, peer: str, local: tuple[str, int], tls: Tls) -> None:
         """Have a connection wait, unless its header is there already."""
         one = Waiting(connection, peer, local, tls)
         found = one.reading.read()

@@ -82,7 +82,7 @@ class Connections:
 
     def use_keys(self, keyholder: Keyholder | None) -> None:
         """Take relays from this keyholder from now on."""
-        self._relays.change(keyholder)
+        self._relays.use(keyholder)
 
     def log_throttled(self, trouble: str) -> None:
         """Log trouble that may last: once in a while."""
@@ -230,14 +230,14 @@ class Connections:
             try:
                 if one.connection is None:
                     raise Violation("a message without a connection")
-                self._take(one, one.connection, message)
+                self._act_on(one, one.connection, message)
             finally:
                 if isinstance(message, ReceivedLogin):
                     message.wipe()
         except Violation as violation:
             self._evict(one, violation)
 
-    def _take(self, one: Gatekeeper, connection: Connection, message: Message) -> None:
+    def _act_on(self, one: Gatekeeper, connection: Connection, message: Message) -> None:
         """Take a gatekeeper's message, and do what its connection's new state wants."""
         state = connection.monitor.receive(message)
         if state == lifecycle.DECIDING and isinstance(message, ReceivedLogin):

@@ -20,8 +20,7 @@ from tpop3d.listener.limits import provide_descriptors
 from tpop3d.listener.reload import Reload
 from tpop3d.privsep.lifecycle import SERVING
 from tpop3d.system import logs, processes, signal, socket, titles
-from tpop3d.system.files import close_all_but
-from tpop3d.system.io import keep_alive, name_of, plain
+from tpop3d.system.io import close_all_but, keep_alive, name_of, plain
 from tpop3d.system.refusal import Refusal
 
 TYPE_CHECKING = False
@@ -75,7 +74,7 @@ class Listener:
         processes.unblock()
         processes.spare_from_hangup()
         wakeup = processes.catch_again(signal.SIGCHLD, signal.SIGUSR1, signal.SIGHUP)
-        self._loop.add_reader(wakeup, lambda: self._take_signals(wakeup))
+        self._loop.add_reader(wakeup, lambda: self._on_signals(wakeup))
         self._provide_descriptors()
         registry.preload(self.config.drivers.values())
         gc.collect()
@@ -135,11 +134,11 @@ class Listener:
         if listening.fileno() < 0:
             return  # it was closed meanwhile
 
-        def take() -> None:
+        def accept() -> None:
             self._accept(listening)
 
         listening.setblocking(False)
-        self._loop.add_reader(listening.fileno(), take)
+        self._loop.add_reader(listening.fileno(), accept)
 
     def _accept(self, listening: socket.socket) -> bool:
         """Accept waiting connections, but not too many at once. May there be more?"""
@@ -155,10 +154,10 @@ class Listener:
                     self._loop.call_later(RETRY, lambda: self._listen(listening))
                     return False
                 continue  # the client has gone already
-            self._take(socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
+            self._identify(socket.socket(fileno=fd), address, self._sockets.get(listening, PLAIN))
         return True
 
-    def _take(self, connection: socket.socket, address: object, tls: Tls) -> None:
+    def _identify(self, connection: socket.socket, address: object, tls: Tls) -> None:
         """Serve a connection once its client is known."""
         keep_alive(connection)
         peer = name_of(connection, "getpeername")[0]
@@ -166,7 +165,7 @@ class Listener:
             peer = plain(address[0])  # the client has gone already: getpeername(2) fails
         local = name_of(connection, "getsockname")
         if self._awaiting_header.is_from_balancer(peer):
-            self._awaiting_header.take(connection, peer, local, tls)
+            self._awaiting_header.add(connection, peer, local, tls)
         else:
             self._serve(connection, peer, local, tls)
 
@@ -198,7 +197,7 @@ class Listener:
 
     # Signals
 
-    def _take_signals(self, wakeup: int) -> None:
+    def _on_signals(self, wakeup: int) -> None:
         try:
             numbers = os.read(wakeup, 4096)
         except BlockingIOError:

@@ -9,7 +9,7 @@ from tpop3d.auth.driver import CANNOT_SAY, YES
 from tpop3d.privsep import channel as channels
 from tpop3d.session import session
 from tpop3d.system import logs, processes, titles
-from tpop3d.system.files import close_all_but
+from tpop3d.system.io import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

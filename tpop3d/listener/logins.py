@@ -93,14 +93,14 @@ class Logins:
         connection = self._by_pid.pop(pid, None)
         if connection is not None:
             connection.login_process = 0
-            self._take_end(connection, pid, status)
+            self._on_end(connection, pid, status)
         return connection is not None or self._hosts.reap(pid)
 
     def stop(self) -> None:
         """There will be no further attempts."""
         self._hosts.retire()
 
-    def _take_end(self, connection: Connection, pid: int, status: int) -> None:
+    def _on_end(self, connection: Connection, pid: int, status: int) -> None:
         monitor = connection.monitor
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         if os.WIFSIGNALED(status):

@@ -11,7 +11,7 @@ import os
 
 from tpop3d.config import Unanswered, directive
 from tpop3d.system import logs, processes, signal, socket
-from tpop3d.system.files import close_all_but
+from tpop3d.system.io import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ class Relays:
 
     # The keyholder
 
-    def change(self, keyholder: Keyholder | None) -> None:
+    def use(self, keyholder: Keyholder | None) -> None:
         """Take relays from this keyholder from now on. Relays that serve a connection go on."""
         self._generation += 1
         self.close()
@@ -93,7 +93,7 @@ class Relays:
             logs.error(f"tls: {made.reason}")
             self._loop.call_later(LOOK, lambda: self._replace(recipe, generation))
         else:
-            self.change(made)
+            self.use(made)
 
     def _look(self) -> None:
         """Have keys read anew when a file has changed, and from time to time for the tickets. Keys
@@ -116,7 +116,7 @@ class Relays:
             return
         if is_changed:
             logs.notice("tls: the certificates are read again")
-        self.change(made)
+        self.use(made)
 
     # Relays
 

@@ -26,7 +26,7 @@ import os
 from binascii import crc32
 
 from tpop3d.mailspool import statefile, uidl_styles
-from tpop3d.system.files import sync_directory
+from tpop3d.system.io import sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

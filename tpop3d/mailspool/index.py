@@ -100,7 +100,7 @@ class _Sections:
     def __init__(self, fd: int, spool_size: int) -> None:
         self._fd = fd
         self._position = self._crc = 0
-        self.header = _HEADER.unpack(self.take(_HEADER.size))
+        self.header = _HEADER.unpack(self.read(_HEADER.size))
         end, (count, packed, others) = self.header[4], self.header[10:13]
         is_possible = count * SHORTEST <= end <= spool_size
         are_possible = packed <= count and others <= count * (MAX_ID + 1)
@@ -108,7 +108,7 @@ class _Sections:
         if not is_possible or not are_possible or os.fstat(fd).st_size != length:
             raise ValueError("it is no index of this spool")
 
-    def take(self, length: int) -> bytes:
+    def read(self, length: int) -> bytes:
         """The next octets. Raises OSError."""
         octets = statefile.read_part(self._fd, self._position, length)
         self._position += length
@@ -117,15 +117,15 @@ class _Sections:
 
     def take_ids(self, packed: int, others: int) -> Ids:
         """Read this number of packed ids, and this number of octets of others. Raises OSError."""
-        ids = Ids(self.take(packed * DIGEST))
-        ids.rest = self.take(others).split(b"\n")
+        ids = Ids(self.read(packed * DIGEST))
+        ids.rest = self.read(others).split(b"\n")
         ids.rest.pop()  # nothing stands behind the last LF
         return ids
 
     def are_whole(self) -> bool:
         """Is the CRC-32 that follows that of all sections? Raises OSError."""
         crc = self._crc
-        return self.take(_TRAILER.size) == _TRAILER.pack(crc)
+        return self.read(_TRAILER.size) == _TRAILER.pack(crc)
 
 
 def _known(
@@ -147,7 +147,7 @@ def _known(
     listing.hides_first = bool(hides_first)
     for name in COLUMNS:
         column = getattr(listing, name)
-        column.frombytes(sections.take(count * column.itemsize))
+        column.frombytes(sections.read(count * column.itemsize))
     ids = sections.take_ids(packed, others)
     if not sections.are_whole():
         return None

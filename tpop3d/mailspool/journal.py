@@ -52,7 +52,7 @@ from binascii import crc32
 from tpop3d.mailspool import statefile
 from tpop3d.mailspool.light import array
 from tpop3d.mailspool.scan import do_nothing
-from tpop3d.system.files import sync_directory
+from tpop3d.system.io import sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

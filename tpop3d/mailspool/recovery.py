@@ -37,7 +37,7 @@ from tpop3d.mailspool import idfile
 from tpop3d.mailspool import journal as journals
 from tpop3d.mailspool.journal import Invalid, Journal, Plan
 from tpop3d.mailspool.scan import do_nothing
-from tpop3d.system.files import sync_directory
+from tpop3d.system.io import sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

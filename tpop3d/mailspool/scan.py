@@ -163,7 +163,7 @@ def scan(
         got = os.preadv(fd, [target[: min(BLOCK, end - position)]], position)
         if not got:
             raise Truncated
-        scanner.take(buffer, OVERLAP + got, position - OVERLAP)
+        scanner.scan(buffer, OVERLAP + got, position - OVERLAP)
         buffer[:OVERLAP] = buffer[got : got + OVERLAP]
         position += got
         refresh()
@@ -184,7 +184,7 @@ class _Scanner:
         self._newlines = 0  # LFs of the content so far, those of the separator included
         self._pairs = 0  # how many of them have a CR in front
 
-    def take(self, window: bytearray, stop: int, base: int) -> None:
+    def scan(self, window: bytearray, stop: int, base: int) -> None:
         """Measure `window[OVERLAP:stop]`; `base` is the offset of `window[0]` in the spool."""
         has_cr = window.find(b"\r", OVERLAP - 1, stop) >= 0
         done = OVERLAP

@@ -10,7 +10,7 @@ import os
 import stat
 
 from tpop3d.mailspool.failures import of_error
-from tpop3d.system.files import make_directory
+from tpop3d.system.io import make_directory
 from tpop3d.system.refusal import PERMANENT, Refusal
 
 MAX_NAME = 200  # octets of a subdirectory's name; file systems take 255

@@ -57,7 +57,7 @@ def unique_ids(
         return Ids(listing.digests)
     maker = _Maker(fd, listing, ids, style, given)
     for index in range(len(ids), len(listing)):
-        maker.take(index, maker.remembered(index) or maker.made(index))
+        maker.assign(index, maker.remembered(index) or maker.made(index))
     return ids
 
 
@@ -149,7 +149,7 @@ class _Maker:
         # Indexes of messages with numbers of dovecot's, by the ids that they would have without.
         self._numbered: dict[bytes, list[int]] | None = None
 
-    def take(self, index: int, unique_id: bytes) -> None:
+    def assign(self, index: int, unique_id: bytes) -> None:
         """Give the message `index`, which is the next one, this id."""
         if self._indexes is not None:
             self._indexes[unique_id] = index

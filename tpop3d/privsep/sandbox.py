@@ -7,7 +7,7 @@ import stat
 
 from tpop3d.config import Unanswered
 from tpop3d.config.directive import Principal, user_id
-from tpop3d.system.files import make_directory
+from tpop3d.system.io import make_directory
 from tpop3d.system.privileges import Sandbox, capabilities
 
 TYPE_CHECKING = False

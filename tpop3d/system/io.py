@@ -1,8 +1,9 @@
-"""Wait, and send, where a process may not block and may not be held up."""
+"""Descriptors, directories, sockets: what processes ask for that may not block or be held up."""
 
 from __future__ import annotations
 
 import os
+import resource
 import select
 import struct
 
@@ -17,6 +18,9 @@ KEEPALIVE_INTERVAL = 15  # seconds from one question to the next,
 KEEPALIVE_COUNT = 4  # and how many there are without an answer
 PIPE_BUF = 4096  # octets that a pipe which poll(2) calls writable takes without blocking
 MAX_POLL = 1_000_000.0  # seconds; poll(2) counts milliseconds in 31 bits
+
+
+FIRST = 3  # those below are stdin, stdout and stderr
 
 
 class Violation(Exception):
@@ -151,3 +155,34 @@ def keep_alive(connection: socket.socket) -> None:
                 connection.setsockopt(socket.IPPROTO_TCP, option, value)
         except OSError:
             pass  # closed already
+
+
+def close_all_but(keep: tuple[int, ...]) -> None:
+    """Close every descriptor from 3 on that is not in `keep`."""
+    first = FIRST
+    for fd in sorted({fd for fd in keep if fd >= first}):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def make_directory(path: str, mode: int) -> None:
+    """Make a directory of exactly this mode, unless it exists. Raises OSError.
+
+    Its name is on the disk then: a file in it that is fsynced survives a power cut.
+    """
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
+    os.chmod(path, mode)  # whatever the umask says
+    sync_directory(os.path.dirname(path) or ".")
+
+
+def sync_directory(directory: str) -> None:
+    """Have the names in a directory on the disk (fsync(2)). Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

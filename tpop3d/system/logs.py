@@ -42,7 +42,7 @@ _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b"\"'\\")
 _PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != 0x5C)
 
 
-def start(facility: str, level: str, to_stderr: bool) -> None:
+def open_log(facility: str, level: str, to_stderr: bool) -> None:
     """Set where the log goes, and the least level that is logged. The names of facility and level
     are those of syslog.conf(5)."""
     global _facility, _threshold, _to_journal

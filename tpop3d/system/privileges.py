@@ -10,8 +10,7 @@ import resource
 from time import monotonic
 
 from tpop3d.system import processes, signal
-from tpop3d.system.files import close_all_but, make_directory
-from tpop3d.system.io import ready
+from tpop3d.system.io import close_all_but, make_directory, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

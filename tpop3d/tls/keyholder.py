@@ -15,8 +15,7 @@ from time import monotonic
 
 from tpop3d.config.addresses import located
 from tpop3d.system import logs, processes, signal, socket, titles
-from tpop3d.system.files import close_all_but
-from tpop3d.system.io import PacketSocket, packet_pair, ready
+from tpop3d.system.io import PacketSocket, close_all_but, packet_pair, ready
 from tpop3d.system.privileges import PR_SET_DUMPABLE
 from tpop3d.system.refusal import PERMANENT, Refusal
 from tpop3d.tls import relay_channel

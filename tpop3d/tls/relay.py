@@ -89,7 +89,7 @@ class RelayPump:
         poll, client, inner = select.poll(), self._client, self._inner.fileno()
         masks: dict[int, int] = {}
         before: tuple[bool, ...] = ()
-        self._take(client.decrypt())  # what came behind the handshake
+        self._keep(client.decrypt())  # what came behind the handshake
         while client.unsent or not self._is_at_end():
             if self._to_session or client.is_over:
                 self._pass_on()
@@ -110,7 +110,7 @@ class RelayPump:
                     if client.send():
                         self._be_patient()
                     if fd == client.fd_in and mask & ~select.POLLOUT:
-                        self._take(client.receive())
+                        self._keep(client.receive())
         self._inner.close()
         client.bid_farewell(self._linger or monotonic() + PARTING_SECONDS)
 
@@ -123,7 +123,7 @@ class RelayPump:
         if self._linger:
             self._linger = min(monotonic() + self._patience, self._end)
 
-    def _take(self, octets: list[bytes]) -> None:
+    def _keep(self, octets: list[bytes]) -> None:
         """Keep decrypted octets for the session."""
         if self._to_session or len(octets) > 1:
             octets = [b"".join((self._to_session, *octets))]
